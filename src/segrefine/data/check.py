@@ -1,0 +1,80 @@
+"""Reads a whole data set before it is trained on: sizes, class statistics, and every bad file by name."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from segrefine.data.datamodule import SPLITS, SegmentationDataModule
+from segrefine.data.statistics import class_pixels, median_frequency
+from segrefine.errors import UserError
+from segrefine.labels import VOID
+
+
+@dataclass
+class SplitReport:
+    """What one split holds: a message for each file or pair that cannot be used, and about the N images that can be
+    their sizes (height, width), with how many have each, and their pixels of each class, (N, K), and of void, (N,)."""
+
+    split: str
+    bad: list[str]
+    sizes: Counter[tuple[int, ...]]
+    pixels: np.ndarray
+    void: np.ndarray
+
+
+def check(datamodule: SegmentationDataModule) -> list[SplitReport]:
+    """Reads every image and label of every split, in parallel; the train split comes first."""
+    return [_check_split(datamodule, split) for split in SPLITS if split != "test" or datamodule.has_test]
+
+
+def render(reports: list[SplitReport], classes: list[str]) -> str:
+    """The reports in words and a table of classes, with the weights that the train split gives."""
+    lines = []
+    for report in reports:
+        sizes = ", ".join(f"{height}x{width} ({count})" for (height, width), count in report.sizes.most_common(5))
+        more = f" and {len(report.sizes) - 5} more" if len(report.sizes) > 5 else ""
+        void = report.void.sum() / max(report.void.sum() + report.pixels.sum(), 1)
+        lines.append(f"{report.split}: {len(report.void)} good images; height x width: {sizes or 'none'}{more}")
+        lines.append(f"  void: {void:.2%} of all pixels; bad files: {len(report.bad)}")
+        lines += [f"  BAD {message}" for message in report.bad]
+    heads = [f"{report.split + ' share':>14}{'images':>8}" for report in reports]
+    lines += ["", f"{'class':<24}{'weight':>10}{''.join(heads)}"]
+    weights = median_frequency(*class_pixels(reports[0].pixels))
+    for index, name in enumerate(classes):
+        cells = []
+        for report in reports:
+            share = report.pixels[:, index].sum() / max(report.pixels.sum(), 1)
+            cells.append(f"{share:>14.3%}{np.count_nonzero(report.pixels[:, index]):>8}")
+        lines.append(f"{f'{index} {name}':<24}{weights[index]:>10.4f}{''.join(cells)}")
+    return "\n".join(lines)
+
+
+def _check_split(datamodule: SegmentationDataModule, split: str) -> SplitReport:
+    report = SplitReport(split, [], Counter(), np.zeros((0, datamodule.num_classes), np.int64), np.zeros(0, np.int64))
+    try:
+        dataset = datamodule.dataset(split)
+    except UserError as error:  # no such folder, or files without a partner
+        report.bad.append(str(error))
+        return report
+
+    def read(index: int) -> np.ndarray | str:
+        """The label as an array, or what is wrong with the example."""
+        try:
+            return dataset.read(index)[1].numpy()
+        except UserError as error:
+            return str(error)
+
+    histograms = []
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
+        for found in pool.map(read, range(len(dataset))):
+            if isinstance(found, str):
+                report.bad.append(found)
+            else:
+                report.sizes[found.shape] += 1
+                histograms.append(np.bincount(found.ravel(), minlength=VOID + 1))
+    if histograms:
+        counts = np.stack(histograms)
+        report.pixels, report.void = counts[:, : datamodule.num_classes], counts[:, VOID]
+    return report

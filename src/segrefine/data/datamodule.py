@@ -1,0 +1,165 @@
+"""The Lightning data module that every data set extends: splits, loaders and class statistics."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from segrefine.data.dataset import Item, SegmentationDataset, Transform
+from segrefine.data.statistics import class_pixels, median_frequency
+from segrefine.data.transforms import Augmentation, TrainTransform, parse_crop_size
+from segrefine.errors import UserError
+from segrefine.labels import VOID, voc_colour_map
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+
+
+class SegmentationDataModule(LightningDataModule):
+    """A subclass gives `classes` and `dataset(split)`; this class makes loaders and statistics of them.
+
+    The signature's defaults are neutral; what a data set is trained with stands in its file in conf/datamodule.
+    Batches are dicts: image (B, 3, H, W) uint8, label (B, H, W) uint8, id (list of str), index (B,) int64.
+    """
+
+    in_memory = False
+    """Whether reading an item costs so little that worker processes would only slow it down."""
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        batch_size: int = 8,
+        eval_batch_size: int = 1,
+        crop_size: int | Sequence[int] | None = None,
+        num_workers: int | str = "auto",
+        augment: Mapping | None = None,
+    ) -> None:
+        super().__init__()
+        require_count("batch_size", batch_size)
+        require_count("eval_batch_size", eval_batch_size)
+        self.name = name
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = self._parse_workers(num_workers)
+        self.train_transform = TrainTransform(parse_crop_size(crop_size), Augmentation.from_options(augment))
+
+    def dataset(self, split: str, transform: Transform | None = None) -> SegmentationDataset:
+        """The examples of "train", "val" or "test"."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the model's outputs."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def palette(self) -> np.ndarray:
+        """Colour of each class, (K, 3) uint8 RGB."""
+        return voc_colour_map(self.num_classes)
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split with labels."""
+        return True
+
+    def image_size(self, split: str) -> tuple[int, int]:
+        """Height and width in pixels of the split's first image."""
+        height, width = self.dataset(split).read_label(0).shape
+        return height, width
+
+    def setup(self, stage: str | None = None) -> None:
+        """Cheap checks of the splits the stage needs; raises UserError."""
+        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+        splits = needed[stage] if stage else [split for split in SPLITS if split != "test" or self.has_test]
+        for split in splits:
+            self.dataset(split).check()
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Shuffled, augmented, full batches only."""
+        dataset = self.dataset("train", self.train_transform)
+        if len(dataset) < self.batch_size:
+            raise UserError(
+                f"datamodule.batch_size={self.batch_size} is more than the {len(dataset)} training images; "
+                "set it to that number or less."
+            )
+        remedy = "Set datamodule.crop_size (or datamodule.batch_size=1)."
+        return self._loader(dataset, self.batch_size, remedy, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        return self.eval_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        return self.eval_dataloader("test")
+
+    def class_pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the train split, as `statistics.class_pixels` gives them: reads every label."""
+        dataset = self.dataset("train")
+
+        def histogram(index: int) -> np.ndarray:
+            return np.bincount(dataset.read_label(index).numpy().ravel(), minlength=VOID)[: self.num_classes]
+
+        with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
+            return class_pixels(np.stack(list(pool.map(histogram, range(len(dataset))))))
+
+    def median_frequency_weights(self) -> Tensor:
+        """Weight of each class in the loss, (K,) float32, from the train split; see `statistics.median_frequency`.
+        A class that never occurs gets 0, with a warning."""
+        weights = median_frequency(*self.class_pixels())
+        for index in np.flatnonzero(weights == 0):
+            log.warning("Class '%s' never occurs in the training labels; its loss weight is 0.", self.classes[index])
+        return torch.from_numpy(weights)
+
+    def eval_dataloader(self, split: str) -> DataLoader[Item]:
+        """A split in order, at native size, nothing left out."""
+        return self._loader(self.dataset(split), self.eval_batch_size, "Set datamodule.eval_batch_size=1.")
+
+    def _loader(self, dataset: SegmentationDataset, batch_size: int, remedy: str, **options: Any) -> DataLoader[Item]:
+        return DataLoader(
+            dataset,
+            batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=partial(collate, remedy=remedy),
+            **options,
+        )
+
+    def _parse_workers(self, num_workers: int | str) -> int:
+        if num_workers == "auto":
+            return 0 if self.in_memory else min(available_cpus(), 8)
+        return require_count("num_workers", num_workers, least=0, otherwise="'auto' or ")
+
+
+def require_count(option: str, value: object, least: int = 1, otherwise: str = "") -> int:
+    """The value, if it is a whole number of at least `least`; else a UserError that names the option."""
+    if not isinstance(value, int) or value < least:
+        raise UserError(f"datamodule.{option}={value} should be {otherwise}a whole number, {least} or more.")
+    return value
+
+
+def available_cpus() -> int:
+    """CPU cores this process may use, which in a container can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def collate(items: list[Item], remedy: str) -> dict:
+    """Stacks items into a batch; images of different sizes raise a UserError that ends in `remedy`."""
+    sizes = {item["id"]: tuple(item["label"].shape) for item in items}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
+        raise UserError(f"Images of one batch differ in size (height x width): {listed}. {remedy}")
+    return default_collate(items)

@@ -1,0 +1,54 @@
+"""The map-style data set every source of images implements: how an item is read, and what is done to it afterwards."""
+
+from collections.abc import Callable
+from typing import TypedDict
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from segrefine.errors import UserError
+
+Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Maps image (3, H, W) uint8 and label (H, W) uint8 to a pair of the same kinds, perhaps of another size."""
+
+
+class Item(TypedDict):
+    """One example: image (3, H, W) uint8 RGB, label (H, W) uint8 with 0..K-1 and 255 void, id (file stem or the like)
+    and its index in the split."""
+
+    image: Tensor
+    label: Tensor
+    id: str
+    index: int
+
+
+class SegmentationDataset(Dataset[Item]):
+    """Images with label maps. A subclass says how to `read` one; `transform`, if any, is applied to what was read."""
+
+    def __init__(self, ids: list[str], transform: Transform | None = None) -> None:
+        self.ids = ids
+        self.transform = transform
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W) uint8 RGB and label (H, W) uint8 of one example. Raises UserError for a bad file."""
+        raise NotImplementedError
+
+    def read_label(self, index: int) -> Tensor:
+        """Label (H, W) uint8 of one example; for statistics that need no image."""
+        return self.read(index)[1]
+
+    def check(self) -> None:
+        """Cheap checks before training; raises UserError for what a user can put right."""
+        if not self.ids:
+            raise UserError(
+                "A split holds no images. Check datamodule.root and the options that set the splits' sizes."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Item:
+        image, label = self.read(index)
+        if self.transform is not None:
+            image, label = self.transform(image, label)
+        return {"image": image, "label": label, "id": self.ids[index], "index": index}

@@ -1,0 +1,151 @@
+"""Data sets of image and label files: pairing the files, decoding label values, and the checks before training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segrefine.data.datamodule import SegmentationDataModule
+from segrefine.data.dataset import SegmentationDataset, Transform
+from segrefine.data.io import find_images, image_size, read_image, read_label
+from segrefine.errors import UserError
+
+HEADERS_CHECKED = 200
+LABELS_CHECKED = 8
+
+
+class Example(NamedTuple):
+    """An image file with its label file; the id names it within its split."""
+
+    id: str
+    image: Path
+    label: Path
+
+
+class LabelCode:
+    """What the values in label files mean: `meaning` maps a value, 0..65535, to a class 0..K-1 or to 255, void."""
+
+    def __init__(self, meaning: Mapping[int, int], num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.table = np.full(2**16, -1, np.int16)
+        for value, target in meaning.items():
+            self.table[value] = target
+
+    def decode(self, values: np.ndarray, path: Path) -> Tensor:
+        """Label (H, W) uint8 of the stored values; UserError, naming the file, for a value that means nothing."""
+        if values.min() < 0 or values.max() >= len(self.table):
+            strange = values[(values < 0) | (values >= len(self.table))]
+        else:
+            label = self.table[values]
+            if label.min() >= 0:
+                return torch.from_numpy(label.astype(np.uint8))
+            strange = values[label < 0]
+        raise UserError(
+            f"{path} holds label value {listing(np.unique(strange))}, which is neither one of the {self.num_classes} "
+            f"classes nor void. Values that mean something: {ranges(np.flatnonzero(self.table >= 0))}."
+        )
+
+
+class FileDataset(SegmentationDataset):
+    """Examples read from files when asked for."""
+
+    def __init__(self, examples: list[Example], code: LabelCode, transform: Transform | None = None) -> None:
+        super().__init__([example.id for example in examples], transform)
+        self.examples = examples
+        self.code = code
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label = read_image(self.examples[index].image), self.read_label(index)
+        self._check_size(self.examples[index], tuple(image.shape[1:]), tuple(label.shape))
+        return image, label
+
+    def read_label(self, index: int) -> Tensor:
+        path = self.examples[index].label
+        return self.code.decode(read_label(path), path)
+
+    def check(self) -> None:
+        """Compares image and label sizes, from the headers, and decodes a few labels, spread over the split."""
+        super().check()
+        for index in spread(len(self), HEADERS_CHECKED):
+            example = self.examples[index]
+            self._check_size(example, image_size(example.image), image_size(example.label, upright=False))
+        for index in spread(len(self), LABELS_CHECKED):
+            self.read_label(index)
+
+    @staticmethod
+    def _check_size(example: Example, image: tuple[int, ...], label: tuple[int, ...]) -> None:
+        if image == label:
+            return
+        stored = image_size(example.image, upright=False)
+        hint = ""
+        if stored == label:
+            hint = f" As stored, before the turn its EXIF tag asks for, the image is {stored}: save it without the tag."
+        raise UserError(f"{example.image} is {image} (height, width), but its label {example.label} is {label}.{hint}")
+
+
+class FileDataModule(SegmentationDataModule):
+    """A data module over files below `root`; a subclass says in `expects` what has to lie there."""
+
+    expects: str
+
+    def __init__(self, *, root: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._root = root
+
+    @property
+    def root(self) -> Path:
+        """The folder of the data. Raises UserError if it is not given or not there."""
+        if self._root is None:
+            raise UserError(f"Set datamodule.root to the data's folder. {self.expects}")
+        root = Path(self._root).expanduser()
+        if not root.is_dir():
+            raise UserError(f"datamodule.root={self._root}: there is no such folder. {self.expects}")
+        return root
+
+    def pairs(self, images: Path, labels: Path) -> list[Example]:
+        """`pair_files`, which for a missing folder says what was expected."""
+        for folder in (images, labels):
+            if not folder.is_dir():
+                raise UserError(f"There is no folder {folder}. {self.expects}")
+        return pair_files(images, labels)
+
+
+def pair_files(images: Path, labels: Path) -> list[Example]:
+    """Images and labels of the same stem; UserError if one lacks the other, or if there are none at all."""
+    image_files, label_files = find_images(images), find_images(labels)
+    for have, lack, what, missing in (
+        (image_files, label_files, "image", f"label in {labels}"),
+        (label_files, image_files, "label", f"image in {images}"),
+    ):
+        alone = [have[stem].name for stem in have if stem not in lack]
+        if alone:
+            raise UserError(
+                f"{len(alone)} of {len(have)} {what}s have no {missing} of the same stem: {listing(alone)}."
+            )
+    if not image_files:
+        raise UserError(f"There are no image files in {images}.")
+    return [Example(stem, path, label_files[stem]) for stem, path in image_files.items()]
+
+
+def has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` indices, evenly over 0..count-1."""
+    return [index * count // wanted for index in range(wanted)] if count > wanted else list(range(count))
+
+
+def listing(items: list | np.ndarray, shown: int = 5) -> str:
+    """The first few items, and how many more there are."""
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(str(item) for item in items[:shown]) + more
+
+
+def ranges(values: np.ndarray) -> str:
+    """Sorted integers in short: 0..10, 255."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)

@@ -1,0 +1,100 @@
+"""Reading image and label files of any common kind; every failure is a UserError that names the file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from segrefine.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
+
+
+def list_images(place: Path) -> list[Path]:
+    """An image file, or those of a folder, not of folders in it, sorted; hidden files and other endings are left out."""
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise UserError(f"There is no file or folder {place}.")
+    return sorted(
+        path for path in place.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    )
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """The image files of a folder as {stem: path}, sorted by stem; UserError if two share one."""
+    found: dict[str, Path] = {}
+    for path in list_images(folder):
+        if path.stem in found:
+            raise UserError(f"{folder} holds both {found[path.stem].name} and {path.name}; remove or rename one.")
+        found[path.stem] = path
+    return dict(sorted(found.items()))
+
+
+def read_image(path: Path) -> Tensor:
+    """RGB (3, H, W) uint8, upright by its EXIF orientation. Grey and palette images become RGB, 16 bits are scaled
+    to 8, CMYK is converted without a colour profile, and transparency is dropped: colours are taken as stored."""
+    with _naming(path), Image.open(path) as image:
+        # Pillow throughout: torchvision's JPEG decoder would take a third less time, but is to be removed from it.
+        upright = ImageOps.exif_transpose(image)
+        return torch.from_numpy(np.array(_to_8_bit(upright).convert("RGB"))).permute(2, 0, 1)
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Stored values (H, W), an integer array, with a palette's index and not its colour. EXIF is not looked at: a mask
+    is as its pixels lie, and has to match the upright image. Colour pictures and JPEG raise a UserError."""
+    with _naming(path), Image.open(path) as image:
+        if image.format == "JPEG":
+            raise UserError(f"{path} is a JPEG, which changes label values. Save labels as PNG.")
+        values = np.array(image)
+    if values.ndim == 3:
+        # Grey may be stored as LA, RGB or RGBA; the last of two or four channels is transparency.
+        channels = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+        if (channels != channels[..., :1]).any():
+            raise UserError(
+                f"{path} is a colour picture. Labels must hold class numbers: convert it to a palette or grey PNG."
+            )
+        values = channels[..., 0]
+    if values.dtype.kind == "f":
+        raise UserError(f"{path} holds fractions. Labels must hold class numbers: convert it to a palette or grey PNG.")
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
+    """Height and width in pixels from the header alone; `upright` says whether to follow the EXIF orientation."""
+    with _naming(path), Image.open(path) as image:
+        width, height = image.size
+        turned = upright and _orientation(image) >= 5  # 5 to 8 swap the axes
+    return (width, height) if turned else (height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 is upright."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scales grey of 16 bits (65535 becomes 255), for which Pillow's own conversion clips instead."""
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns whatever a decoder raises for a bad file into a UserError with the file's name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}.") from None
+    except (OSError, SyntaxError, RuntimeError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Replace the file or take it out of the data.") from error

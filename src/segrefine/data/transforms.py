@@ -1,0 +1,172 @@
+"""Paired image and label steps for training, uint8 throughout; evaluation uses images as they are, at native size.
+
+Every random draw comes from torch's global generator, so one seed fixes them (DataLoader seeds its workers from it).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from segrefine.errors import UserError, did_you_mean
+from segrefine.labels import VOID
+
+PAD_COLOUR = (124, 116, 104)
+"""Fills images smaller than the crop: ImageNet's mean colour, which the usual normalisation turns into zero."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training changes at random. The defaults change nothing.
+
+    scale: range of the factor an image is resized by, drawn evenly.
+    flip: mirror left-right with probability 1/2.
+    jitter: brightness, contrast and saturation are each multiplied by a factor from [1 - jitter, 1 + jitter].
+    class_sampled: centre the crop on a random pixel of a class drawn from those in the image, instead of anywhere, as
+        RefineNet's release does (main/batch_do_data_crop.m, gen_crop_point_class_sample, in github guosheng/refinenet).
+    """
+
+    scale: Sequence[float] | None = None
+    flip: bool = False
+    jitter: float = 0.0
+    class_sampled: bool = False
+
+    def __post_init__(self) -> None:
+        match self.scale:
+            case None:
+                pass
+            case [float() | int() as low, float() | int() as high] if 0 < low <= high:
+                pass
+            case _:
+                raise UserError(
+                    f"datamodule.augment.scale={self.scale} should be null or [low, high], 0 < low <= high."
+                )
+        if not (isinstance(self.jitter, float | int) and 0 <= self.jitter <= 1):
+            raise UserError(f"datamodule.augment.jitter={self.jitter} should lie between 0 (off) and 1.")
+
+    @classmethod
+    def from_options(cls, options: Mapping | None) -> "Augmentation":
+        """From the `augment` group of a config; raises UserError for an unknown name."""
+        options = dict(options or {})
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise UserError(f"datamodule.augment has no option '{name}'.{did_you_mean(name, known)}")
+        return cls(**options)
+
+
+def parse_crop_size(crop_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width in pixels from `null`, one number or `[height, width]`."""
+    if crop_size is None:
+        return None
+    match (crop_size,) * 2 if isinstance(crop_size, int) else crop_size:
+        case [int(height), int(width)] if height > 0 and width > 0:
+            return height, width
+    raise UserError(f"datamodule.crop_size={crop_size} should be null, one number or [height, width], in pixels.")
+
+
+class TrainTransform:
+    """Random scale, crop, flip and colour jitter, the training recipe of FCN and RefineNet re-implementations.
+
+    The crop's window is found first and only that part is resized. With `crop_size` null the whole image is kept.
+    """
+
+    def __init__(self, crop_size: tuple[int, int] | None, augment: Augmentation) -> None:
+        if crop_size is None and (augment.scale is not None or augment.class_sampled):
+            raise UserError(
+                "datamodule.augment.scale and class_sampled need datamodule.crop_size: without a crop every image of a "
+                "batch would get another size. Set crop_size, or augment.scale=null and augment.class_sampled=false."
+            )
+        self.crop_size = crop_size
+        self.augment = augment
+
+    def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W) and label (H, W), uint8 -> the same at crop_size; label 255 where the image was padded."""
+        if self.crop_size is not None:
+            scale = _uniform(*self.augment.scale) if self.augment.scale else 1.0
+            image, label = random_crop(image, label, self.crop_size, scale, self.augment.class_sampled)
+        if self.augment.flip and _uniform(0, 1) < 0.5:
+            image, label = image.flip(-1), label.flip(-1)
+        if self.augment.jitter:
+            image = colour_jitter(image, self.augment.jitter)
+        return image, label
+
+
+def random_crop(
+    image: Tensor, label: Tensor, size: tuple[int, int], scale: float, class_sampled: bool = False
+) -> tuple[Tensor, Tensor]:
+    """A crop of `size` (h, w) from the image enlarged `scale` times; a smaller image is padded below and to the right.
+
+    The window in the source has whole pixels, so that the two axes' true scales differ from `scale` by rounding.
+    """
+    height, target_height = _extent(size[0], label.shape[0], scale)
+    width, target_width = _extent(size[1], label.shape[1], scale)
+    row, column = (_class_pixel(label) if class_sampled else None) or (None, None)
+    top, left = _start(row, height, label.shape[0]), _start(column, width, label.shape[1])
+    image = image[:, top : top + height, left : left + width]
+    label = label[top : top + height, left : left + width]
+    image, label = resize(image, label, (target_height, target_width))
+    return pad(image, label, size)
+
+
+def resize(image: Tensor, label: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Image by antialiased bilinear, label by nearest-exact: plain "nearest" shifts borders by up to half a pixel."""
+    if tuple(label.shape) == tuple(size):
+        return image, label
+    image = functional.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+    return image, functional.resize(label[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
+
+
+def pad(image: Tensor, label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Extends both to `size` below and to the right, image with PAD_COLOUR and label with void."""
+    height, width = label.shape
+    if (height, width) == size:
+        return image, label
+    padded = torch.tensor(PAD_COLOUR, dtype=torch.uint8)[:, None, None].repeat(1, *size)
+    padded[:, :height, :width] = image
+    padded_label = torch.full(size, VOID, dtype=torch.uint8)
+    padded_label[:height, :width] = label
+    return padded, padded_label
+
+
+def colour_jitter(image: Tensor, strength: float) -> Tensor:
+    """Brightness, contrast and saturation, in this order, each by a factor from [1 - strength, 1 + strength]."""
+    for adjust in (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation):
+        image = adjust(image, _uniform(1 - strength, 1 + strength))
+    return image
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand(()).item()
+
+
+def _random_below(end: int) -> int:
+    return int(torch.randint(end, ()))
+
+
+def _extent(out: int, have: int, scale: float) -> tuple[int, int]:
+    """Along one axis: pixels to take from the `have` of the source, and pixels they fill of the crop's `out`."""
+    wanted = max(round(out / scale), 1)
+    if wanted <= have:
+        return wanted, out
+    return have, min(max(round(have * scale), 1), out)
+
+
+def _start(centre: int | None, take: int, have: int) -> int:
+    """Along one axis: where a window of `take` pixels begins, about `centre` as far as possible, or anywhere."""
+    if centre is None:
+        return _random_below(have - take + 1)
+    return min(max(centre - take // 2, 0), have - take)
+
+
+def _class_pixel(label: Tensor) -> tuple[int, int] | None:
+    """Row and column of a random pixel of a class drawn evenly from those present; None where all is void."""
+    present = torch.bincount(label.flatten(), minlength=VOID + 1)[:VOID].nonzero()
+    if len(present) == 0:
+        return None
+    pixels = (label == present[_random_below(len(present))]).nonzero()
+    row, column = pixels[_random_below(len(pixels))].tolist()
+    return row, column

@@ -1,0 +1,133 @@
+"""Scoring a network on a split, at the end of a training run and from `evaluate.py`."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from segrefine.callbacks import Timer
+from segrefine.checkpoints import load_weights, read_checkpoint
+from segrefine.cost import measure_cost
+from segrefine.data import create_datamodule
+from segrefine.data.datamodule import SPLITS, SegmentationDataModule
+from segrefine.errors import UserError, did_you_mean
+from segrefine.inference import Inference
+from segrefine.lit_module import SCORES, SegmentationModule
+from segrefine.model import build_model
+from segrefine.prediction import write_pictures
+from segrefine.summary import write_per_image, write_summary
+from segrefine.trainer import create_trainer, peak_memory
+
+log = logging.getLogger(__name__)
+
+FROM_CHECKPOINT = "from_checkpoint"
+
+
+def register_checkpoint(arguments: list[str]) -> None:
+    """Make the model, backbone and data of the `checkpoint=PATH` among the arguments the defaults of `conf/evaluate.yaml`."""
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("checkpoint=")]
+    config = read_checkpoint(Path(given[-1])).config if given else {}
+    for group in ("model", "backbone", "datamodule"):
+        ConfigStore.instance().store(name=FROM_CHECKPOINT, group=group, node=config.get(group, {"name": None}))
+
+
+def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Score the checkpoint as `conf/evaluate.yaml` says; returns the content of summary.json."""
+    if cfg.checkpoint is None:
+        raise UserError("Give checkpoint=PATH, such as checkpoints/best.ckpt of a run.")
+    if cfg.split not in SPLITS:
+        raise UserError(f"There is no split {cfg.split!r}.{did_you_mean(cfg.split, SPLITS)}")
+    checkpoint = read_checkpoint(Path(cfg.checkpoint))
+    datamodule = create_datamodule(cfg.datamodule)
+    if cfg.split == "test" and not datamodule.has_test:
+        raise UserError(f"datamodule={cfg.datamodule.name} has no labels for split=test here. Use split=val.")
+    if datamodule.classes != checkpoint.classes:
+        raise UserError(
+            f"{cfg.checkpoint} knows {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes)}), but "
+            f"datamodule={cfg.datamodule.name} has {datamodule.num_classes} ({', '.join(datamodule.classes)})."
+        )
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    # The file's weights replace the backbone's, which need not be at hand any more.
+    net = build_model(config["model"], config["backbone"] | {"weights": None}, datamodule.num_classes)
+    load_weights(net, cfg.checkpoint)
+    inference = Inference(net, **config["tta"], window=config["window"])
+    recipe = checkpoint.config["recipe"] | {"class_weights": None}
+    module = SegmentationModule(net.to(memory_format=torch.channels_last), datamodule.num_classes, recipe, inference)
+    timer = Timer()
+    callbacks: list[Callback] = [timer]
+    if cfg.save_predictions:
+        callbacks.append(PredictionWriter(folder / "predictions", datamodule))
+    trainer = create_trainer(config["trainer"], folder, callbacks)
+    cost = measure_cost(net, datamodule.image_size(cfg.split))
+    scores = score(trainer, module, datamodule, cfg.split, folder)
+    summary = {
+        "model": cfg.model.name,
+        "backbone": cfg.backbone.name,
+        "datamodule": cfg.datamodule.name,
+        "split": cfg.split,
+        "seed": checkpoint.config["seed"],
+        "checkpoint": str(cfg.checkpoint),
+        "tta": config["tta"],
+        "window": config["window"],
+        **cost,
+        **scores,
+        "train_seconds": None,
+        "images_per_second": timer.images_per_second,
+        "peak_memory_bytes": peak_memory(),
+    }
+    if trainer.is_global_zero:
+        write_summary(folder, summary)
+        log.info(render(summary))
+        log.info(f"everything is in {folder}")
+    return summary
+
+
+def score(
+    trainer: Trainer, module: SegmentationModule, datamodule: SegmentationDataModule, split: str, folder: Path
+) -> dict[str, Any]:
+    """Score the module's network on a split; writes per_image.csv and returns the split's part of summary.json."""
+    trainer.test(module, dataloaders=datamodule.eval_dataloader(split), verbose=False)
+    scores = module.test_scores
+    if trainer.is_global_zero:
+        ids = datamodule.dataset(split).ids
+        named = [ids[index] for index in scores["indices"]]
+        write_per_image(folder, named, scores["image_counts"], datamodule.classes)
+    values = {name: _finite(float(scores[name])) for name in SCORES}
+    if split == "test":
+        for logger in trainer.loggers:
+            logger.log_metrics({f"test/{name}": value for name, value in values.items() if value is not None}, trainer.global_step)
+            logger.save()
+    per_class = {name: _finite(iou) for name, iou in zip(datamodule.classes, scores["per_class"].tolist(), strict=True)}
+    return {"num_images": len(scores["indices"]), **values, "per_class": per_class}
+
+
+def render(summary: dict[str, Any]) -> str:
+    """The scores as a small table in words."""
+    rows = [(name, summary[name]) for name in SCORES] + [(f"IoU {name}", iou) for name, iou in summary["per_class"].items()]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{summary['model']} over {summary['backbone']}, {summary['num_images']} images of {summary['split']}:"]
+    return "\n".join([*lines, *(f"  {name:<{width}}  {'absent' if value is None else f'{value:.4f}'}" for name, value in rows)])
+
+
+class PredictionWriter(Callback):
+    """Writes what the network says of every image it is tested on."""
+
+    def __init__(self, folder: Path, datamodule: SegmentationDataModule) -> None:
+        self.folder, self.palette = folder, datamodule.palette
+
+    def on_test_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, loader_index: int = 0
+    ) -> None:
+        for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=True):
+            write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette)
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN: a score of nothing is null."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,17 @@
+"""Label conventions that data, loss, metrics and pictures share: the void value, class names and colours."""
+
+import numpy as np
+
+VOID = 255
+"""Label of pixels that never count: unlabelled, ignored by a data set, or padding. Label maps are uint8 with classes 0..K-1."""
+
+
+def voc_colour_map(count: int = 256) -> np.ndarray:
+    """PASCAL VOC's palette, (count, 3) uint8 RGB: bits 0, 3, 6.. of the index go to red, 1, 4, 7.. to green, 2, 5, 8..
+    to blue, from the high bit down (VOC development kit, VOCcode/VOClabelcolormap.m)."""
+    palette = np.zeros((count, 3), np.uint8)
+    for index in range(count):
+        for bit in range(8):
+            for channel in range(3):
+                palette[index, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+    return palette

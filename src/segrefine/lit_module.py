@@ -1,0 +1,133 @@
+"""The LightningModule: loss, steps, logged scores, optimiser groups. It trains any network of ours, knowing none."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segrefine.errors import UserError
+from segrefine.inference import Inference
+from segrefine.losses import segmentation_loss
+from segrefine.metrics import SegmentationMetrics
+from segrefine.model import SegmentationModel
+from segrefine.optimizers import create_optimizer, parameter_groups
+from segrefine.schedules import schedule_factor
+
+SCORES = ("mIoU", "pixel_acc", "mean_acc", "fwIoU", "boundary_IoU")
+
+Batch = dict[str, Any]
+"""image (B, 3, H, W) uint8 RGB; label (B, H, W) uint8 with void 255; id list of str; index (B,) int64."""
+
+
+class SegmentationModule(LightningModule):
+    """Trains and scores a `SegmentationModel`.
+
+    Args:
+        net: the network. num_classes: K.
+        recipe: the `recipe` config group (conf/recipe/default.yaml says what each key means), class weights computed.
+        inference: how a batch is scored in `test`: several scales, flips, sliding windows.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self, net: SegmentationModel, num_classes: int, recipe: dict[str, Any], inference: Inference | None = None
+    ) -> None:
+        super().__init__()
+        self.net, self.recipe = net, recipe
+        self.inference = inference or Inference(net)
+        weights = recipe["class_weights"]
+        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
+        self.val_metrics = SegmentationMetrics(num_classes)
+        self.test_metrics = SegmentationMetrics(num_classes, keep_images=True)
+
+    def train(self, mode: bool = True) -> "SegmentationModule":
+        """As `nn.Module.train`, but batch norm keeps its running statistics where the recipe freezes them."""
+        super().train(mode)
+        if mode and self.recipe["frozen_norm"]:
+            for module in self.net.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def images(self, batch: Batch) -> Tensor:
+        """The batch's images as the network takes them: (B, 3, H, W) float32, normalised, channels last."""
+        images = batch["image"].to(memory_format=torch.channels_last)
+        return self.net.preprocess(images.float() / 255)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return segmentation_loss(logits, labels, self.class_weights, self.recipe["loss"])
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        loss = self.loss(self.net(self.images(batch)), batch["label"])
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("lr", self._rates()["decoder/weights"])  # the recipe's; the encoder's is a fixed multiple of it
+        # A look at the value makes a GPU wait, so there it is taken only as often as the log is written.
+        if loss.device.type == "cpu" or batch_index % self.trainer.log_every_n_steps == 0:
+            self._refuse_nonfinite(loss, batch)
+        return loss
+
+    def _refuse_nonfinite(self, loss: Tensor, batch: Batch) -> None:
+        if not torch.isfinite(loss):
+            rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self._rates().items())
+            raise UserError(
+                f"The loss became {loss.item()} at step {self.global_step} (learning rates: {rates}; images: "
+                f"{', '.join(batch['id'])}). Lower recipe.lr, set recipe.clip_norm, or use trainer.precision=32-true; "
+                "checkpoints/last.ckpt is from before."
+            )
+
+    def _rates(self) -> dict[str, float]:
+        return {group["name"]: group["lr"] for group in self.optimizers().param_groups}  # type: ignore[union-attr]
+
+    def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
+        logits = self.net(self.images(batch))
+        count = len(batch["label"])
+        self.log("val/loss", self.loss(logits, batch["label"]), on_epoch=True, batch_size=count, sync_dist=True)
+        predictions = logits.argmax(1)
+        self.val_metrics.update(predictions, batch["label"])
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.val_metrics.compute()  # summed over all processes, so there is nothing left to synchronise
+        self.val_metrics.reset()
+        self.log_dict({f"val/{name}": scores[name].float() for name in SCORES}, prog_bar=False)
+
+    def test_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """As `validation_step`, through `inference`, keeping the counts of every image."""
+        predictions = self.inference(self.images(batch)).argmax(1)
+        self.test_metrics.update(predictions, batch["label"], batch["index"])
+        return predictions
+
+    def on_test_epoch_end(self) -> None:
+        self.test_scores = self.test_metrics.compute()
+        self.test_metrics.reset()
+
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        recipe = self.recipe
+        groups = parameter_groups(
+            self.net,
+            recipe["lr"],
+            recipe["weight_decay"],
+            recipe["encoder_lr_multiplier"],
+            recipe["bias_lr_multiplier"],
+            recipe["bias_decay"],
+        )
+        # Lightning 2.6 clips no gradients of a fused optimizer under mixed precision (pytorch-lightning issue 21435).
+        fused = recipe["clip_norm"] is None
+        optimizer = create_optimizer(recipe["optimizer"], groups, recipe["momentum"], fused)
+        schedule = recipe["schedule"]
+        factor = schedule_factor(
+            schedule["name"],
+            int(self.trainer.estimated_stepping_batches),
+            power=schedule["power"],
+            milestones=schedule["milestones"],
+            gamma=schedule["gamma"],
+            warmup_steps=schedule["warmup_steps"],
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,109 @@
+"""The assembly of any encoder with any decoder into a segmentation network, and `create_model`, which builds one by name."""
+
+import inspect
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from hydra.utils import get_class
+from torch import Tensor, nn
+
+from segrefine.configs import CONFIG_FOLDER
+from segrefine.encoders import create_encoder
+from segrefine.encoders.multiscale import MultiScaleEncoder, scaled_size
+from segrefine.errors import UserError, did_you_mean
+
+SMALLEST = 32
+"""The least height and width in pixels: one cell at stride 32."""
+
+# What torchvision's ImageNet weights were trained with (torchvision/transforms/_presets.py, ImageClassification).
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class SegmentationModel(nn.Module):
+    """An encoder and a decoder. Nothing but the decoder differs between the networks that are compared.
+
+    Letters: B batch, K classes, H W input size.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) float in [0, 1] -> what `forward` takes: less torchvision's mean, over its deviation."""
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float, normalised RGB, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise UserError(
+                f"The network takes a float tensor (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}."
+            )
+        size = images.shape[-2:]
+        if min(size) < SMALLEST:
+            raise UserError(f"Images must be at least {SMALLEST}x{SMALLEST} pixels; this one is {size[0]}x{size[1]}.")
+        scores = self.decoder(self.encoder(images))
+        return self.upsample(scores, (size[0], size[1]))
+
+    def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """The decoder's scores (B, K, h, w) -> logits (B, K, *size) float32, each on the pixels it was computed from."""
+        scale = self.encoder.scale
+        # In float32: the metrics compare these, and bilinear gradients are slow in bfloat16 (pytorch issue 140096).
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # a float64 network stays in float64
+        with torch.autocast(scores.device.type, enabled=False):
+            logits = self.decoder.to_pixels(scores, size if scale == 1 else scaled_size(size, scale))
+            return logits if scale == 1 else F.interpolate(logits, size, mode="bilinear")
+
+
+def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, **options: Any) -> SegmentationModel:
+    """A network by the names of the config groups: `create_model("refinenet", backbone="resnet101", num_classes=21)`.
+
+    Args:
+        name: a file of `conf/model`. backbone: a file of `conf/backbone`. num_classes: K, at least 1.
+        options: options of either group, such as `upsample="fixed"`, `crp_links=2` or `weights="imagenet"`.
+    """
+    model, encoder = _read_group("model", name), _read_group("backbone", backbone)
+    for key, value in options.items():
+        home = encoder if key in encoder else model
+        if key not in home or key in ("name", "_target_"):
+            known = (model.keys() | encoder.keys()) - {"name", "_target_"}
+            raise UserError(f"{name} over {backbone} has no option {key!r}.{did_you_mean(key, known)}")
+        home[key] = value
+    return build_model(model, encoder, num_classes)
+
+
+def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_classes: int) -> SegmentationModel:
+    """A network from the contents of one `conf/model` and one `conf/backbone` file."""
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}.")
+    options = {key: value for key, value in model.items() if key not in ("name", "_target_", "input_scales")}
+    decoder_class = get_class(model["_target_"])
+    _check_options(f"model={model['name']}", options, list(inspect.signature(decoder_class).parameters)[3:])
+    known = inspect.signature(create_encoder).parameters.keys() - {"needs"}  # those are the decoder's to say
+    _check_options(f"backbone={backbone['name']}", backbone, known)
+    scales = model.get("input_scales") or [1.0]
+    encoders = [create_encoder(**backbone, needs=decoder_class.needs) for _ in scales]
+    encoder = encoders[0] if list(scales) == [1.0] else MultiScaleEncoder(encoders, scales)
+    decoder = decoder_class(encoder.channels, encoder.centres, num_classes, **options)
+    return SegmentationModel(encoder, decoder)
+
+
+def _check_options(where: str, options: Iterable[str], known: Collection[str]) -> None:
+    for key in options:
+        if key not in known:
+            raise UserError(f"{where} has no option {key!r}.{did_you_mean(key, known)}")
+
+
+def _read_group(group: str, name: str) -> dict[str, Any]:
+    files = {file.stem: file for file in (CONFIG_FOLDER / group).glob("*.yaml")}
+    if name not in files:
+        raise UserError(f"There is no {group} {name!r}.{did_you_mean(name, files)}")
+    return yaml.safe_load(files[name].read_text())

@@ -1,0 +1,23 @@
+"""Which precision a device does well."""
+
+import torch
+
+from segrefine.errors import UserError, did_you_mean
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
+
+
+def choose_precision(wanted: str | int, accelerator: str) -> str:
+    """`wanted`, or for "auto" bfloat16 autocast where the device computes in it: recent GPUs, CPUs with AMX or AVX512-BF16."""
+    if str(wanted) not in PRECISIONS:
+        raise UserError(f"trainer.precision={wanted} is not known.{did_you_mean(str(wanted), PRECISIONS)}")
+    if wanted != "auto":
+        return str(wanted)
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if cpu_computes_bfloat16() else "32-true"
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16 products; elsewhere they are emulated and slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,0 +1,98 @@
+"""Segmenting images that have no labels: `predict.py`."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from segrefine.checkpoints import load_weights, read_checkpoint
+from segrefine.data.io import EXTENSIONS, list_images, read_image
+from segrefine.errors import UserError
+from segrefine.inference import MIN_SIDE, Inference
+from segrefine.model import SegmentationModel, build_model
+from segrefine.panels import colourise, overlay, save_atomically
+from segrefine.precision import choose_precision
+
+log = logging.getLogger(__name__)
+
+WHOLE_PIXELS = 2**22
+"""Larger images (2048x2048) go through windows unless told otherwise: whole, their feature maps would not fit in memory."""
+
+WINDOW = 1024
+"""Size of those windows, pixels: wider than the receptive fields of the networks (VGG-16's fc7 sees 404 pixels)."""
+
+
+def predict(cfg: DictConfig) -> int:
+    """Segment every image as `conf/predict.yaml` says; returns how many files could not be read, each named in the log."""
+    for option in ("checkpoint", "input", "output"):
+        if cfg[option] is None:
+            raise UserError(f"Give {option}=PATH. python predict.py --help says more.")
+    checkpoint = read_checkpoint(Path(cfg.checkpoint))
+    paths = list_images(Path(cfg.input))
+    if not paths:
+        raise UserError(f"input={cfg.input} holds no image files ({', '.join(EXTENSIONS)}).")
+    device = _device(cfg.device)
+    net = build_model(checkpoint.config["model"], checkpoint.config["backbone"] | {"weights": None}, len(checkpoint.classes))
+    load_weights(net, cfg.checkpoint)
+    net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    amp = choose_precision(cfg.precision, device.type) == "bf16-mixed"
+    tta, window = OmegaConf.to_container(cfg.tta), OmegaConf.to_container(OmegaConf.create({"window": cfg.window}))["window"]  # type: ignore[index, call-overload]
+    whole, tiled = (Inference(net, **tta, window=size) for size in (window, window or WINDOW))  # type: ignore[arg-type]
+
+    names = _names(paths)
+    bad = 0
+    for path, name in zip(paths, names, strict=True):
+        try:
+            image = read_image(path)
+        except UserError as error:
+            log.error(f"skipped: {error}")
+            bad += 1
+            continue
+        inference = whole if image[0].numel() <= WHOLE_PIXELS else tiled
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            labels = segment(net, inference, image.to(device))
+        write_pictures(Path(cfg.output), name, image, labels.cpu(), checkpoint.palette)
+        log.info(f"{path}: {image.shape[2]}x{image.shape[1]}")
+    log.info(f"{len(paths) - bad} of {len(paths)} images segmented, in {cfg.output}")
+    return bad
+
+
+@torch.inference_mode()
+def segment(net: SegmentationModel, inference: Inference, image: Tensor) -> Tensor:
+    """Class map (H, W) uint8 of an image (3, H, W) uint8 RGB of any size, of at least one pixel.
+
+    A side below 32 pixels is continued by its last row or column, and the continuation cut off again.
+    """
+    height, width = image.shape[1:]
+    images = net.preprocess(image[None].float() / 255)
+    images = F.pad(images, (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height)), mode="replicate")
+    scores = inference(images.contiguous(memory_format=torch.channels_last))
+    return scores[0, :, :height, :width].argmax(0).to(torch.uint8)
+
+
+def write_pictures(folder: Path, name: str, image: Tensor, labels: Tensor, palette: np.ndarray) -> None:
+    """`NAME_label.png` (class indices), `NAME_colour.png` and `NAME_overlay.png` of an image (3, H, W) and labels (H, W)."""
+    indices = labels.numpy().astype(np.uint8)
+    colours = colourise(indices, palette)
+    pictures = {"label": indices, "colour": colours, "overlay": overlay(image.permute(1, 2, 0).numpy(), colours)}
+    for kind, picture in pictures.items():
+        save_atomically(Image.fromarray(picture), folder / f"{name}_{kind}.png")
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The files' stems, or whole names where stems repeat (a.jpg and a.png), so that no result overwrites another."""
+    stems = [path.stem for path in paths]
+    return [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, paths, strict=True)]
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={wanted} should be auto, cpu or cuda.")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: PyTorch finds no CUDA device here. Use device=cpu.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,132 @@
+"""A training run: config to objects to fit to scores. The one module that knows config, data and network together."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segrefine.callbacks import Description, EpochLine, PanelWriter, Timer
+from segrefine.checkpoints import describe, load_weights
+from segrefine.cost import count_parameters, measure_cost
+from segrefine.data import create_datamodule
+from segrefine.data.datamodule import SegmentationDataModule
+from segrefine.errors import UserError
+from segrefine.evaluation import render, score
+from segrefine.lit_module import SegmentationModule
+from segrefine.loggers import create_loggers, finish_wandb
+from segrefine.model import SegmentationModel, build_model
+from segrefine.summary import describe_environment, write_summary, write_text
+from segrefine.trainer import create_trainer, peak_memory
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Train and score what `conf/train.yaml` composes, in `folder`; returns the content of summary.json."""
+    succeeded = False
+    try:
+        summary = _run(cfg, folder)
+        succeeded = True
+        return summary
+    finally:
+        finish_wandb(succeeded)
+
+
+def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    if not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed} should be between 0 and {2**32 - 1}.")
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    datamodule: SegmentationDataModule = create_datamodule(cfg.datamodule)
+    datamodule.setup("fit")
+    net = build_model(*(OmegaConf.to_container(cfg[group]) for group in ("model", "backbone")), datamodule.num_classes)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    recipe = resolve_recipe(config["recipe"], bool(cfg.backbone.weights or cfg.init_from), net, datamodule)
+    if cfg.init_from:
+        load_weights(net, cfg.init_from)
+    resumed = find_checkpoint(cfg.ckpt_path, folder)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write_text(folder / "environment.txt", describe_environment())
+    size = datamodule.image_size("val")
+    cost = measure_cost(net, size)
+    log.info(
+        f"{cfg.model.name} over {cfg.backbone.name}, {datamodule.num_classes} classes: {cost['params'] / 1e6:.2f} M parameters "
+        f"({count_parameters(net.encoder) / 1e6:.2f} M encoder, {count_parameters(net.decoder) / 1e6:.2f} M decoder), "
+        f"{cost['flops'] / 1e9:.2f} G multiply-adds at {size[0]}x{size[1]}"
+    )
+    net.to(memory_format=torch.channels_last)
+    if cfg.compile:
+        net.compile()
+    module = SegmentationModule(net, datamodule.num_classes, recipe)
+    timer = Timer()
+    best = ModelCheckpoint(
+        folder / "checkpoints", "best", "val/mIoU", mode="max", save_last=True, enable_version_counter=False
+    )
+    description = Description(describe(config, datamodule.classes, datamodule.palette))
+    callbacks = [timer, best, description, EpochLine(timer), PanelWriter(folder, datamodule.classes, datamodule.palette)]
+    loggers = create_loggers(config["logger"], folder, config)
+    trainer = create_trainer(config["trainer"], folder, callbacks, loggers, recipe["clip_norm"])
+    trainer.fit(module, datamodule=datamodule, ckpt_path=resumed)
+
+    split = "test" if datamodule.has_test else "val"
+    load_weights(net, best.best_model_path)
+    images_per_second = timer.images_per_second  # of training; the timer goes on in scoring
+    scored = score(trainer, module, datamodule, split, folder)
+    summary = {
+        "model": cfg.model.name,
+        "backbone": cfg.backbone.name,
+        "datamodule": cfg.datamodule.name,
+        "split": split,
+        "seed": cfg.seed,
+        **cost,
+        **scored,
+        "train_seconds": timer.train_seconds,
+        "images_per_second": images_per_second,
+        "peak_memory_bytes": peak_memory(),
+    }
+    if trainer.is_global_zero:
+        write_summary(folder, summary)
+        log.info(render(summary))
+        log.info(f"everything is in {folder}")
+    return summary
+
+
+def resolve_recipe(
+    recipe: dict[str, Any], pretrained: bool, net: SegmentationModel, datamodule: SegmentationDataModule
+) -> dict[str, Any]:
+    """The recipe with its `auto` values and class weights worked out."""
+    recipe = dict(recipe)
+    if recipe["encoder_lr_multiplier"] == "auto":
+        recipe["encoder_lr_multiplier"] = 0.1 if pretrained else 1.0
+    if recipe["class_weights"] == "median_frequency":
+        recipe["class_weights"] = datamodule.median_frequency_weights().tolist()
+        weights = zip(datamodule.classes, recipe["class_weights"], strict=True)
+        log.info("class weights: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weights))
+    weights = recipe["class_weights"]
+    if weights is not None and (isinstance(weights, str) or len(weights) != datamodule.num_classes):
+        raise UserError(
+            f"recipe.class_weights={weights} should be null, median_frequency or a list of {datamodule.num_classes} "
+            "numbers, one a class."
+        )
+    if recipe["loss"] not in ("mean", "sum"):
+        raise UserError(f"recipe.loss={recipe['loss']} should be mean or sum.")
+    if recipe["frozen_norm"] and not pretrained and any(isinstance(module, _BatchNorm) for module in net.modules()):
+        log.warning("recipe.frozen_norm=true over random weights: batch norm will do nothing. Give backbone.weights.")
+    return recipe
+
+
+def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
+    """The checkpoint to resume from: `last` means the one in the run's own folder (see `segrefine.cli.run_folder`)."""
+    if ckpt_path is None:
+        return None
+    path = folder / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path)
+    if not path.is_file():
+        where = "no earlier run of this model and backbone left one under outputs/" if ckpt_path == "last" else "no such file"
+        raise UserError(f"ckpt_path={ckpt_path}: {where}. Leave ckpt_path out to start anew.")
+    return path.absolute()

@@ -1,0 +1,75 @@
+"""What a run leaves behind in words and numbers: summary.json, per_image.csv, environment.txt."""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segrefine.metrics import COUNTS
+
+PACKAGES = ("segrefine", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "wandb", "numpy", "pillow")
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """`folder/summary.json`; numbers that are not finite become null."""
+    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def write_per_image(folder: Path, ids: Sequence[str], counts: np.ndarray, classes: Sequence[str]) -> None:
+    """`folder/per_image.csv`: a row per image, its id and its counts `COUNT:CLASS`, from (N, 6, K) int64.
+
+    Rows add up, so any score of any subset follows from them (`segrefine.metrics.scores_from_counts`).
+    """
+    temporary = folder / "per_image.csv.tmp"
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *(f"{count}:{name}" for count in COUNTS for name in classes)])
+        writer.writerows([image, *row.flatten().tolist()] for image, row in zip(ids, counts, strict=True))
+    os.replace(temporary, folder / "per_image.csv")
+
+
+def describe_environment() -> str:
+    """Versions, device and git commit, one a line."""
+    lines = [f"python {platform.python_version()} on {platform.platform()}", f"command {' '.join(sys.argv)}"]
+    for package in PACKAGES:
+        try:
+            lines.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            lines.append(f"{package} not installed")
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    lines.append(f"cpu {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {capabilities}")
+    lines.append(f"gpu {', '.join(devices) or 'none'}")
+    return "\n".join([*lines, f"git {_git_commit()}"]) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write to a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,82 @@
+"""Bilinear upsampling that lands scores on the pixels they were computed from, fixed or learned.
+
+Cell j of a map at stride s looks at position `s * j + centre` of the finer grid (see `segrefine.encoders`). Both forms
+here honour it for every size, hold the outermost cell's value constant beyond its centre, and so agree to rounding.
+The usual `interpolate(size=...)` does not: over a ResNet it shifts stride-32 scores by 15.5 pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segrefine.errors import UserError
+
+
+class Interpolate(nn.Module):
+    """Bilinear interpolation by a whole stride; `centre` is 0 (odd kernels) or (stride - 1) / 2 (even ones)."""
+
+    def __init__(self, stride: int, centre: float) -> None:
+        super().__init__()
+        if centre not in (0.0, (stride - 1) / 2):
+            raise ValueError(f"centre {centre} is neither 0 nor {(stride - 1) / 2} at stride {stride}")
+        self.stride, self.centre = stride, centre
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, K, h, w) -> (B, K, *size) on the finer grid; size at most stride * (h + 1)."""
+        scores = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # a map rounded down ends before the last pixels
+        last = 1 if self.centre == 0 else 0  # align_corners puts cell j at stride * j when the size is stride * (h - 1) + 1
+        height, width = (self.stride * (cells - last) + last for cells in scores.shape[-2:])
+        scores = F.interpolate(scores, (height, width), mode="bilinear", align_corners=bool(last))
+        return scores[..., : size[0], : size[1]]
+
+
+class TransposedConvolution(nn.ConvTranspose2d):
+    """FCN's in-network upsampling: a transposed convolution that starts as bilinear interpolation (CVPR 2015, section 3.3).
+
+    Kernel, K classes in and out, no bias; class c starts connected to class c alone. The kernel has 2 * stride taps where
+    cells lie between pixels (VGG; Caffe's bilinear filler) and 2 * stride - 1 where they lie on them (ResNet).
+    """
+
+    def __init__(self, num_classes: int, stride: int, centre: float, learned: bool = True) -> None:
+        kernel = 2 * stride - (1 if centre == int(centre) else 0)
+        super().__init__(num_classes, num_classes, kernel, stride=stride, bias=False)
+        self.crop = int(stride + bilinear_centre(kernel) - centre)  # where pixel 0 falls, one cell of padding counted
+        self.weight.requires_grad_(learned)
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.weight.zero_()
+            diagonal = torch.arange(self.in_channels)
+            self.weight[diagonal, diagonal] = bilinear_kernel(self.kernel_size[0])
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        """(B, K, h, w) -> (B, K, *size) on the finer grid."""
+        scores = F.pad(scores, (1, 2, 1, 2), mode="replicate")
+        # In the scores' dtype: a half-precision network's last upsampling is computed in float32.
+        scores = F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.stride)
+        return scores[..., self.crop : self.crop + size[0], self.crop : self.crop + size[1]]
+
+
+def bilinear_centre(kernel: int) -> float:
+    """The tap on which a bilinear kernel is centred (Caffe, include/caffe/filler.hpp, BilinearFiller)."""
+    factor = (kernel + 1) // 2
+    return factor - 1 if kernel % 2 else factor - 0.5
+
+
+def bilinear_kernel(kernel: int) -> Tensor:
+    """(kernel, kernel) float32 weights (1 - |i - centre| / factor)(1 - |j - centre| / factor), as Caffe's BilinearFiller."""
+    factor = (kernel + 1) // 2
+    taps = 1 - (torch.arange(kernel) - bilinear_centre(kernel)).abs() / factor
+    return taps[:, None] * taps[None, :]
+
+
+UPSAMPLINGS = ("learned", "fixed", "interpolate")
+
+
+def create_upsampling(kind: str, num_classes: int, stride: int, centre: float) -> nn.Module:
+    """`learned` or `fixed` transposed convolution, or `interpolate`; the last two compute the same."""
+    if kind not in UPSAMPLINGS:
+        raise UserError(f"model.upsample={kind} is not one of {', '.join(UPSAMPLINGS)}.")
+    if kind == "interpolate":
+        return Interpolate(stride, centre)
+    return TransposedConvolution(num_classes, stride, centre, learned=kind == "learned")

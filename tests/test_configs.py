@@ -1,0 +1,240 @@
+"""Every file of the config folder composes and builds; a new file is tested unasked."""
+
+from functools import lru_cache
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from segrefine.configs import CONFIG_FOLDER
+from segrefine.data.datamodule import SegmentationDataModule
+from segrefine.encoders import BACKBONES
+from segrefine.model import build_model
+from segrefine.optimizers import create_optimizer, parameter_groups
+from segrefine.precision import choose_precision
+from segrefine.schedules import schedule_factor
+
+
+def names(group: str) -> list[str]:
+    """The files of a config group that stand for a choice."""
+    return sorted(file.stem for file in (CONFIG_FOLDER / group).glob("*.yaml"))
+
+
+def content(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONFIG_FOLDER / group / f"{name}.yaml").read_text())
+
+
+def flat(mapping: dict[str, Any]) -> set[str]:
+    """All keys, nested ones after a dot."""
+    nested = {f"{key}.{inner}" for key, value in mapping.items() if isinstance(value, dict) for inner in flat(value)}
+    return nested | mapping.keys()
+
+
+EXPERIMENTS = sorted(file.stem for file in (CONFIG_FOLDER / "experiment").glob("*.yaml"))
+COMMANDS = sorted(file.stem for file in CONFIG_FOLDER.glob("*.yaml"))
+GROUPS = {
+    "model": {
+        *("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn8s_atonce", "fcn_dilated", "refinenet", "refinenet_single"),
+        *("refinenet_2cascade", "refinenet_2scale", "refinenet_improved", "refinenet_lw"),
+    },
+    "backbone": set(BACKBONES),
+    "datamodule": {"shapes", "camvid", "folder"},
+    "trainer": {"default", "cpu", "gpu", "ddp", "debug"},
+    "recipe": {"default", "fcn_heavy", "fcn_2015", "refinenet_2017", "lightweight_2018"},
+    "logger": {"default", "wandb", "csv", "tensorboard", "none"},
+}
+
+
+def choices(*groups: str) -> list[tuple[str, str]]:
+    return [(group, name) for group in groups for name in names(group)]
+
+
+@lru_cache
+def composed(*overrides: str, folder: Path = CONFIG_FOLDER) -> DictConfig:
+    """What `train.py` is given for these words on its command line."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def plain(config: Any) -> Any:
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def check_builds(cfg: DictConfig) -> None:
+    """The network is built and run without memory and computation."""
+    with FakeTensorMode():
+        net = build_model(plain(cfg.model), plain(cfg.backbone) | {"weights": None}, 11).eval()
+        assert net(torch.empty(2, 3, 33, 47)).shape == (2, 11, 33, 47)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_offer_what_users_are_told_of(group: str) -> None:
+    assert set(names(group)) >= GROUPS[group]
+
+
+@pytest.mark.parametrize(("group", "name"), choices("model", "backbone", "datamodule", "trainer", "logger"))
+def test_every_choice_composes_into_its_place_alone(group: str, name: str) -> None:
+    cfg, default = plain(composed(f"{group}={name}")), plain(composed())
+    assert cfg[group] == content(group, name)
+    assert cfg | {group: None} == default | {group: None}
+
+
+@pytest.mark.parametrize("name", names("recipe"))
+@pytest.mark.parametrize("datamodule", names("datamodule"))
+def test_recipes_set_options_that_are_there_and_of_their_own_group_and_the_data_alone(
+    name: str, datamodule: str
+) -> None:
+    default, cfg = (plain(composed(f"datamodule={datamodule}", *more)) for more in ([], [f"recipe={name}"]))
+    for part in ("recipe", "datamodule"):
+        assert flat(cfg[part]) == flat(default[part])
+    assert cfg | {"recipe": None, "datamodule": None} == default | {"recipe": None, "datamodule": None}
+
+
+def test_recipes_hold_the_published_values() -> None:
+    """Optimiser, rates and decay as the releases and papers give them."""
+    keys = ("optimizer", "lr", "momentum", "weight_decay", "bias_lr_multiplier", "bias_decay")
+    keys += ("encoder_lr_multiplier", "loss")
+    recipes = {name: plain(composed(f"recipe={name}").recipe) for name in names("recipe")}
+    assert {name: tuple(recipes[name][key] for key in keys) for name in recipes if name != "default"} == {
+        "fcn_heavy": ("sgd", 1e-10, 0.99, 5e-4, 2.0, False, 1.0, "sum"),
+        "fcn_2015": ("sgd", 1e-4, 0.9, 5e-4, 2.0, True, 1.0, "mean"),
+        "refinenet_2017": ("sgd", 5e-4, 0.9, 5e-4, 1.0, True, 0.1, "mean"),
+        "lightweight_2018": ("sgd", 5e-3, 0.9, 1e-5, 1.0, True, 0.1, "mean"),
+    }
+
+
+@pytest.mark.parametrize(("group", "name"), choices("model", "backbone", "datamodule"))
+def test_name_in_a_file_is_the_files(group: str, name: str) -> None:
+    assert content(group, name)["name"] == name
+
+
+@pytest.mark.parametrize(("group", "name"), choices("trainer", "logger"))
+def test_files_of_a_group_have_the_same_keys(group: str, name: str) -> None:
+    """So that an option is always there, whichever file is chosen."""
+    assert content(group, name).keys() == content(group, "default").keys()
+
+
+def test_datamodules_share_the_options_that_are_always_there() -> None:
+    always = {"batch_size", "eval_batch_size", "crop_size", "num_workers", "augment"}
+    assert all(content("datamodule", name).keys() >= always for name in names("datamodule"))
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_every_model_builds_as_composed(model: str) -> None:
+    check_builds(composed(f"model={model}", "backbone=resnet50"))
+
+
+@pytest.mark.parametrize("backbone", names("backbone"))
+def test_every_backbone_builds_as_composed(backbone: str) -> None:
+    cfg = composed("model=refinenet_lw", f"backbone={backbone}")
+    assert cfg.backbone.weights is None
+    check_builds(cfg)
+
+
+def test_options_of_the_command_line_reach_the_network() -> None:
+    with torch.device("meta"):
+        cfg = composed("model=refinenet", "model.crp_links=1", "model.cascade=[[32],[4]]")
+        refinenet = build_model(plain(cfg.model), plain(cfg.backbone), 3).decoder
+        cfg = composed("model.upsample=interpolate", "backbone=vgg11", "backbone.classifier_channels=16")
+        fcn = build_model(plain(cfg.model), plain(cfg.backbone), 3)
+    assert [len(block.pool.convs) for block in refinenet.blocks] == [1, 1]
+    assert len(fcn.decoder.upsample["32"].state_dict()) == 0
+    assert fcn.encoder.channels[32] == 16
+
+
+def test_unknown_option_or_choice_does_not_compose() -> None:
+    for override in ("model.crp_links=2", "model=unet", "nonsense=1", "recipe.learning_rate=1"):
+        with pytest.raises(HydraException):
+            composed(override)
+
+
+@pytest.mark.parametrize("name", names("datamodule"))
+def test_every_datamodule_is_one_of_ours(name: str) -> None:
+    from hydra.utils import get_class
+
+    assert issubclass(get_class(content("datamodule", name)["_target_"]), SegmentationDataModule)
+
+
+@pytest.mark.parametrize("name", names("trainer"))
+def test_trainers_hold_options_of_lightning(name: str, tmp_path: Path) -> None:
+    """Built for the CPU where the file asks for GPUs, which need not be here."""
+    options = content("trainer", name)
+    asked = options["accelerator"]
+    options |= {"precision": choose_precision(options["precision"], "cpu")}
+    options |= {"accelerator": "cpu", "devices": 1, "strategy": "auto"} if asked in ("gpu", "auto") else {}
+    trainer = Trainer(**options, logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    assert trainer.max_epochs == options["max_epochs"]
+    assert trainer.max_steps == options["max_steps"]
+    assert trainer.limit_val_batches == options["limit_val_batches"]
+
+
+def test_trainers_differ_in_device_and_length_alone() -> None:
+    expected = {
+        "default": ("auto", "auto", "auto"),
+        "cpu": ("cpu", 1, "auto"),
+        "gpu": ("gpu", 1, "auto"),
+        "ddp": ("gpu", "auto", "ddp"),
+        "debug": ("cpu", 1, "auto"),
+    }
+    files = {name: content("trainer", name) for name in expected}
+    keys = ("accelerator", "devices", "strategy")
+    assert {name: tuple(file.pop(key) for key in keys) for name, file in files.items()} == expected
+    assert files["cpu"] == files["gpu"] == files["ddp"] == files["default"]
+
+
+@pytest.mark.parametrize("name", names("recipe"))
+def test_every_recipe_makes_an_optimizer_and_a_schedule(name: str) -> None:
+    recipe = plain(composed(f"recipe={name}").recipe)
+    with torch.device("meta"):
+        net = build_model(content("model", "fcn8s"), content("backbone", "resnet18"), 3)
+    lr, factor = recipe["lr"], recipe["bias_lr_multiplier"]
+    groups = parameter_groups(net, lr, recipe["weight_decay"], 1.0, factor, recipe["bias_decay"])
+    optimizer = create_optimizer(recipe["optimizer"], groups, recipe["momentum"])
+    assert {group["lr"] for group in optimizer.param_groups} == {lr, lr * factor}
+    schedule = dict(recipe["schedule"])
+    factor = schedule_factor(schedule.pop("name"), 100, **schedule)
+    assert 0 <= factor(99) <= factor(50) <= 1
+    assert recipe["encoder_lr_multiplier"] == "auto" or recipe["encoder_lr_multiplier"] > 0
+    assert recipe["loss"] in ("mean", "sum")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_builds(name: str) -> None:
+    cfg = composed(f"+experiment={name}")
+    check_builds(cfg)
+
+
+def test_an_experiment_overrides_what_it_names(tmp_path: Path) -> None:
+    folder = copytree(CONFIG_FOLDER, tmp_path / "conf", ignore=lambda *_: ["experiment"])
+    (folder / "experiment").mkdir()
+    text = "# @package _global_\ndefaults:\n  - override /model: refinenet\nseed: 7\nmodel:\n  crp_links: 1\n"
+    (folder / "experiment" / "mine.yaml").write_text(text)
+    default, cfg = composed(folder=folder), composed("+experiment=mine", folder=folder)
+    again = composed("+experiment=mine", "seed=8", folder=folder)
+    assert (default.model.name, default.seed) == ("fcn8s", 0)
+    assert (cfg.model.name, cfg.model.crp_links, cfg.seed) == ("refinenet", 1, 7)
+    assert again.seed == 8
+
+
+def test_folder_is_that_of_the_checkout_or_of_the_package() -> None:
+    assert (CONFIG_FOLDER / "train.yaml").is_file()
+    assert CONFIG_FOLDER.is_absolute()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_of_a_command_are_named_in_its_help(command: str) -> None:
+    """A user finds every top-level option in `--help`."""
+    file = yaml.safe_load((CONFIG_FOLDER / f"{command}.yaml").read_text())
+    options = file.keys() - {"defaults", "hydra"}
+    template = file["hydra"]["help"]["template"]
+    assert [option for option in options if option not in template] == []

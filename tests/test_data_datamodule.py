@@ -1,0 +1,232 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from lightning import LightningModule, Trainer
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from segrefine.data.__main__ import main
+from segrefine.data.datamodule import SegmentationDataModule
+from segrefine.data.dataset import SegmentationDataset, Transform
+from segrefine.data.shapes import ShapesDataModule
+from segrefine.data.statistics import class_pixels, median_frequency
+from segrefine.errors import UserError
+
+CONF = Path(__file__).parents[1] / "conf" / "datamodule"
+
+
+class Listed(SegmentationDataset):
+    """Labels from a list; each image repeats its label."""
+
+    def __init__(self, labels: list[Tensor], transform: Transform | None) -> None:
+        super().__init__([f"item{index}" for index in range(len(labels))], transform)
+        self.labels = labels
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.labels[index].expand(3, -1, -1), self.labels[index]
+
+
+class ListedDataModule(SegmentationDataModule):
+    in_memory = True
+    classes = ["a", "b", "c", "d"]  # noqa: RUF012
+
+    def __init__(self, labels: list[Tensor], **options: object) -> None:
+        super().__init__(**options)
+        self.labels = labels
+
+    def dataset(self, split: str, transform: Transform | None = None) -> Listed:
+        return Listed(self.labels, transform)
+
+
+def labels_of_sizes(*sizes: tuple[int, int]) -> list[Tensor]:
+    return [torch.zeros(size, dtype=torch.uint8) for size in sizes]
+
+
+def test_batches() -> None:
+    datamodule = ListedDataModule(labels_of_sizes(*[(4, 5)] * 7), batch_size=3, eval_batch_size=3)
+    train = list(datamodule.train_dataloader())
+    assert len(train) == 2  # only full batches
+    assert train[0]["image"].shape == (3, 3, 4, 5)
+    assert train[0]["label"].shape == (3, 4, 5)
+    assert train[0]["image"].dtype == train[0]["label"].dtype == torch.uint8
+    val = list(datamodule.val_dataloader())
+    assert [len(batch["id"]) for batch in val] == [3, 3, 1]
+    assert torch.cat([batch["index"] for batch in val]).tolist() == list(range(7))
+    assert val[2]["id"] == ["item6"]
+
+
+def test_train_batches_are_shuffled_anew() -> None:
+    datamodule = ListedDataModule(labels_of_sizes(*[(2, 2)] * 40), batch_size=40)
+    loader = datamodule.train_dataloader()
+    torch.manual_seed(0)
+    first, second = next(iter(loader))["index"].tolist(), next(iter(loader))["index"].tolist()
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+    torch.manual_seed(0)
+    assert next(iter(loader))["index"].tolist() == first
+
+
+def test_train_set_smaller_than_a_batch_is_refused() -> None:
+    with pytest.raises(UserError, match=r"batch_size=8 is more than the 7 training images"):
+        ListedDataModule(labels_of_sizes(*[(4, 5)] * 7)).train_dataloader()
+
+
+def test_batch_of_different_sizes_says_what_to_set() -> None:
+    labels = labels_of_sizes((4, 5), (4, 6))
+    with pytest.raises(UserError, match=r"item0 4x5, item1 4x6.*datamodule\.eval_batch_size=1"):
+        next(iter(ListedDataModule(labels, eval_batch_size=2).val_dataloader()))
+    assert len(list(ListedDataModule(labels).val_dataloader())) == 2
+    with pytest.raises(UserError, match=r"datamodule\.crop_size"):
+        next(iter(ListedDataModule(labels, batch_size=2).train_dataloader()))
+    cropped = ListedDataModule(labels, batch_size=2, crop_size=3).train_dataloader()
+    assert next(iter(cropped))["label"].shape == (2, 3, 3)
+
+
+def test_evaluation_changes_nothing() -> None:
+    label = torch.arange(20, dtype=torch.uint8).reshape(4, 5) % 4
+    augment = {"scale": [0.5, 2.0], "flip": True, "jitter": 0.5, "class_sampled": True}
+    datamodule = ListedDataModule([label], batch_size=1, crop_size=3, augment=augment)
+    for batch in (*datamodule.val_dataloader(), *datamodule.test_dataloader()):
+        assert torch.equal(batch["label"][0], label)
+        assert torch.equal(batch["image"][0], label.expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("workers", ["many", -1, 1.5])
+def test_bad_number_of_workers(workers: object) -> None:
+    with pytest.raises(UserError, match="num_workers"):
+        ListedDataModule([], num_workers=workers)
+
+
+def test_workers_give_the_same_evaluation_batches() -> None:
+    labels = [torch.full((3, 4), index, dtype=torch.uint8) for index in range(5)]
+    loader = ListedDataModule(labels, eval_batch_size=2, num_workers=2).val_dataloader()
+    assert torch.equal(torch.cat([batch["label"] for batch in loader]), torch.stack(labels))
+
+
+def test_median_frequency_by_hand() -> None:
+    """Two images of 10 and 20 pixels. Class a: 4 of the first 8 and 5 of the 20 valid ones; b: 4 of 8; c: 15 of 20."""
+    first = torch.tensor([[0, 0, 0, 0, 1], [1, 1, 1, 255, 255]], dtype=torch.uint8)
+    second = torch.tensor([[0] * 5, [2] * 5, [2] * 5, [2] * 5], dtype=torch.uint8)
+    datamodule = ListedDataModule([first, second])
+    counts, presence = datamodule.class_pixels()
+    assert counts.dtype == presence.dtype == np.int64
+    assert counts.tolist() == [9, 4, 15, 0]
+    assert presence.tolist() == [28, 8, 20, 0]
+    weights = datamodule.median_frequency_weights()
+    assert weights.dtype == torch.float32
+    median = 4 / 8  # of 9/28, 4/8, 15/20
+    assert weights.tolist() == pytest.approx([median / (9 / 28), 1.0, median / 0.75, 0.0])
+
+
+def test_class_that_never_occurs_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        ListedDataModule(labels_of_sizes((2, 2))).median_frequency_weights()
+    assert [record.args[0] for record in caplog.records] == ["b", "c", "d"]
+
+
+def test_statistics_against_a_loop() -> None:
+    histograms = np.random.default_rng(0).integers(0, 4, (9, 5)) ** 3
+    counts, presence = class_pixels(histograms)
+    for index in range(5):
+        assert counts[index] == sum(row[index] for row in histograms)
+        assert presence[index] == sum(row.sum() for row in histograms if row[index])
+    assert (median_frequency(np.zeros(3, int), np.zeros(3, int)) == 0).all()
+
+
+def test_trainer_runs_the_stages(tmp_path: Path) -> None:
+    class Counter(LightningModule):
+        seen = 0
+
+        def training_step(self, batch: dict) -> None:
+            self.seen += len(batch["id"])
+
+        def validation_step(self, batch: dict) -> None:
+            self.seen += len(batch["id"])
+
+        test_step = validation_step
+
+        def configure_optimizers(self) -> None:
+            return None
+
+    datamodule = ShapesDataModule(train_size=5, val_size=3, test_size=2, batch_size=2)
+    trainer = Trainer(
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+    )
+    module = Counter()
+    trainer.fit(module, datamodule)
+    assert module.seen == 4 + 3
+    trainer.test(module, datamodule, verbose=False)
+    assert module.seen == 4 + 3 + 2
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_build_and_name_themselves(path: Path) -> None:
+    """Without a root, too: what needs the files comes later. The first key is the name, and it is the file's."""
+    config = OmegaConf.load(path)
+    datamodule = instantiate(config)
+    assert isinstance(datamodule, SegmentationDataModule)
+    assert next(iter(config)) == "name"
+    assert datamodule.name == path.stem
+
+
+def saved_pair(root: Path, split: str, stem: str, image: np.ndarray, mask: np.ndarray) -> None:
+    for kind, pixels in (("images", image), ("masks", mask)):
+        (root / kind / split).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / kind / split / f"{stem}.png")
+
+
+def test_check_command_reports_every_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, mask = np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8)
+    mask[0] = 1
+    mask[1] = 255
+    for split in ("train", "val"):
+        for stem in ("good", "small", "strange", "broken"):
+            saved_pair(tmp_path, split, stem, image, mask)
+    arguments = ["check", "datamodule=folder", f"datamodule.root={tmp_path}", "datamodule.classes=[sky,ground]"]
+    assert main(arguments) == 0
+    report = capsys.readouterr().out
+    assert "4x5 (4)" in report
+    assert "void: 25.00%" in report
+    assert "0 sky" in report
+    assert "66.667%" in report
+
+    saved_pair(tmp_path, "train", "small", image[:-1], mask)
+    saved_pair(tmp_path, "train", "strange", image, mask + 5)
+    (tmp_path / "images" / "train" / "broken.png").write_bytes(b"nothing")
+    (tmp_path / "masks" / "val" / "good.png").unlink()
+    assert main(arguments) == 1
+    report = capsys.readouterr().out
+    assert "bad files: 3" in report
+    for name in ("small.png", "strange.png", "broken.png", "good.png"):
+        assert sum(name in line for line in report.splitlines() if line.startswith("  BAD")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["chek"], "Did you mean 'check'"),
+        (["check", "datamodule=camvd"], "Did you mean 'camvid'"),
+        (["check", "datamodule=camvid"], "datamodule.root"),
+        (["check", "datamodule.batch_size=0"], "batch_size=0"),
+        (["check", "datamodule.rot=x"], "datamodule.rot"),
+    ],
+)
+def test_mistakes_in_the_check_command(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_check_command_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "camvid, folder, shapes" in capsys.readouterr().out

@@ -1,0 +1,101 @@
+"""The loss against F.cross_entropy and against a pixel-by-pixel sum in float64."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segrefine.labels import VOID
+from segrefine.losses import segmentation_loss
+
+
+def batch(classes: int = 5, void: float = 0.3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, classes, 7, 9, generator=generator)
+    labels = torch.randint(0, classes, (2, 7, 9), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < void] = VOID
+    return logits, labels
+
+
+def by_hand(logits: Tensor, labels: Tensor, weights: list[float]) -> tuple[float, float]:
+    """Sums over valid pixels of weighted losses and of weights, with math.exp and math.log only."""
+    losses, total = 0.0, 0.0
+    for scores, label in zip(logits.permute(0, 2, 3, 1).flatten(0, 2).tolist(), labels.flatten().tolist(), strict=True):
+        if label != VOID:
+            losses += weights[label] * (math.log(sum(math.exp(score) for score in scores)) - scores[label])
+            total += weights[label]
+    return losses, total
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 0.0, 1.0, 3.0]])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_mean_and_sum_equal_the_pixel_by_pixel_sum(
+    weights: list[float] | None, dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    logits, labels = batch()
+    losses, total = by_hand(logits, labels, weights or [1.0] * 5)
+    logits, labels = logits.contiguous(memory_format=layout), labels.to(dtype)
+    class_weights = None if weights is None else torch.tensor(weights)
+    assert segmentation_loss(logits, labels, class_weights).item() == pytest.approx(losses / total, rel=1e-5)
+    assert segmentation_loss(logits, labels, class_weights, "sum").item() == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 0.1, 1.0, 3.0])])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_gradient_equals_cross_entropy(weights: Tensor | None, reduction: str) -> None:
+    logits, labels = batch()
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    segmentation_loss(ours, labels, weights, reduction).backward()  # type: ignore[arg-type]
+    F.cross_entropy(theirs, labels, weights, ignore_index=VOID, reduction=reduction).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert ours.grad is not None
+    assert not ours.grad.permute(0, 2, 3, 1)[labels == VOID].any()
+
+
+@pytest.mark.parametrize("weights", [None, torch.ones(5)])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_all_void_gives_zero_loss_and_zero_gradient(weights: Tensor | None, reduction: str) -> None:
+    logits, labels = batch(void=1.1)
+    logits.requires_grad_()
+    loss = segmentation_loss(logits, labels, weights, reduction)  # type: ignore[arg-type]
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_mean_does_not_depend_on_how_much_is_void() -> None:
+    """Void padding must not change the effective learning rate."""
+    logits, labels = batch()
+    padded = segmentation_loss(F.pad(logits, (0, 20, 0, 20)), F.pad(labels, (0, 20, 0, 20), value=VOID))
+    torch.testing.assert_close(padded, segmentation_loss(logits, labels))
+
+
+def test_is_computed_in_fp32_for_half_precision_logits_and_under_autocast() -> None:
+    logits, labels = batch()
+    logits = (20 * logits).bfloat16()
+    expected = by_hand(logits, labels, [1.0] * 5)
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = segmentation_loss(logits, labels, reduction="sum")
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(expected[0], rel=1e-5)
+
+
+def test_runs_in_deterministic_mode_and_with_one_class() -> None:
+    logits, labels = batch(classes=1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert segmentation_loss(logits, labels).item() == 0  # one class is certain
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_label_outside_the_classes_is_refused() -> None:
+    logits, labels = batch()
+    labels[0, 0, 0] = 5
+    with pytest.raises(IndexError):
+        segmentation_loss(logits, labels)
