@@ -18,6 +18,12 @@ from segrefine.model import SegmentationModel, create_model
 Build = Callable[..., Any]
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test draws the same numbers, alone or among others."""
+    torch.manual_seed(0)
+
+
 def fill(module: nn.Module) -> nn.Module:
     """A module built on the meta device, given memory on the CPU, random weights and batch norm that alters little."""
     module = module.to_empty(device="cpu")
@@ -67,7 +73,6 @@ def cheap_model(monkeypatch: pytest.MonkeyPatch) -> Build:
     monkeypatch.setattr(segrefine.model, "create_encoder", shared_encoder)
 
     def build(name: str, backbone: str, num_classes: int = 3, **options: Any) -> SegmentationModel:
-        torch.manual_seed(0)
         narrow = {"widths": {4: 12, 8: 12, 16: 12, 32: 16}} if name.startswith("refinenet") else {}
         narrow |= {"classifier_channels": 8} if backbone.startswith("vgg") else {}
         net = create_model(name, backbone, num_classes, **narrow | options)

@@ -38,6 +38,13 @@ def resnet(filled: Build) -> nn.Module:
     return filled(torchvision.models.resnet18)
 
 
+@pytest.fixture(autouse=True)
+def _no_time_for_the_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision draws 100 M numbers for VGG's linear layers, which the encoder then leaves out."""
+    monkeypatch.setattr(nn.Linear, "reset_parameters", lambda layer: None)
+    monkeypatch.setattr(nn.init, "normal_", lambda tensor, *arguments: tensor)
+
+
 def saved(content: Any, path: Path) -> str:
     torch.save(content, path)
     return str(path)

@@ -92,7 +92,7 @@ def test_batch_norm_follows_torchvision_in_training_mode(filled: Build) -> None:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (63, 95)])
+@pytest.mark.parametrize("size", [(32, 32), (63, 97)])
 def test_sizes_and_channels_are_as_declared(name: str, size: tuple[int, int]) -> None:
     with torch.device("meta"):
         encoder = create_encoder(name).eval()

@@ -35,7 +35,6 @@ def both(stride: int, centre: float, classes: int = 1) -> tuple[Interpolate, Tra
 def test_fixed_convolution_and_interpolation_agree_on_every_pixel(
     stride: int, centre: float, size: tuple[int, int]
 ) -> None:
-    torch.manual_seed(stride)
     scores = torch.randn(2, 3, *cells(size, stride, centre), dtype=torch.float64)
     interpolated, convolved = (module(scores, size) for module in both(stride, centre, classes=3))
     assert interpolated.shape == (2, 3, *size)

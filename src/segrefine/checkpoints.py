@@ -34,7 +34,7 @@ def describe(config: dict[str, Any], classes: list[str], palette: np.ndarray) ->
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of ours; UserError for a file that is not one."""
     content = read_file(path)
-    if KEY not in content:
+    if KEY not in content or "state_dict" not in content:
         raise UserError(f"{path} is not a checkpoint of segrefine (it has no entry {KEY!r}): give checkpoints/best.ckpt of a run.")
     about = content[KEY]
     palette = np.asarray(about["palette"], np.uint8)

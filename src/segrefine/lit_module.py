@@ -45,12 +45,11 @@ class SegmentationModule(LightningModule):
         self.test_metrics = SegmentationMetrics(num_classes, keep_images=True)
 
     def train(self, mode: bool = True) -> "SegmentationModule":
-        """As `nn.Module.train`, but batch norm keeps its running statistics where the recipe freezes them."""
+        """As `nn.Module.train`, but batch norm keeps its running statistics where the recipe or frozen stages say so."""
         super().train(mode)
-        if mode and self.recipe["frozen_norm"]:
-            for module in self.net.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        for module in self.net.modules():
+            if mode and isinstance(module, _BatchNorm) and (self.recipe["frozen_norm"] or not module.weight.requires_grad):
+                module.eval()
         return self
 
     def images(self, batch: Batch) -> Tensor:

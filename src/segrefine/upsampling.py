@@ -22,7 +22,7 @@ class Interpolate(nn.Module):
         self.stride, self.centre = stride, centre
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, K, h, w) -> (B, K, *size) on the finer grid; size at most stride * (h + 1)."""
+        """(B, K, h, w) -> (B, K, *size) on the finer grid; size at most stride * h + 1 at centre 0, else stride * (h + 1)."""
         scores = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # a map rounded down ends before the last pixels
         last = 1 if self.centre == 0 else 0  # align_corners puts cell j at stride * j when the size is stride * (h - 1) + 1
         height, width = (self.stride * (cells - last) + last for cells in scores.shape[-2:])

@@ -27,7 +27,8 @@ def read_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {first_line(error)}. Is it whole, and a .pth or .safetensors file?") from error
     except Exception as error:  # pickle's own errors share no base class
         raise UserError(
-            f"{path} holds more than tensors and plain values, and loading it would run code from the file: {first_line(error)}"
+            f"{path} is no file of tensors and plain values, and reading anything else could run code from it "
+            f"({first_line(error)})."
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__} where a dictionary of tensors was expected.")

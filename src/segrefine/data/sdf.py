@@ -33,11 +33,11 @@ def cross(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
 
 
 def star(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Five-pointed, the inner corners at half the radius."""
+    """Five-pointed, the inner corners at 0.55 radius."""
     sector = np.pi / 5
     angle = np.abs((np.arctan2(y, x) + sector) % (2 * sector) - sector)  # folded into half a point's sector
     distance = np.hypot(x, y)
-    tip, inner = np.array([radius, 0]), 0.5 * radius * np.array([np.cos(sector), np.sin(sector)])
+    tip, inner = np.array([radius, 0]), 0.55 * radius * np.array([np.cos(sector), np.sin(sector)])
     along = (inner - tip) / np.linalg.norm(inner - tip)
     return (distance * np.cos(angle) - tip[0]) * along[1] - distance * np.sin(angle) * along[0]
 

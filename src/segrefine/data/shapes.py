@@ -19,18 +19,19 @@ from segrefine.data.texture import random_texture
 SIZE = 128  # height and width of a scene, pixels
 
 # Difficulty. Colours are on the scale [0, 255].
-OBJECTS = (4, 8)  # objects in a scene, both ends included
+OBJECTS = (3, 6)  # objects in a scene, both ends included
 DIAMETER = (8.0, 64.0)  # of an object, pixels
-LEAST_WIRE = 32.0  # diameter of the shortest wire, pixels: a shorter one is a mere speck
-SMALLNESS = 0.35  # diameters are low * (high / low) ** u ** SMALLNESS, u uniform: the higher, the more are small
-THICKNESS = {"ring": (6.0, 10.0), "wire": (5.0, 8.0)}  # of the thin kinds, pixels
-TURN = 20.0  # greatest rotation of an object from upright, degrees either way
-CONTRAST = (90.0, 190.0)  # distance in RGB between an object's colour and what lies under its centre
-OBJECT_TEXTURE = (0.0, 25.0)  # distance in RGB between the two colours of an object's texture
-BACKGROUND_TEXTURE = (5.0, 40.0)  # the same for the background
+LEAST_WIRE = 40.0  # diameter of the shortest wire, pixels: a shorter one is a mere speck
+SMALLNESS = 0.25  # diameters are low * (high / low) ** u ** SMALLNESS, u uniform: the higher, the more are small
+THICKNESS = {"ring": (5.0, 14.0), "wire": (5.0, 12.0)}  # of the thin kinds, pixels
+TURN = 15.0  # greatest rotation of an object from upright, degrees either way
+CONTRAST = (100.0, 190.0)  # distance in RGB between an object's colour and what lies under its centre
+OBJECT_TEXTURE = (0.0, 15.0)  # distance in RGB between the two colours of an object's texture
+BACKGROUND_TEXTURE = (5.0, 30.0)  # the same for the background
 LIGHT = 40.0  # greatest change of brightness by the light from the middle of a scene to its edge
+PLACES = 4  # tried for an object, of which the one that covers least of other objects is taken: overlaps become few
 INSIDE = 0.6  # share of an object's radius that stays inside the scene at least
-NOISE = (1.0, 8.0)  # standard deviation of the noise of every pixel and channel, drawn once for a scene
+NOISE = (1.0, 6.0)  # standard deviation of the noise of every pixel and channel, drawn once for a scene
 
 KINDS = ("disc", "ring", "wire", "square", "triangle", "cross", "star")
 CLASSES = ["background", *KINDS]
@@ -43,7 +44,7 @@ class ShapesDataModule(SegmentationDataModule):
     in_memory = True
 
     def __init__(
-        self, *, train_size: int = 1000, val_size: int = 200, test_size: int = 200, seed: int = 0, **options: Any
+        self, *, train_size: int = 2000, val_size: int = 200, test_size: int = 200, seed: int = 0, **options: Any
     ) -> None:
         super().__init__(**options)
         self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
@@ -97,9 +98,9 @@ def draw_object(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     kind = rng.integers(len(KINDS))
     least, most = (LEAST_WIRE if KINDS[kind] == "wire" else DIAMETER[0]), DIAMETER[1]
     diameter = least * (most / least) ** (rng.random() ** SMALLNESS)
-    x, y = rng.uniform(INSIDE * diameter / 2, SIZE - INSIDE * diameter / 2, 2)
-    reach = diameter / 2 + 2  # the object and its soft edge lie within it; all work below is on this box
-    box = tuple(slice(max(int(c - reach), 0), min(int(c + reach) + 2, SIZE)) for c in (y, x))
+    places = rng.uniform(INSIDE * diameter / 2, SIZE - INSIDE * diameter / 2, (PLACES, 2))
+    x, y = min(places, key=lambda place: np.count_nonzero(label[_box(*place, diameter)]))
+    box = _box(x, y, diameter)
     rows, columns = np.mgrid[box].astype(np.float32)
     angle = np.deg2rad(rng.uniform(-TURN, TURN))
     across, down = columns - np.float32(x), rows - np.float32(y)
@@ -117,6 +118,13 @@ def draw_object(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     canvas = image[:, *box]
     canvas += opacity * (fill - canvas)
     label[box][distance < 0] = kind + 1
+
+
+def _box(x: float, y: float, diameter: float) -> tuple[slice, slice]:
+    """Rows and columns that hold an object and its soft edge."""
+    reach = diameter / 2 + 2
+    rows, columns = (slice(max(int(centre - reach), 0), min(int(centre + reach) + 2, SIZE)) for centre in (y, x))
+    return rows, columns
 
 
 def signed_distance(rng: np.random.Generator, kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:

@@ -1,0 +1,100 @@
+"""What a user sees who types something: help in words, one message for a mistake, and an exit status that tells."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from segrefine.cli import run_folder
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+def type_in(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(CHECKOUT / script), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py"])
+def test_help_is_in_words_and_quick(script: str, tmp_path: Path) -> None:
+    started = time.perf_counter()
+    result = type_in(tmp_path, script, "--help")
+    assert result.returncode == 0
+    assert f"python {script} " in result.stdout
+    assert "Options (set with name=value" in result.stdout
+    assert time.perf_counter() - started < 10  # it takes one second; torch alone would take several
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_choice(tmp_path: Path) -> None:
+    words = type_in(tmp_path, "train.py", "--help").stdout
+    for name in ("refinenet_2scale", "fcn8s_atonce", "vgg19_bn", "resnet152", "camvid", "lightweight_2018", "tensorboard"):
+        assert name in words
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("model=fcn9s", "model has no value 'fcn9s'. Did you mean 'fcn8s'"),
+        ("trainer.max_epoch=3", "There is no option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
+        ("modle=fcn8s", "There is no option 'modle'. Did you mean 'model'"),
+        ("+experiment=nothing", "experiment has no value 'nothing'"),
+        ("model.upsample", "model.upsample"),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp_path: Path) -> None:
+    result = type_in(tmp_path, "train.py", argument)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train.py", ["trainer.max_epochs=ten"], "trainer.max_epochs=ten should be a whole number"),
+        ("train.py", ["datamodule.batch_size=0"], "datamodule.batch_size=0 should be"),
+        ("train.py", ["datamodule=camvid"], "Set datamodule.root"),
+        ("train.py", ["model=fcn_dilated"], "resnet18 cannot be dilated"),
+        ("evaluate.py", [], "Give checkpoint=PATH"),
+        ("evaluate.py", ["checkpoint=gone.ckpt"], "There is no weights file gone.ckpt"),
+        ("predict.py", ["checkpoint=gone.ckpt", "input=."], "Give output=PATH"),
+    ],
+)
+def test_a_mistake_found_later_is_one_message_too(
+    script: str, arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    result = type_in(tmp_path, script, *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_last_means_the_newest_run_of_the_same_model_and_backbone(tmp_path: Path) -> None:
+    for name in ("10-00-00_fcn8s_resnet18", "11-00-00_fcn8s_resnet18", "12-00-00_fcn8s_resnet34"):
+        (tmp_path / "day" / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / "day" / name / "checkpoints/last.ckpt").touch()
+    fresh = str(tmp_path / "day" / "13-00-00_fcn8s_resnet18")
+    assert run_folder("last", fresh) == str(tmp_path / "day" / "11-00-00_fcn8s_resnet18")
+    assert run_folder(None, fresh) == fresh
+    assert run_folder("last", str(tmp_path / "day" / "13-00-00_fcn4s_resnet18")).endswith("13-00-00_fcn4s_resnet18")
+
+
+def test_a_path_continues_the_run_it_belongs_to(tmp_path: Path) -> None:
+    run = tmp_path / "elsewhere"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    assert run_folder(str(run / "checkpoints/last.ckpt"), "outputs/day/new_a_b") == str(run)
+    assert run_folder(str(tmp_path / "loose.ckpt"), "outputs/day/new_a_b") == "outputs/day/new_a_b"
+
+
+def test_a_sweep_gives_every_job_a_folder(tmp_path: Path) -> None:
+    tiny = "trainer=debug trainer.limit_train_batches=1 logger=none datamodule.train_size=2 datamodule.val_size=1"
+    tiny += " datamodule.test_size=1 datamodule.batch_size=2"
+    result = type_in(tmp_path, "train.py", "-m", "model=fcn32s,fcn16s", *tiny.split())
+    assert result.returncode == 0, result.stderr
+    folders = sorted(path.parent.name for path in tmp_path.glob("multirun/*/*/*/summary.json"))
+    assert folders == ["0_fcn32s_resnet18_seed0", "1_fcn16s_resnet18_seed0"]

@@ -1,0 +1,106 @@
+"""`evaluate.py`: a checkpoint scored with its own data or other data, against scores worked out here."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+
+from segrefine.checkpoints import KEY, describe
+from segrefine.configs import CONFIG_FOLDER
+from segrefine.data.shapes import CLASSES, ShapesDataModule
+from segrefine.errors import UserError
+from segrefine.evaluation import evaluate, register_checkpoint
+from segrefine.labels import voc_colour_map
+from segrefine.model import SegmentationModel, create_model
+
+
+@pytest.fixture(scope="module")
+def net() -> SegmentationModel:
+    torch.manual_seed(0)
+    net = create_model("fcn32s", "resnet18", 8, upsample="interpolate").eval()
+    torch.nn.init.normal_(net.decoder.score["32"].weight)
+    return net
+
+
+@pytest.fixture(scope="module")
+def checkpoint(net: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        options = ["model=fcn32s", "model.upsample=interpolate", "datamodule.val_size=3", "datamodule.seed=5", "seed=7"]
+        cfg = compose("train", overrides=options)
+    from omegaconf import OmegaConf
+
+    content = {group: OmegaConf.to_container(cfg[group]) for group in ("model", "backbone", "datamodule", "recipe")}
+    path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    about = describe(content | {"seed": 7}, CLASSES, voc_colour_map(8))
+    torch.save({"state_dict": tensors, KEY: about}, path)
+    return path
+
+
+def config(checkpoint: Path, *overrides: str) -> DictConfig:
+    arguments = [f"checkpoint={checkpoint}", "trainer=cpu", "trainer.precision=32-true", *overrides]
+    register_checkpoint(arguments)
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose("evaluate", overrides=arguments)
+
+
+def test_scores_are_those_of_the_network_on_the_checkpoints_data(
+    checkpoint: Path, net: SegmentationModel, tmp_path: Path
+) -> None:
+    summary = evaluate(config(checkpoint, "save_predictions=true"), tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (summary["model"], summary["split"], summary["num_images"], summary["seed"]) == ("fcn32s", "val", 3, 7)
+    confusion = torch.zeros(8, 8)
+    dataset = ShapesDataModule(val_size=3, seed=5).dataset("val")
+    for index in range(3):
+        item = dataset[index]
+        with torch.no_grad():
+            prediction = net(net.preprocess(item["image"][None].float() / 255)).argmax(1)[0]
+        for truth, guess in zip(item["label"].flatten().tolist(), prediction.flatten().tolist(), strict=True):
+            confusion[truth, guess] += 1
+        saved = np.asarray(Image.open(tmp_path / f"predictions/val_{index:05d}_label.png"))
+        assert (saved == prediction.numpy()).mean() > 0.999
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diag()
+    expected = (confusion.diag() / union)[union > 0].mean().item()
+    assert summary["mIoU"] == pytest.approx(expected, abs=2e-4)
+    assert summary["pixel_acc"] == pytest.approx((confusion.diag().sum() / confusion.sum()).item(), abs=2e-4)
+    with (tmp_path / "per_image.csv").open(newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["val_00000", "val_00001", "val_00002"]
+
+
+def test_views_change_the_scores_and_are_written_down(checkpoint: Path, tmp_path: Path) -> None:
+    plain = evaluate(config(checkpoint), tmp_path)
+    views = evaluate(config(checkpoint, "tta.scales=[0.5,1.0]", "tta.flip=true", "window=96"), tmp_path)
+    assert plain["mIoU"] != views["mIoU"]
+    assert views["tta"] == {"scales": [0.5, 1.0], "flip": True}
+    assert views["window"] == 96
+
+
+def test_other_data_can_be_named(checkpoint: Path, tmp_path: Path) -> None:
+    summary = evaluate(config(checkpoint, "datamodule=shapes", "datamodule.val_size=2"), tmp_path)
+    assert summary["num_images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["split=validation"], "Did you mean 'val'"),
+        (["tta.scales=[]"], "one or more positive numbers"),
+        (["datamodule=camvid"], "knows 8 classes.*but datamodule=camvid has 11"),
+    ],
+)
+def test_mistakes_are_told_in_words(overrides: list[str], message: str, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate(config(checkpoint, *overrides), tmp_path)
+
+
+def test_a_file_of_weights_alone_is_no_checkpoint(net: SegmentationModel, tmp_path: Path) -> None:
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="is not a checkpoint of segrefine"):
+        register_checkpoint([f"checkpoint={tmp_path / 'weights.pth'}"])

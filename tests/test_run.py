@@ -1,0 +1,163 @@
+"""A run from config to folder: what it leaves behind, that it learns, that it goes on."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from segrefine.checkpoints import read_checkpoint
+from segrefine.configs import CONFIG_FOLDER
+from segrefine.errors import UserError
+from segrefine.metrics import COUNTS
+from segrefine.model import create_model
+from segrefine.run import resolve_recipe, run
+
+TINY = (
+    "trainer=cpu trainer.precision=32-true trainer.max_epochs=2 trainer.log_every_n_steps=1 logger=csv "
+    "datamodule.train_size=8 datamodule.val_size=3 datamodule.test_size=2 datamodule.batch_size=4"
+).split()
+
+
+def config(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose("train", overrides=[*TINY, *overrides])
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and summary of a tiny run."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(config(), folder)
+
+
+def test_a_run_leaves_the_whole_folder(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = finished
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {
+        *("config.yaml", "environment.txt", "metrics.csv", "summary.json", "per_image.csv"),
+        *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "panels/step_0000002.png", "panels/step_0000004.png"),
+    } == names
+
+
+def test_the_summary_has_every_entry_of_its_contract(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, returned = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary == returned
+    named = {"model": "fcn8s", "backbone": "resnet18", "datamodule": "shapes", "split": "test", "num_images": 2, "seed": 0}
+    assert named.items() <= summary.items()
+    assert summary["params"] == sum(parameter.numel() for parameter in create_model("fcn8s", "resnet18", 8).parameters())
+    assert summary["flops_size"] == [128, 128]
+    for score in ("mIoU", "pixel_acc", "mean_acc", "fwIoU", "boundary_IoU"):
+        assert 0 <= summary[score] <= 1
+    assert min(summary[cost] for cost in ("flops", "train_seconds", "images_per_second", "peak_memory_bytes")) > 0
+    present = [iou for iou in summary["per_class"].values() if iou is not None]
+    assert list(summary["per_class"]) == ["background", "disc", "ring", "wire", "square", "triangle", "cross", "star"]
+    assert math.isclose(summary["mIoU"], sum(present) / len(present))
+
+
+def test_the_rows_per_image_add_up_to_the_summary(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = finished
+    with (folder / "per_image.csv").open(newline="") as file:
+        images = list(csv.DictReader(file))
+    assert [row["image"] for row in images] == ["test_00000", "test_00001"]
+    assert len(images[0]) == 1 + len(COUNTS) * 8
+    hits, truth, predicted = (
+        sum(int(row[f"{count}:background"]) for row in images) for count in ("intersection", "truth", "prediction")
+    )
+    assert math.isclose(summary["per_class"]["background"], hits / (truth + predicted - hits))
+    right = sum(int(row[name]) for row in images for name in row if name.startswith("intersection:"))
+    pixels = sum(int(row[name]) for row in images for name in row if name.startswith("truth:"))
+    assert pixels == 2 * 128 * 128
+    assert math.isclose(summary["pixel_acc"], right / pixels)
+
+
+def test_the_log_has_the_contract_names(finished: tuple[Path, dict[str, Any]]) -> None:
+    logged = rows(finished[0])
+    assert [row["step"] for row in logged] == ["0", "1", "2", "3", "4"]
+    assert {"train/loss", "lr", "val/loss", "val/mIoU", "val/boundary_IoU", "test/mIoU", "test/fwIoU"} <= logged[0].keys()
+    assert float(logged[0]["lr"]) > float(logged[3]["lr"]) > 0
+    assert all(float(row["train/loss"]) > 0 for row in logged[:4])
+    assert [bool(row["val/mIoU"]) for row in logged] == [False, True, False, True, False]
+
+
+def test_a_checkpoint_describes_itself_in_plain_values(finished: tuple[Path, dict[str, Any]]) -> None:
+    checkpoint = read_checkpoint(finished[0] / "checkpoints/best.ckpt")
+    assert checkpoint.config["model"]["name"] == "fcn8s"
+    assert checkpoint.classes[:2] == ["background", "disc"]
+    assert checkpoint.palette.shape == (8, 3)
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    run(config("trainer.max_epochs=1"), tmp_path)
+    first = rows(tmp_path)
+    run(config("ckpt_path=last"), tmp_path)
+    second = rows(tmp_path)
+    assert [row["step"] for row in second] == ["0", "1", "2", "3", "4"]  # none twice, none missing
+    assert [row["train/loss"] for row in second[:2]] == [row["train/loss"] for row in first[:2]]
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path: Path, finished: tuple[Path, dict[str, Any]]) -> None:
+    again = run(config(), tmp_path)
+    assert again["per_class"] == finished[1]["per_class"]
+    assert [row["train/loss"] for row in rows(tmp_path)] == [row["train/loss"] for row in rows(finished[0])]
+
+
+def test_weights_of_an_earlier_run_start_a_new_one(tmp_path: Path, finished: tuple[Path, dict[str, Any]]) -> None:
+    checkpoint = finished[0] / "checkpoints/best.ckpt"
+    started = run(config(f"init_from={checkpoint}", "recipe.lr=1e-12", "recipe.frozen_norm=true"), tmp_path)
+    assert started["pixel_acc"] == pytest.approx(finished[1]["pixel_acc"], abs=1e-3)
+
+
+def test_a_few_steps_overfit_one_batch(tmp_path: Path) -> None:
+    run(config("datamodule.train_size=4", "trainer.max_epochs=25", "trainer.limit_val_batches=1"), tmp_path)
+    losses = [float(row["train/loss"]) for row in rows(tmp_path) if row["train/loss"]]
+    assert losses[0] == pytest.approx(math.log(8), abs=1e-3)  # zero scores: all classes are equally likely
+    assert losses[-1] < 0.5 * losses[1]
+
+
+def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"The loss became (nan|inf) at step \d+ \(learning rates: encoder/weights.*train_0"):
+        run(config("recipe.optimizer=sgd", "recipe.lr=1e30"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=-1", "seed=-1 should be between 0 and"),
+        ("ckpt_path=last", "no earlier run of this model and backbone"),
+        ("ckpt_path=gone.ckpt", "ckpt_path=gone.ckpt: no such file"),
+        ("init_from=gone.ckpt", "There is no weights file gone.ckpt"),
+        ("recipe.loss=median", "recipe.loss=median should be mean or sum"),
+        ("recipe.class_weights=[1,2]", "a list of 8 numbers"),
+        ("recipe.optimizer=adam", "Did you mean 'adamw'"),
+        ("recipe.schedule.name=polly", "Did you mean 'poly'"),
+    ],
+)
+def test_mistakes_are_told_in_words(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        run(config(override), tmp_path)
+
+
+def test_auto_values_of_a_recipe_are_worked_out() -> None:
+    from segrefine.data.shapes import ShapesDataModule
+
+    datamodule = ShapesDataModule(train_size=4, val_size=1, test_size=1)
+    net = create_model("fcn32s", "resnet18", 8)
+    recipe = {"encoder_lr_multiplier": "auto", "class_weights": "median_frequency", "loss": "mean", "frozen_norm": False}
+    pretrained = resolve_recipe(recipe, True, net, datamodule)
+    assert pretrained["encoder_lr_multiplier"] == 0.1
+    assert pretrained["class_weights"] == datamodule.median_frequency_weights().tolist()
+    assert resolve_recipe(recipe, False, net, datamodule)["encoder_lr_multiplier"] == 1.0
