@@ -1,10 +1,10 @@
-"""Score a checkpoint on a split: `python evaluate.py checkpoint=PATH`. `python evaluate.py --help` names the options."""
+"""Score a checkpoint on a split: `python evaluate.py checkpoint=PATH`. `--help` names the options."""
 
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from segrefine.cli import main
+from segrefine.cli import main, register_checkpoint
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
@@ -13,11 +13,5 @@ def task(cfg: DictConfig, folder: Path) -> None:
     evaluate(cfg, folder)
 
 
-def prepare(arguments: list[str]) -> None:
-    from segrefine.evaluation import register_checkpoint
-
-    register_checkpoint(arguments)
-
-
 if __name__ == "__main__":
-    main("evaluate", task, prepare)
+    main("evaluate", task, register_checkpoint)

@@ -1,4 +1,6 @@
-"""Segment images: `python predict.py checkpoint=PATH input=FILE_OR_DIR output=DIR`. `python predict.py --help` says more."""
+"""Segment images: `python predict.py checkpoint=PATH input=FILE_OR_DIR output=DIR`. `python predict.py --help` says
+more.
+"""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,6 @@
 """What a user sees who types something: help in words, one message for a mistake, and an exit status that tells."""
 
+import os
 import subprocess
 import sys
 import time
@@ -30,7 +31,15 @@ def test_help_is_in_words_and_quick(script: str, tmp_path: Path) -> None:
 
 def test_help_names_every_choice(tmp_path: Path) -> None:
     words = type_in(tmp_path, "train.py", "--help").stdout
-    for name in ("refinenet_2scale", "fcn8s_atonce", "vgg19_bn", "resnet152", "camvid", "lightweight_2018", "tensorboard"):
+    for name in (
+        "refinenet_2scale",
+        "fcn8s_atonce",
+        "vgg19_bn",
+        "resnet152",
+        "camvid",
+        "lightweight_2018",
+        "tensorboard",
+    ):
         assert name in words
 
 
@@ -74,9 +83,11 @@ def test_a_mistake_found_later_is_one_message_too(
 
 
 def test_last_means_the_newest_run_of_the_same_model_and_backbone(tmp_path: Path) -> None:
-    for name in ("10-00-00_fcn8s_resnet18", "11-00-00_fcn8s_resnet18", "12-00-00_fcn8s_resnet34"):
-        (tmp_path / "day" / name / "checkpoints").mkdir(parents=True)
-        (tmp_path / "day" / name / "checkpoints/last.ckpt").touch()
+    for hour, name in enumerate(("10-00-00_fcn8s_resnet18", "11-00-00_fcn8s_resnet18", "12-00-00_fcn8s_resnet34")):
+        checkpoint = tmp_path / "day" / name / "checkpoints/last.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        os.utime(checkpoint, (hour, hour))
     fresh = str(tmp_path / "day" / "13-00-00_fcn8s_resnet18")
     assert run_folder("last", fresh) == str(tmp_path / "day" / "11-00-00_fcn8s_resnet18")
     assert run_folder(None, fresh) == fresh

@@ -100,8 +100,8 @@ AREAS = {
     "square": 2 * RADIUS**2,
     "triangle": np.sqrt(27) / 4 * RADIUS**2,
     # Two bars less the square where they cross; the bar's corners lie on the circle.
-    "cross": 8 * 2.8 * np.sqrt(RADIUS**2 - 2.8**2) - 4 * 2.8**2,
-    "star": 10 * 0.5 * RADIUS * 4.5 * np.sin(np.pi / 5),  # ten triangles with a corner in the middle
+    "cross": 8 * 3.4 * np.sqrt(RADIUS**2 - 3.4**2) - 4 * 3.4**2,
+    "star": 10 * 0.5 * RADIUS * 5.5 * np.sin(np.pi / 5),  # ten triangles with a corner in the middle
 }
 
 

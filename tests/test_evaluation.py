@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from segrefine.checkpoints import KEY, describe
+from segrefine.cli import register_checkpoint
 from segrefine.configs import CONFIG_FOLDER
 from segrefine.data.shapes import CLASSES, ShapesDataModule
 from segrefine.errors import UserError
-from segrefine.evaluation import evaluate, register_checkpoint
+from segrefine.evaluation import evaluate
 from segrefine.labels import voc_colour_map
 from segrefine.model import SegmentationModel, create_model
 
@@ -90,7 +91,7 @@ def test_other_data_can_be_named(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["split=validation"], "Did you mean 'val'"),
+        (["split=vall"], "Did you mean 'val'"),
         (["tta.scales=[]"], "one or more positive numbers"),
         (["datamodule=camvid"], "knows 8 classes.*but datamodule=camvid has 11"),
     ],

@@ -9,7 +9,11 @@ import wandb
 from segrefine.csv_logger import MetricsCSV
 from segrefine.loggers import create_loggers, finish_wandb, has_wandb_key
 
-OPTIONS: dict[str, Any] = {"csv": True, "tensorboard": False, "wandb": {"project": "test", "entity": None, "group": None, "name": None}}
+OPTIONS: dict[str, Any] = {
+    "csv": True,
+    "tensorboard": False,
+    "wandb": {"project": "test", "entity": None, "group": None, "name": None},
+}
 
 
 @pytest.fixture(autouse=True)

@@ -96,10 +96,12 @@ def test_a_folder_of_odd_images(checkpoint: Path, tmp_path: Path) -> None:
 def test_one_file_with_every_option(checkpoint: Path, tmp_path: Path, net: SegmentationModel) -> None:
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (80, 100, 3), np.uint8)).save(tmp_path / "photo.png")
     options = ["tta.scales=[0.5,1.0]", "tta.flip=true", "window=[64,48]", "precision=32-true", "device=cpu"]
-    result = type_in(f"checkpoint={checkpoint}", f"input={tmp_path / 'photo.png'}", f"output={tmp_path / 'out'}", *options)
+    result = type_in(
+        f"checkpoint={checkpoint}", f"input={tmp_path / 'photo.png'}", f"output={tmp_path / 'out'}", *options
+    )
     assert result.returncode == 0, result.stderr
     label = np.asarray(Image.open(tmp_path / "out/photo_label.png"))
-    image = torch.from_numpy(np.asarray(Image.open(tmp_path / "photo.png"))).permute(2, 0, 1)
+    image = torch.from_numpy(np.array(Image.open(tmp_path / "photo.png"))).permute(2, 0, 1)
     expected = segment(net, Inference(net, [0.5, 1.0], True, (64, 48)), image)
     assert (label == expected.numpy()).mean() > 0.99  # ties aside
     colours = np.asarray(Image.open(tmp_path / "out/photo_colour.png"))

@@ -18,10 +18,17 @@ from segrefine.metrics import COUNTS
 from segrefine.model import create_model
 from segrefine.run import resolve_recipe, run
 
-TINY = (
-    "trainer=cpu trainer.precision=32-true trainer.max_epochs=2 trainer.log_every_n_steps=1 logger=csv "
-    "datamodule.train_size=8 datamodule.val_size=3 datamodule.test_size=2 datamodule.batch_size=4"
-).split()
+TINY = [
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+    "logger=csv",
+    "datamodule.train_size=8",
+    "datamodule.val_size=3",
+    "datamodule.test_size=2",
+    "datamodule.batch_size=4",
+]
 
 
 def config(*overrides: str) -> DictConfig:
@@ -54,9 +61,18 @@ def test_the_summary_has_every_entry_of_its_contract(finished: tuple[Path, dict[
     folder, returned = finished
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == returned
-    named = {"model": "fcn8s", "backbone": "resnet18", "datamodule": "shapes", "split": "test", "num_images": 2, "seed": 0}
+    named = {
+        "model": "fcn8s",
+        "backbone": "resnet18",
+        "datamodule": "shapes",
+        "split": "test",
+        "num_images": 2,
+        "seed": 0,
+    }
     assert named.items() <= summary.items()
-    assert summary["params"] == sum(parameter.numel() for parameter in create_model("fcn8s", "resnet18", 8).parameters())
+    assert summary["params"] == sum(
+        parameter.numel() for parameter in create_model("fcn8s", "resnet18", 8).parameters()
+    )
     assert summary["flops_size"] == [128, 128]
     for score in ("mIoU", "pixel_acc", "mean_acc", "fwIoU", "boundary_IoU"):
         assert 0 <= summary[score] <= 1
@@ -85,7 +101,9 @@ def test_the_rows_per_image_add_up_to_the_summary(finished: tuple[Path, dict[str
 def test_the_log_has_the_contract_names(finished: tuple[Path, dict[str, Any]]) -> None:
     logged = rows(finished[0])
     assert [row["step"] for row in logged] == ["0", "1", "2", "3", "4"]
-    assert {"train/loss", "lr", "val/loss", "val/mIoU", "val/boundary_IoU", "test/mIoU", "test/fwIoU"} <= logged[0].keys()
+    assert {"train/loss", "lr", "val/loss", "val/mIoU", "val/boundary_IoU", "test/mIoU", "test/fwIoU"} <= logged[
+        0
+    ].keys()
     assert float(logged[0]["lr"]) > float(logged[3]["lr"]) > 0
     assert all(float(row["train/loss"]) > 0 for row in logged[:4])
     assert [bool(row["val/mIoU"]) for row in logged] == [False, True, False, True, False]
@@ -121,6 +139,13 @@ def test_weights_of_an_earlier_run_start_a_new_one(tmp_path: Path, finished: tup
     assert started["pixel_acc"] == pytest.approx(finished[1]["pixel_acc"], abs=1e-3)
 
 
+def test_steps_that_end_within_an_epoch_are_scored_and_kept(tmp_path: Path) -> None:
+    run(config("trainer.max_epochs=-1", "trainer.max_steps=3"), tmp_path)
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert [row["step"] for row in rows(tmp_path) if row["val/mIoU"]] == ["1", "3"]
+
+
 def test_a_few_steps_overfit_one_batch(tmp_path: Path) -> None:
     run(config("datamodule.train_size=4", "trainer.max_epochs=25", "trainer.limit_val_batches=1"), tmp_path)
     losses = [float(row["train/loss"]) for row in rows(tmp_path) if row["train/loss"]]
@@ -129,7 +154,9 @@ def test_a_few_steps_overfit_one_batch(tmp_path: Path) -> None:
 
 
 def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"The loss became (nan|inf) at step \d+ \(learning rates: encoder/weights.*train_0"):
+    with pytest.raises(
+        UserError, match=r"The loss became (nan|inf) at step \d+ \(learning rates: encoder/weights.*train_0"
+    ):
         run(config("recipe.optimizer=sgd", "recipe.lr=1e30"), tmp_path)
 
 
@@ -156,8 +183,38 @@ def test_auto_values_of_a_recipe_are_worked_out() -> None:
 
     datamodule = ShapesDataModule(train_size=4, val_size=1, test_size=1)
     net = create_model("fcn32s", "resnet18", 8)
-    recipe = {"encoder_lr_multiplier": "auto", "class_weights": "median_frequency", "loss": "mean", "frozen_norm": False}
+    recipe = {
+        "encoder_lr_multiplier": "auto",
+        "class_weights": "median_frequency",
+        "loss": "mean",
+        "frozen_norm": False,
+    }
     pretrained = resolve_recipe(recipe, True, net, datamodule)
     assert pretrained["encoder_lr_multiplier"] == 0.1
     assert pretrained["class_weights"] == datamodule.median_frequency_weights().tolist()
     assert resolve_recipe(recipe, False, net, datamodule)["encoder_lr_multiplier"] == 1.0
+
+
+def test_a_poly_schedule_ends_near_zero_and_encoder_rates_follow(tmp_path: Path) -> None:
+    run(config("recipe.encoder_lr_multiplier=0.5", "recipe.schedule.power=1.0"), tmp_path)
+    rates = [float(row["lr"]) for row in rows(tmp_path) if row["lr"]]
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])  # four steps down a straight line
+    groups = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert {group["name"]: group["initial_lr"] for group in groups} == {
+        "encoder/weights": 0.5e-3,
+        "encoder/biases": 0.5e-3,
+        "decoder/weights": 1e-3,
+        "decoder/biases": 1e-3,
+    }
+
+
+def test_frozen_norms_keep_their_statistics(tmp_path: Path) -> None:
+    run(config("recipe.frozen_norm=true"), tmp_path / "frozen")
+    run(config(), tmp_path / "free")
+    name = "net.encoder.layer1.0.bn1.running_mean"
+    frozen, free = (
+        torch.load(tmp_path / kind / "checkpoints/last.ckpt", weights_only=True)["state_dict"][name]
+        for kind in ("frozen", "free")
+    )
+    assert not frozen.any()
+    assert free.any()

@@ -34,12 +34,12 @@ class Timer(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.started = time.perf_counter()
 
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+    def on_train_batch_start(self, *args: Any) -> None:
         if self._last is None:
             self._last = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         now = time.perf_counter()
         self.steps += 1
@@ -48,8 +48,8 @@ class Timer(Callback):
             self.images += len(batch["label"]) * trainer.world_size
         self._last = now
 
-    on_test_batch_start = on_train_batch_start
-    on_test_batch_end = on_train_batch_end
+    on_test_batch_start = on_train_batch_start  # type: ignore[assignment]
+    on_test_batch_end = on_train_batch_end  # type: ignore[assignment]
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._last = None
@@ -65,6 +65,24 @@ class Timer(Callback):
         return self.images / self.seconds if self.seconds else None
 
 
+class LastValidation(Callback):
+    """Validates at the end of a training that `max_steps` ended within an epoch, where Lightning itself would not:
+    the run would have no score and no checkpoint of its last steps.
+    """
+
+    def __init__(self) -> None:
+        self.validated_at = -1
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.validated_at = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.validated_at != trainer.global_step:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
+
 class EpochLine(Callback):
     """One line in the log per validation: what a progress bar shows, for files and for machines without a terminal."""
 
@@ -78,7 +96,9 @@ class EpochLine(Callback):
         scores = trainer.callback_metrics
         rate = self.timer.images_per_second
         values = " ".join(
-            f"{name} {float(scores[name]):.4f}" for name in ("train/loss", "val/loss", "val/mIoU", "val/boundary_IoU") if name in scores
+            f"{name} {float(scores[name]):.4f}"
+            for name in ("train/loss", "val/loss", "val/mIoU", "val/boundary_IoU")
+            if name in scores
         )
         log.info(
             f"epoch {trainer.current_epoch + 1} step {trainer.global_step}: {values}"
@@ -87,20 +107,33 @@ class EpochLine(Callback):
 
 
 class PanelWriter(Callback):
-    """After a validation, `panels/step_N.png` with the first images: input, truth, prediction and error; also to W&B."""
+    """After a validation, `panels/step_N.png` of a few images: input, truth, prediction and error; also to W&B."""
 
     IMAGES = 6
 
     def __init__(self, folder: Path, classes: list[str], palette: np.ndarray) -> None:
         self.folder, self.classes, self.palette = folder / "panels", classes, palette
         self.rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.chosen: set[int] = set()
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        count = len(trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
+        self.chosen = {index * count // self.IMAGES for index in range(self.IMAGES)}  # neighbours are often alike
 
     @rank_zero_only
     def on_validation_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, loader_index: int = 0
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_index: int,
+        loader_index: int = 0,
     ) -> None:
-        for image, label, prediction in zip(batch["image"], batch["label"], outputs, strict=True):
-            if len(self.rows) < self.IMAGES:
+        for index, image, label, prediction in zip(
+            batch["index"].tolist(), batch["image"], batch["label"], outputs, strict=True
+        ):
+            if index in self.chosen:
                 row = (image.permute(1, 2, 0), label, prediction.to(torch.uint8))
                 self.rows.append(tuple(tensor.cpu().numpy() for tensor in row))  # type: ignore[arg-type]
 

@@ -35,7 +35,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of ours; UserError for a file that is not one."""
     content = read_file(path)
     if KEY not in content or "state_dict" not in content:
-        raise UserError(f"{path} is not a checkpoint of segrefine (it has no entry {KEY!r}): give checkpoints/best.ckpt of a run.")
+        raise UserError(
+            f"{path} is not a checkpoint of segrefine (it has no entry {KEY!r}): give checkpoints/best.ckpt of a run."
+        )
     about = content[KEY]
     palette = np.asarray(about["palette"], np.uint8)
     return Checkpoint(about["config"], about["classes"], palette, _network(content["state_dict"]))
@@ -46,10 +48,14 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
 
     Every tensor must be there with its shape and none left over: UserError names those that do not fit.
     """
-    tensors = _network(read_tensors(Path(path)))
+    load_tensors(net, _network(read_tensors(Path(path))), path)
+
+
+def load_tensors(net: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
+    """`net.load_state_dict(tensors)`, with all that does not fit named in one UserError."""
     problems = misfits(net.state_dict(), tensors)
     if problems:
-        raise UserError(f"{path} does not fit the network. {problems}.")
+        raise UserError(f"{source} does not fit the network. {problems}.")
     net.load_state_dict(tensors)
 
 

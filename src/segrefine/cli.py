@@ -13,6 +13,7 @@ from typing import Any
 
 import hydra
 import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -32,7 +33,8 @@ def main(
 ) -> None:
     """Compose `conf/<config_name>.yaml` with the command line and call `task(cfg, folder)`, once or per job of a sweep.
 
-    `prepare` gets the arguments before anything is composed, unless they ask for help. `folder` is where the job's output belongs. Exits with status 2 and one message for a mistake in options or files.
+    `prepare` gets the arguments, none if they ask for help, before anything is composed. `folder` is where the job's
+    output belongs. Exits with status 2 and one message for a mistake in options or files.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to the messages below
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
@@ -49,8 +51,8 @@ def main(
             sys.exit(MISTAKE)
 
     try:
-        if prepare is not None and not {"-h", "--help"} & set(sys.argv):
-            prepare(sys.argv[1:])
+        if prepare is not None:
+            prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
@@ -71,6 +73,19 @@ def run_folder(ckpt_path: str | None, folder: str) -> str:
     if ckpt_path and (Path(ckpt_path).parents[1] / "config.yaml").is_file():
         return str(Path(ckpt_path).parents[1])
     return folder
+
+
+def register_checkpoint(arguments: list[str]) -> None:
+    """Make model, backbone and data of the `checkpoint=PATH` in the arguments the defaults of `conf/evaluate.yaml`."""
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("checkpoint=")]
+    config: dict[str, Any] = {}
+    if given:
+        from segrefine.checkpoints import read_checkpoint  # which imports torch
+
+        config = read_checkpoint(Path(given[-1])).config
+    for group in ("model", "backbone", "datamodule"):
+        node = config.get(group, {"name": None})
+        ConfigStore.instance().store(name="from_checkpoint", group=group, node=node)
 
 
 def check_types(cfg: DictConfig, config_name: str) -> None:
@@ -113,7 +128,9 @@ def known_options() -> set[str]:
         group = file.parent.name if file.parent != CONFIG_FOLDER else ""
         content = yaml.safe_load(file.read_text()) or {}
         known |= {group} if group else set()
-        known |= {f"{group}.{key}" if group else key for key in _flatten(content) if not key.startswith(("hydra", "defaults"))}
+        known |= {
+            f"{group}.{key}" if group else key for key in _flatten(content) if not key.startswith(("hydra", "defaults"))
+        }
     return known
 
 

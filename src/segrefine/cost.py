@@ -14,7 +14,8 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_multiply_adds(net: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds of convolutions and matrix products for one image of `size` (H, W), counted by PyTorch without computing.
+    """Multiply-adds of convolutions and matrix products for one image of `size` (H, W), counted by PyTorch without
+    computing.
 
     PyTorch counts two operations for each; interpolation, pooling and norms are left out, as the papers do.
     """

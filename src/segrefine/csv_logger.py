@@ -12,8 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 class MetricsCSV(Logger):
     """Writes `folder/metrics.csv`, columns step, epoch and the logged names.
 
-    Lightning's own CSVLogger deletes the file of an earlier part of the run when a run is resumed; this one goes on from
-    it, less the rows beyond the step it resumes at. The file is replaced as a whole, so it is never half written.
+    Lightning's own CSVLogger deletes the file of an earlier part of the run when a run is resumed; this one goes on
+    from it, less the rows beyond the step it resumes at. The file is replaced as a whole, so it is never half
+    written.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -5,7 +5,9 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """A mistake in an option, a file or a call; its message says which and what to do. Commands print it without a traceback."""
+    """A mistake in an option, a file or a call; its message says which and what to do. Commands print it without a
+    traceback.
+    """
 
     def __init__(self, message: str) -> None:
         # From a data loader's worker, PyTorch raises the error again with the worker's traceback before the message.

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.config_store import ConfigStore
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,16 +23,6 @@ from segrefine.summary import write_per_image, write_summary
 from segrefine.trainer import create_trainer, peak_memory
 
 log = logging.getLogger(__name__)
-
-FROM_CHECKPOINT = "from_checkpoint"
-
-
-def register_checkpoint(arguments: list[str]) -> None:
-    """Make the model, backbone and data of the `checkpoint=PATH` among the arguments the defaults of `conf/evaluate.yaml`."""
-    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("checkpoint=")]
-    config = read_checkpoint(Path(given[-1])).config if given else {}
-    for group in ("model", "backbone", "datamodule"):
-        ConfigStore.instance().store(name=FROM_CHECKPOINT, group=group, node=config.get(group, {"name": None}))
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -83,8 +72,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     }
     if trainer.is_global_zero:
         write_summary(folder, summary)
-        log.info(render(summary))
-        log.info(f"everything is in {folder}")
+        log.info(f"{render(summary)}\neverything is in {folder}")
     return summary
 
 
@@ -101,7 +89,9 @@ def score(
     values = {name: _finite(float(scores[name])) for name in SCORES}
     if split == "test":
         for logger in trainer.loggers:
-            logger.log_metrics({f"test/{name}": value for name, value in values.items() if value is not None}, trainer.global_step)
+            logger.log_metrics(
+                {f"test/{name}": value for name, value in values.items() if value is not None}, trainer.global_step
+            )
             logger.save()
     per_class = {name: _finite(iou) for name, iou in zip(datamodule.classes, scores["per_class"].tolist(), strict=True)}
     return {"num_images": len(scores["indices"]), **values, "per_class": per_class}
@@ -109,10 +99,14 @@ def score(
 
 def render(summary: dict[str, Any]) -> str:
     """The scores as a small table in words."""
-    rows = [(name, summary[name]) for name in SCORES] + [(f"IoU {name}", iou) for name, iou in summary["per_class"].items()]
+    rows = [(name, summary[name]) for name in SCORES] + [
+        (f"IoU {name}", iou) for name, iou in summary["per_class"].items()
+    ]
     width = max(len(name) for name, _ in rows)
     lines = [f"{summary['model']} over {summary['backbone']}, {summary['num_images']} images of {summary['split']}:"]
-    return "\n".join([*lines, *(f"  {name:<{width}}  {'absent' if value is None else f'{value:.4f}'}" for name, value in rows)])
+    return "\n".join(
+        [*lines, *(f"  {name:<{width}}  {'absent' if value is None else f'{value:.4f}'}" for name, value in rows)]
+    )
 
 
 class PredictionWriter(Callback):
@@ -122,7 +116,13 @@ class PredictionWriter(Callback):
         self.folder, self.palette = folder, datamodule.palette
 
     def on_test_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, loader_index: int = 0
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_index: int,
+        loader_index: int = 0,
     ) -> None:
         for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=True):
             write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette)

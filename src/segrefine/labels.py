@@ -3,7 +3,9 @@
 import numpy as np
 
 VOID = 255
-"""Label of pixels that never count: unlabelled, ignored by a data set, or padding. Label maps are uint8 with classes 0..K-1."""
+"""Label of pixels that never count: unlabelled, ignored by a data set, or padding. Label maps are uint8 with classes
+0..K-1.
+"""
 
 
 def voc_colour_map(count: int = 256) -> np.ndarray:

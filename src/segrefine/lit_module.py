@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segrefine.errors import UserError
@@ -43,12 +43,17 @@ class SegmentationModule(LightningModule):
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.val_metrics = SegmentationMetrics(num_classes)
         self.test_metrics = SegmentationMetrics(num_classes, keep_images=True)
+        self.train()  # Lightning starts in the modes it finds, so frozen norms must be in theirs by now
 
     def train(self, mode: bool = True) -> "SegmentationModule":
-        """As `nn.Module.train`, but batch norm keeps its running statistics where the recipe or frozen stages say so."""
+        """As `nn.Module.train`, but batch norm keeps its statistics where the recipe or frozen stages say so."""
         super().train(mode)
         for module in self.net.modules():
-            if mode and isinstance(module, _BatchNorm) and (self.recipe["frozen_norm"] or not module.weight.requires_grad):
+            if (
+                mode
+                and isinstance(module, _BatchNorm)
+                and (self.recipe["frozen_norm"] or not module.weight.requires_grad)
+            ):
                 module.eval()
         return self
 
@@ -65,7 +70,7 @@ class SegmentationModule(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         self.log("lr", self._rates()["decoder/weights"])  # the recipe's; the encoder's is a fixed multiple of it
         # A look at the value makes a GPU wait, so there it is taken only as often as the log is written.
-        if loss.device.type == "cpu" or batch_index % self.trainer.log_every_n_steps == 0:
+        if loss.device.type == "cpu" or batch_index % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._refuse_nonfinite(loss, batch)
         return loss
 
@@ -104,7 +109,6 @@ class SegmentationModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.test_scores = self.test_metrics.compute()
         self.test_metrics.reset()
-
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         recipe = self.recipe

@@ -22,7 +22,7 @@ def create_loggers(options: dict[str, Any], folder: Path, config: dict[str, Any]
     loggers: list[Logger] = [MetricsCSV(folder)] if options["csv"] else []
     if options["tensorboard"]:
         loggers.append(_tensorboard(folder))
-    if options["wandb"] and getattr(rank_zero_only, "rank", 0) == 0:
+    if options["wandb"] and is_rank_zero():
         run = _start_wandb(options["wandb"], folder, config)
         if run is not None:
             from lightning.pytorch.loggers import WandbLogger
@@ -31,11 +31,18 @@ def create_loggers(options: dict[str, Any], folder: Path, config: dict[str, Any]
     return loggers
 
 
+def is_rank_zero() -> bool:
+    """Whether this process is the first of a run, the one that writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def _tensorboard(folder: Path) -> Logger:
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:
-        raise UserError('logger=tensorboard needs a package that is not here: pip install -e ".[tensorboard]".') from error
+        raise UserError(
+            'logger=tensorboard needs a package that is not here: pip install -e ".[tensorboard]".'
+        ) from error
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(folder, name="tensorboard", version="")
@@ -55,7 +62,7 @@ def _start_wandb(options: dict[str, Any], folder: Path, config: dict[str, Any]) 
     id_file = folder / "wandb_run_id.txt"
     identity = id_file.read_text().strip() if id_file.is_file() else secrets.token_hex(4)
     settings = wandb.Settings(init_timeout=30, console="off", silent=True)
-    wanted = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
+    wanted: Any = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
     for mode in dict.fromkeys((wanted, "offline")):
         try:
             run = wandb.init(

@@ -1,4 +1,6 @@
-"""The assembly of any encoder with any decoder into a segmentation network, and `create_model`, which builds one by name."""
+"""The assembly of any encoder with any decoder into a segmentation network, and `create_model`, which builds one by
+name.
+"""
 
 import inspect
 from collections.abc import Collection, Iterable, Mapping
@@ -11,7 +13,9 @@ from hydra.utils import get_class
 from torch import Tensor, nn
 
 from segrefine.configs import CONFIG_FOLDER
+from segrefine.decoders.base import Decoder
 from segrefine.encoders import create_encoder
+from segrefine.encoders.base import Encoder
 from segrefine.encoders.multiscale import MultiScaleEncoder, scaled_size
 from segrefine.errors import UserError, did_you_mean
 
@@ -31,7 +35,7 @@ class SegmentationModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -54,7 +58,7 @@ class SegmentationModel(nn.Module):
         return self.upsample(scores, (size[0], size[1]))
 
     def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """The decoder's scores (B, K, h, w) -> logits (B, K, *size) float32, each on the pixels it was computed from."""
+        """The decoder's scores (B, K, h, w) -> logits (B, K, *size) float32, each on the pixels it comes from."""
         scale = self.encoder.scale
         # In float32: the metrics compare these, and bilinear gradients are slow in bfloat16 (pytorch issue 140096).
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # a float64 network stays in float64
@@ -85,7 +89,7 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}.")
     options = {key: value for key, value in model.items() if key not in ("name", "_target_", "input_scales")}
-    decoder_class = get_class(model["_target_"])
+    decoder_class: type[Decoder] = get_class(model["_target_"])
     _check_options(f"model={model['name']}", options, list(inspect.signature(decoder_class).parameters)[3:])
     known = inspect.signature(create_encoder).parameters.keys() - {"needs"}  # those are the decoder's to say
     _check_options(f"backbone={backbone['name']}", backbone, known)

@@ -24,8 +24,9 @@ def parameter_groups(
     decay only with `bias_decay`. An empty group is left out, so a rate is never reported for nothing.
     """
     groups = []
-    for part, module in (("encoder", net.encoder), ("decoder", net.decoder)):
-        trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    for part in ("encoder", "decoder"):
+        parameters_of_part = getattr(net, part).named_parameters()
+        trained = [(name, parameter) for name, parameter in parameters_of_part if parameter.requires_grad]
         rate = lr * (encoder_lr_multiplier if part == "encoder" else 1.0)
         biases = [parameter for name, parameter in trained if name.endswith("bias")]
         weights = [parameter for name, parameter in trained if not name.endswith("bias")]
@@ -42,7 +43,7 @@ def parameter_groups(
 def create_optimizer(
     name: str, groups: list[dict[str, Any]], momentum: float = 0.9, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """SGD with `momentum`, or AdamW with PyTorch's betas, over `parameter_groups`; `fused` is PyTorch's fastest form."""
+    """SGD with `momentum`, or AdamW with PyTorch's betas, over `parameter_groups`; `fused` is the fastest form."""
     if name == "sgd":
         return torch.optim.SGD(groups, momentum=momentum, fused=fused)
     if name == "adamw":

@@ -8,7 +8,9 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 def choose_precision(wanted: str | int, accelerator: str) -> str:
-    """`wanted`, or for "auto" bfloat16 autocast where the device computes in it: recent GPUs, CPUs with AMX or AVX512-BF16."""
+    """`wanted`, or for "auto" bfloat16 autocast where the device computes in it: recent GPUs, CPUs with AMX or
+    AVX512-BF16.
+    """
     if str(wanted) not in PRECISIONS:
         raise UserError(f"trainer.precision={wanted} is not known.{did_you_mean(str(wanted), PRECISIONS)}")
     if wanted != "auto":

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from segrefine.checkpoints import load_weights, read_checkpoint
+from segrefine.checkpoints import Checkpoint, load_tensors, read_checkpoint
 from segrefine.data.io import EXTENSIONS, list_images, read_image
 from segrefine.errors import UserError
 from segrefine.inference import MIN_SIDE, Inference
@@ -21,45 +22,53 @@ from segrefine.precision import choose_precision
 log = logging.getLogger(__name__)
 
 WHOLE_PIXELS = 2**22
-"""Larger images (2048x2048) go through windows unless told otherwise: whole, their feature maps would not fit in memory."""
+"""Larger images (2048x2048) go through windows unless told otherwise: whole, their feature maps would not fit in
+memory.
+"""
 
 WINDOW = 1024
 """Size of those windows, pixels: wider than the receptive fields of the networks (VGG-16's fc7 sees 404 pixels)."""
 
 
 def predict(cfg: DictConfig) -> int:
-    """Segment every image as `conf/predict.yaml` says; returns how many files could not be read, each named in the log."""
+    """Segment every image as `conf/predict.yaml` says; returns how many could not be read, each named in the log."""
     for option in ("checkpoint", "input", "output"):
         if cfg[option] is None:
             raise UserError(f"Give {option}=PATH. python predict.py --help says more.")
-    checkpoint = read_checkpoint(Path(cfg.checkpoint))
+    options: Any = OmegaConf.to_container(cfg)
     paths = list_images(Path(cfg.input))
     if not paths:
         raise UserError(f"input={cfg.input} holds no image files ({', '.join(EXTENSIONS)}).")
+    checkpoint = read_checkpoint(Path(cfg.checkpoint))
+    net = rebuild(checkpoint)
     device = _device(cfg.device)
-    net = build_model(checkpoint.config["model"], checkpoint.config["backbone"] | {"weights": None}, len(checkpoint.classes))
-    load_weights(net, cfg.checkpoint)
     net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    amp = choose_precision(cfg.precision, device.type) == "bf16-mixed"
-    tta, window = OmegaConf.to_container(cfg.tta), OmegaConf.to_container(OmegaConf.create({"window": cfg.window}))["window"]  # type: ignore[index, call-overload]
-    whole, tiled = (Inference(net, **tta, window=size) for size in (window, window or WINDOW))  # type: ignore[arg-type]
-
-    names = _names(paths)
+    half = choose_precision(cfg.precision, device.type) == "bf16-mixed"
+    whole, tiled = (
+        Inference(net, **options["tta"], window=window) for window in (options["window"], options["window"] or WINDOW)
+    )
     bad = 0
-    for path, name in zip(paths, names, strict=True):
+    for path, name in zip(paths, _names(paths), strict=True):
         try:
             image = read_image(path)
         except UserError as error:
             log.error(f"skipped: {error}")
             bad += 1
             continue
-        inference = whole if image[0].numel() <= WHOLE_PIXELS else tiled
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            labels = segment(net, inference, image.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            labels = segment(net, whole if image[0].numel() <= WHOLE_PIXELS else tiled, image.to(device))
         write_pictures(Path(cfg.output), name, image, labels.cpu(), checkpoint.palette)
         log.info(f"{path}: {image.shape[2]}x{image.shape[1]}")
     log.info(f"{len(paths) - bad} of {len(paths)} images segmented, in {cfg.output}")
     return bad
+
+
+def rebuild(checkpoint: Checkpoint) -> SegmentationModel:
+    """The network that a checkpoint was made of, with its weights; the backbone's own file is not needed any more."""
+    config = checkpoint.config
+    net = build_model(config["model"], config["backbone"] | {"weights": None}, len(checkpoint.classes))
+    load_tensors(net, checkpoint.tensors, "The checkpoint")
+    return net
 
 
 @torch.inference_mode()
@@ -76,7 +85,9 @@ def segment(net: SegmentationModel, inference: Inference, image: Tensor) -> Tens
 
 
 def write_pictures(folder: Path, name: str, image: Tensor, labels: Tensor, palette: np.ndarray) -> None:
-    """`NAME_label.png` (class indices), `NAME_colour.png` and `NAME_overlay.png` of an image (3, H, W) and labels (H, W)."""
+    """`NAME_label.png` (class indices), `NAME_colour.png` and `NAME_overlay.png` of an image (3, H, W) and labels (H,
+    W).
+    """
     indices = labels.numpy().astype(np.uint8)
     colours = colourise(indices, palette)
     pictures = {"label": indices, "colour": colours, "overlay": overlay(image.permute(1, 2, 0).numpy(), colours)}

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segrefine.callbacks import Description, EpochLine, PanelWriter, Timer
+from segrefine.callbacks import Description, EpochLine, LastValidation, PanelWriter, Timer
 from segrefine.checkpoints import describe, load_weights
 from segrefine.cost import count_parameters, measure_cost
 from segrefine.data import create_datamodule
@@ -18,7 +18,7 @@ from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.errors import UserError
 from segrefine.evaluation import render, score
 from segrefine.lit_module import SegmentationModule
-from segrefine.loggers import create_loggers, finish_wandb
+from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
 from segrefine.model import SegmentationModel, build_model
 from segrefine.summary import describe_environment, write_summary, write_text
 from segrefine.trainer import create_trainer, peak_memory
@@ -41,60 +41,65 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed} should be between 0 and {2**32 - 1}.")
     seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule: SegmentationDataModule = create_datamodule(cfg.datamodule)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    datamodule = create_datamodule(cfg.datamodule)
     datamodule.setup("fit")
-    net = build_model(*(OmegaConf.to_container(cfg[group]) for group in ("model", "backbone")), datamodule.num_classes)
-    config = OmegaConf.to_container(cfg, resolve=True)
-    recipe = resolve_recipe(config["recipe"], bool(cfg.backbone.weights or cfg.init_from), net, datamodule)
+    net = build_model(config["model"], config["backbone"], datamodule.num_classes)
     if cfg.init_from:
         load_weights(net, cfg.init_from)
+    recipe = resolve_recipe(config["recipe"], bool(cfg.backbone.weights or cfg.init_from), net, datamodule)
     resumed = find_checkpoint(cfg.ckpt_path, folder)
+    cost = measure_cost(net, datamodule.image_size("val"))
+    if is_rank_zero():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(folder / "environment.txt", describe_environment())
+        log.info(describe_network(config, net, cost))
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    write_text(folder / "environment.txt", describe_environment())
-    size = datamodule.image_size("val")
-    cost = measure_cost(net, size)
-    log.info(
-        f"{cfg.model.name} over {cfg.backbone.name}, {datamodule.num_classes} classes: {cost['params'] / 1e6:.2f} M parameters "
-        f"({count_parameters(net.encoder) / 1e6:.2f} M encoder, {count_parameters(net.decoder) / 1e6:.2f} M decoder), "
-        f"{cost['flops'] / 1e9:.2f} G multiply-adds at {size[0]}x{size[1]}"
-    )
     net.to(memory_format=torch.channels_last)
     if cfg.compile:
         net.compile()
     module = SegmentationModule(net, datamodule.num_classes, recipe)
-    timer = Timer()
-    best = ModelCheckpoint(
-        folder / "checkpoints", "best", "val/mIoU", mode="max", save_last=True, enable_version_counter=False
-    )
+    timer, (best, last) = Timer(), create_checkpointing(folder)
     description = Description(describe(config, datamodule.classes, datamodule.palette))
-    callbacks = [timer, best, description, EpochLine(timer), PanelWriter(folder, datamodule.classes, datamodule.palette)]
+    panels = PanelWriter(folder, datamodule.classes, datamodule.palette)
+    callbacks = [timer, best, last, description, EpochLine(timer), panels, LastValidation()]
     loggers = create_loggers(config["logger"], folder, config)
     trainer = create_trainer(config["trainer"], folder, callbacks, loggers, recipe["clip_norm"])
     trainer.fit(module, datamodule=datamodule, ckpt_path=resumed)
 
-    split = "test" if datamodule.has_test else "val"
+    speed = {"train_seconds": timer.train_seconds, "images_per_second": timer.images_per_second}
     load_weights(net, best.best_model_path)
-    images_per_second = timer.images_per_second  # of training; the timer goes on in scoring
-    scored = score(trainer, module, datamodule, split, folder)
-    summary = {
-        "model": cfg.model.name,
-        "backbone": cfg.backbone.name,
-        "datamodule": cfg.datamodule.name,
-        "split": split,
-        "seed": cfg.seed,
-        **cost,
-        **scored,
-        "train_seconds": timer.train_seconds,
-        "images_per_second": images_per_second,
-        "peak_memory_bytes": peak_memory(),
-    }
+    split = "test" if datamodule.has_test else "val"
+    names = {group: config[group]["name"] for group in ("model", "backbone", "datamodule")}
+    scores = score(trainer, module, datamodule, split, folder)
+    memory = {"peak_memory_bytes": peak_memory()}
+    summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **speed, **memory}
     if trainer.is_global_zero:
         write_summary(folder, summary)
-        log.info(render(summary))
-        log.info(f"everything is in {folder}")
+        log.info(f"{render(summary)}\neverything is in {folder}")
     return summary
+
+
+def describe_network(config: dict[str, Any], net: SegmentationModel, cost: dict[str, Any]) -> str:
+    """The network's names and cost in one line."""
+    parts = ", ".join(f"{count_parameters(getattr(net, part)) / 1e6:.2f} M {part}" for part in ("encoder", "decoder"))
+    height, width = cost["flops_size"]
+    return (
+        f"{config['model']['name']} over {config['backbone']['name']}: {cost['params'] / 1e6:.2f} M parameters "
+        f"({parts}), {cost['flops'] / 1e9:.2f} G multiply-adds at {height}x{width}"
+    )
+
+
+def create_checkpointing(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
+    """`checkpoints/best.ckpt`, by val mIoU, and `checkpoints/last.ckpt`, after every validation, within an epoch too.
+
+    Two callbacks, since Lightning's own `save_last` writes only when the best is written.
+    """
+    shared: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    shared |= {"save_on_train_epoch_end": False}
+    best = ModelCheckpoint(filename="best", monitor="val/mIoU", mode="max", **shared)
+    return best, ModelCheckpoint(filename="last", **shared)
 
 
 def resolve_recipe(
@@ -127,6 +132,10 @@ def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
         return None
     path = folder / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path)
     if not path.is_file():
-        where = "no earlier run of this model and backbone left one under outputs/" if ckpt_path == "last" else "no such file"
+        where = (
+            "no earlier run of this model and backbone left one under outputs/"
+            if ckpt_path == "last"
+            else "no such file"
+        )
         raise UserError(f"ckpt_path={ckpt_path}: {where}. Leave ckpt_path out to start anew.")
     return path.absolute()

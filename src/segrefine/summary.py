@@ -16,7 +16,18 @@ import torch
 
 from segrefine.metrics import COUNTS
 
-PACKAGES = ("segrefine", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "wandb", "numpy", "pillow")
+PACKAGES = (
+    "segrefine",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+    "numpy",
+    "pillow",
+)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

@@ -22,19 +22,24 @@ class Interpolate(nn.Module):
         self.stride, self.centre = stride, centre
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, K, h, w) -> (B, K, *size) on the finer grid; size at most stride * h + 1 at centre 0, else stride * (h + 1)."""
+        """(B, K, h, w) -> (B, K, *size) on the finer grid; size at most stride * h + 1 at centre 0, else stride * (h
+        + 1).
+        """
         scores = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # a map rounded down ends before the last pixels
-        last = 1 if self.centre == 0 else 0  # align_corners puts cell j at stride * j when the size is stride * (h - 1) + 1
+        last = (
+            1 if self.centre == 0 else 0
+        )  # align_corners puts cell j at stride * j when the size is stride * (h - 1) + 1
         height, width = (self.stride * (cells - last) + last for cells in scores.shape[-2:])
         scores = F.interpolate(scores, (height, width), mode="bilinear", align_corners=bool(last))
         return scores[..., : size[0], : size[1]]
 
 
 class TransposedConvolution(nn.ConvTranspose2d):
-    """FCN's in-network upsampling: a transposed convolution that starts as bilinear interpolation (CVPR 2015, section 3.3).
+    """FCN's in-network upsampling: a transposed convolution that starts as bilinear interpolation (CVPR 2015, section
+    3.3).
 
-    Kernel, K classes in and out, no bias; class c starts connected to class c alone. The kernel has 2 * stride taps where
-    cells lie between pixels (VGG; Caffe's bilinear filler) and 2 * stride - 1 where they lie on them (ResNet).
+    Kernel, K classes in and out, no bias; class c starts connected to class c alone. The kernel has 2 * stride taps
+    where cells lie between pixels (VGG; Caffe's bilinear filler) and 2 * stride - 1 where they lie on them (ResNet).
     """
 
     def __init__(self, num_classes: int, stride: int, centre: float, learned: bool = True) -> None:
@@ -64,7 +69,9 @@ def bilinear_centre(kernel: int) -> float:
 
 
 def bilinear_kernel(kernel: int) -> Tensor:
-    """(kernel, kernel) float32 weights (1 - |i - centre| / factor)(1 - |j - centre| / factor), as Caffe's BilinearFiller."""
+    """(kernel, kernel) float32 weights (1 - |i - centre| / factor)(1 - |j - centre| / factor), as Caffe's
+    BilinearFiller.
+    """
     factor = (kernel + 1) // 2
     taps = 1 - (torch.arange(kernel) - bilinear_centre(kernel)).abs() / factor
     return taps[:, None] * taps[None, :]

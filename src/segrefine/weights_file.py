@@ -16,7 +16,9 @@ from segrefine.errors import UserError
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """What the file holds: a dictionary of tensors, or a checkpoint's dictionary. On the CPU, at the file's own dtypes."""
+    """What the file holds: a dictionary of tensors, or a checkpoint's dictionary. On the CPU, at the file's own
+    dtypes.
+    """
     if not path.is_file():
         raise UserError(f"There is no weights file {path}.")
     try:
@@ -24,7 +26,9 @@ def read_file(path: Path) -> dict[str, Any]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}. Is it whole, and a .pth or .safetensors file?") from error
+        raise UserError(
+            f"{path} cannot be read: {first_line(error)}. Is it whole, and a .pth or .safetensors file?"
+        ) from error
     except Exception as error:  # pickle's own errors share no base class
         raise UserError(
             f"{path} is no file of tensors and plain values, and reading anything else could run code from it "
@@ -51,7 +55,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], optional: Collection[str] = ()) -> str:
-    """In words, which of the `wanted` tensors are missing (the `optional` may be), unknown or of another shape; "" if none."""
+    """In words, which of the `wanted` tensors are missing (the `optional` may be), unknown or of another shape; "" if
+    none.
+    """
     problems = {
         "missing": sorted(wanted.keys() - tensors.keys() - set(optional)),
         "unknown": sorted(tensors.keys() - wanted.keys()),

@@ -15,7 +15,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm",
 
 
 def list_images(place: Path) -> list[Path]:
-    """An image file, or those of a folder, not of folders in it, sorted; hidden files and other endings are left out."""
+    """An image file, or those of a folder (not of folders in it), sorted; hidden files and other endings left out."""
     if place.is_file():
         return [place]
     if not place.is_dir():

@@ -99,7 +99,7 @@ def draw_object(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     least, most = (LEAST_WIRE if KINDS[kind] == "wire" else DIAMETER[0]), DIAMETER[1]
     diameter = least * (most / least) ** (rng.random() ** SMALLNESS)
     places = rng.uniform(INSIDE * diameter / 2, SIZE - INSIDE * diameter / 2, (PLACES, 2))
-    x, y = min(places, key=lambda place: np.count_nonzero(label[_box(*place, diameter)]))
+    x, y = min(places, key=lambda place: np.count_nonzero(label[_box(place[0], place[1], diameter)]))
     box = _box(x, y, diameter)
     rows, columns = np.mgrid[box].astype(np.float32)
     angle = np.deg2rad(rng.uniform(-TURN, TURN))
@@ -110,9 +110,8 @@ def draw_object(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     under = image[:, int(y), int(x)]
     direction = rng.standard_normal(3)
     direction *= rng.uniform(*CONTRAST) / np.linalg.norm(direction)
-    colour = under + direction
-    if colour.min() < 0 or colour.max() > 255:
-        colour = under - direction  # clipping would take the contrast away
+    beyond = np.abs(under + direction - 127.5) > 127.5  # channels in which clipping would take the contrast away
+    colour = under + np.where(beyond, -direction, direction)
     fill = random_texture(rng, columns, rows, colour, rng.uniform(*OBJECT_TEXTURE))
     opacity = (0.5 - distance).clip(0, 1)  # soft over one pixel about the edge
     canvas = image[:, *box]

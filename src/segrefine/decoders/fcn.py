@@ -8,18 +8,20 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCNHead
 
+from segrefine.decoders.base import Decoder
 from segrefine.errors import UserError
 from segrefine.upsampling import Interpolate, create_upsampling
 
 
-class FCNDecoder(nn.Module):
+class FCNDecoder(Decoder):
     """FCN-32s, 16s, 8s, 4s: one 1x1 score layer per skip, summed after upsampling the coarser sum to the finer grid.
 
-    Score layers start at zero and upsampling starts bilinear, so a new net predicts one class everywhere and refines from
-    there (the release's solve.py and surgery.py; CVPR 2015, section 4.1 "zero-initialize the class scoring layer").
+    Score layers start at zero and upsampling starts bilinear, so a new net predicts one class everywhere and refines
+    from there (release, solve.py and surgery.py; CVPR 2015, section 4.3: "We zero-initialize the class scoring
+    layer").
 
-    Departure from the paper: with `upsample="learned"` the last upsampling is learned like the others; the paper fixes it
-    to bilinear (section 4.3) and the release fixes all.
+    Departure from the paper: with `upsample="learned"` the last upsampling is learned like the others; the paper
+    fixes it to bilinear (section 4.3) and the release fixes all.
 
     Args:
         skips: strides to score, such as (32, 16, 8) for FCN-8s.
@@ -44,11 +46,15 @@ class FCNDecoder(nn.Module):
         self.skip_scales = dict(skip_scales or {})
         absent = [stride for stride in [*self.strides, *self.skip_scales] if stride not in channels]
         if absent or not self.strides:
-            raise UserError(f"model.skips={list(skips)} must be strides of the encoder's maps, which are {sorted(channels)}.")
-        self.score = nn.ModuleDict({str(stride): nn.Conv2d(channels[stride], num_classes, 1) for stride in self.strides})
+            raise UserError(
+                f"model.skips={list(skips)} must be strides of the encoder's maps, which are {sorted(channels)}."
+            )
+        self.score = nn.ModuleDict(
+            {str(stride): nn.Conv2d(channels[stride], num_classes, 1) for stride in self.strides}
+        )
         for layer in self.score.values():
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
         self.upsample = nn.ModuleDict(
             {
                 str(coarse): create_upsampling(
@@ -70,9 +76,10 @@ class FCNDecoder(nn.Module):
         return total
 
 
-class DilatedFCNDecoder(nn.Module):
+class DilatedFCNDecoder(Decoder):
     """torchvision's FCN head on a dilated ResNet's stride-8 map: 3x3 convolution to C/4, batch norm, ReLU, dropout 0.1,
-    1x1 scores (torchvision/models/segmentation/fcn.py). It keeps resolution by dilation, which RefineNet argues against.
+    1x1 scores (torchvision/models/segmentation/fcn.py). It keeps resolution by dilation, which RefineNet argues
+    against.
     """
 
     needs = ("dilation",)

@@ -1,15 +1,17 @@
-"""RefineNet's decoders (Lin, Milan, Shen, Reid, CVPR 2017) and Light-Weight RefineNet's (Nekrasov, Shen, Reid, BMVC 2018).
+"""The decoders of RefineNet (Lin, Milan, Shen, Reid, CVPR 2017) and its light-weight form (Nekrasov et al., BMVC 2018).
 
 The default is the network of the PyTorch port whose weights people use (refinenet-pytorch), which follows the authors'
 release rather than the paper where they differ: four pooling links and three output units against two and one.
 Letters: B batch, K classes, C channels, h w feature size.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefine.decoders.base import Decoder
 from segrefine.errors import UserError
 from segrefine.upsampling import Interpolate
 
@@ -58,8 +60,8 @@ class MultiResolutionFusion(nn.Module):
 class ChainedResidualPooling(nn.Module):
     """ReLU, then a chain of [5x5 max pool of stride 1, convolution], each link's output added to the running sum (3.2).
 
-    `conv_first` puts every convolution before its pool, the release's "improved" pooling. `shortcut=False` leaves the bare
-    chain without sums. With no links only the ReLU is left.
+    `conv_first` puts every convolution before its pool, the release's "improved" pooling. `shortcut=False` leaves the
+    bare chain without sums. With no links only the ReLU is left.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class ChainedResidualPooling(nn.Module):
 
 
 class RefineNetBlock(nn.Module):
-    """One RefineNet block: adapt each tap, fuse them with the coarser block's output, pool in a chain, refine (Figure 3).
+    """One RefineNet block: adapt each tap, fuse them with the coarser block's output, pool in a chain, refine.
+
+    Figure 3 of the paper.
 
     Args:
         tap_channels: channels of the encoder maps that come in.
@@ -125,7 +129,7 @@ class RefineNetBlock(nn.Module):
         return self.refine(self.pool(x))
 
 
-class RefineNetDecoder(nn.Module):
+class RefineNetDecoder(Decoder):
     """A cascade of RefineNet blocks from coarse to fine, dropout and a 3x3 classifier.
 
     Args:
@@ -140,12 +144,10 @@ class RefineNetDecoder(nn.Module):
         rcu_shortcut, crp_shortcut: identity paths, for ablation.
     """
 
-    needs = ()
-
     def __init__(
         self,
-        channels: Mapping[Hashable, int],
-        centres: Mapping[Hashable, float],
+        channels: Mapping[Any, int],
+        centres: Mapping[Any, float],
         num_classes: int,
         cascade: Sequence[Sequence[int]] = ((32,), (16,), (8,), (4,)),
         widths: Mapping[int, int] | None = None,
@@ -164,8 +166,8 @@ class RefineNetDecoder(nn.Module):
         absent = [stride for stride in strides if not taken[stride] or stride not in widths]
         if absent or not strides or not all(cascade):
             raise UserError(
-                f"model.cascade={[list(block) for block in cascade]} must name strides of the encoder's maps, which are "
-                f"{sorted({_stride(key) for key in channels})}, each with a width in model.widths={widths}."
+                f"model.cascade={[list(block) for block in cascade]} must name strides of the encoder's maps, "
+                f"which are {sorted({_stride(key) for key in channels})}, each with a width in model.widths={widths}."
             )
         if min(crp_links, adapt_units, output_units) < 0:
             raise UserError("model.crp_links, model.adapt_units and model.output_units are counts, 0 or more.")
@@ -199,7 +201,7 @@ class RefineNetDecoder(nn.Module):
         finest = min(strides)
         self.to_pixels = Interpolate(finest, centres[taken[finest][0]])
 
-    def forward(self, features: Mapping[Hashable, Tensor]) -> Tensor:
+    def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the grid of the finest tap."""
         x: Tensor | None = None
         for block, keys in zip(self.blocks, self.taps, strict=True):
@@ -217,6 +219,6 @@ def _pool(x: Tensor) -> Tensor:
     return F.max_pool2d(x, kernel_size=5, stride=1, padding=2)
 
 
-def _stride(key: Hashable) -> Hashable:
+def _stride(key: int | tuple[int, float]) -> int:
     """The stride of a feature key: the key itself, or the first of (stride, scale) from an encoder of two scales."""
     return key[0] if isinstance(key, tuple) else key

@@ -1,12 +1,13 @@
 """Encoders: images to feature maps keyed by stride.
 
-Every encoder is a `torch.nn.Module` with
+Every encoder is an `Encoder`, a `torch.nn.Module` with
 
 - `forward(images)`: (B, 3, H, W) float, normalised RGB -> `{stride: (B, C, h, w)}`, the strides 4, 8, 16 and 32 unless
   it is dilated; the map at a stride is the deepest one at that stride;
 - `channels`: `{stride: C}`, by the same keys;
-- `centres`: `{stride: pixel}`, where in the input the centre of cell 0 lies, on both axes: cell j of the map at stride s
-  looks at pixel `s * j + centre`. Upsampling uses it, so that scores land on the pixels they were computed from;
+- `centres`: `{stride: pixel}`, where in the input the centre of cell 0 lies, on both axes: cell j of the map at
+  stride s looks at pixel `s * j + centre`. Upsampling uses it, so that scores land on the pixels they were computed
+  from;
 - `stages`: its layers in five lists, fine to coarse, for freezing the first of them;
 - `scale`: the factor by which the encoder resizes its input first (1 but for the encoder of two scales).
 
@@ -15,8 +16,7 @@ Encoders know nothing of decoders.
 
 from collections.abc import Collection
 
-from torch import nn
-
+from segrefine.encoders.base import Encoder
 from segrefine.encoders.resnet import RESNETS, ResNetEncoder
 from segrefine.encoders.vgg import VGGS, VGGEncoder
 from segrefine.encoders.weights import load_encoder_weights
@@ -31,7 +31,7 @@ def create_encoder(
     needs: Collection[str] = (),
     classifier_channels: int = 4096,
     frozen_stages: int = 0,
-) -> nn.Module:
+) -> Encoder:
     """The encoder called `name`, one of `BACKBONES`, with what a decoder `needs` of it.
 
     Args:
@@ -45,7 +45,7 @@ def create_encoder(
     if name in VGGS:
         if "dilation" in needs:
             raise UserError(f"backbone={name}: VGG cannot be dilated here. Use a ResNet of 50 layers or more.")
-        encoder: nn.Module = VGGEncoder(name, classifier_channels if "classifier" in needs else 0)
+        encoder: Encoder = VGGEncoder(name, classifier_channels if "classifier" in needs else 0)
     elif name in RESNETS:
         encoder = ResNetEncoder(name, dilated="dilation" in needs)
     else:

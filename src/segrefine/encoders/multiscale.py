@@ -1,34 +1,40 @@
-"""An encoder that sees its input at several scales, for RefineNet's 4-cascaded 2-scale variant (CVPR 2017, section 4)."""
+"""An encoder that sees its input at several scales, for RefineNet's 4-cascaded 2-scale variant (CVPR 2017, section
+4).
+"""
 
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefine.encoders.base import Encoder
 from segrefine.errors import UserError
 
 
-class MultiScaleEncoder(nn.Module):
+class MultiScaleEncoder(Encoder):
     """One encoder per scale of the input, 1.2 and 0.6 in the paper, each with weights of its own.
 
     Maps are keyed by (stride, scale). `scale` is the largest; the decoder's scores lie on that grid.
     """
 
-    def __init__(self, encoders: Sequence[nn.Module], scales: Sequence[float]) -> None:
+    def __init__(self, encoders: Sequence[Encoder], scales: Sequence[float]) -> None:
         super().__init__()
         if len(set(scales)) < len(scales) or min(scales) <= 0:
             raise UserError(f"model.input_scales={list(scales)} must be different positive numbers.")
-        order = sorted(range(len(scales)), key=lambda index: -scales[index])
-        self.scales = [float(scales[index]) for index in order]
-        self.encoders = nn.ModuleList(encoders[index] for index in order)
+        pairs = sorted(zip(map(float, scales), encoders, strict=True), key=lambda pair: -pair[0])
+        self.scales = [scale for scale, _ in pairs]
+        self.encoders = nn.ModuleList(encoder for _, encoder in pairs)
         self.scale = self.scales[0]
-        pairs = [(scale, encoder) for scale, encoder in zip(self.scales, self.encoders, strict=True)]
-        self.channels = {(stride, scale): count for scale, encoder in pairs for stride, count in encoder.channels.items()}
-        self.centres = {(stride, scale): centre for scale, encoder in pairs for stride, centre in encoder.centres.items()}
+        self.channels = {
+            (stride, scale): count for scale, encoder in pairs for stride, count in encoder.channels.items()
+        }
+        self.centres = {
+            (stride, scale): centre for scale, encoder in pairs for stride, centre in encoder.centres.items()
+        }
 
     def forward(self, images: Tensor) -> dict[tuple[int, float], Tensor]:
         """(B, 3, H, W) -> {(stride, scale): (B, C, about H * scale / stride, about W * scale / stride)}."""
-        features = {}
+        features: dict[tuple[int, float], Tensor] = {}
         for scale, encoder in zip(self.scales, self.encoders, strict=True):
             resized = F.interpolate(images, scaled_size(images.shape[-2:], scale), mode="bilinear", antialias=scale < 1)
             features |= {(stride, scale): tensor for stride, tensor in encoder(resized).items()}

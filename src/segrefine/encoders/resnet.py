@@ -3,19 +3,18 @@
 import torchvision
 from torch import Tensor, nn
 
+from segrefine.encoders.base import Encoder
 from segrefine.errors import UserError
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-class ResNetEncoder(nn.Module):
+class ResNetEncoder(Encoder):
     """torchvision's ResNet up to its last stage, under torchvision's parameter names.
 
-    With `dilated` the last two stages trade their stride for dilation 2 and 4, so that the deepest map stays at stride 8
-    (as torchvision's FCN and DeepLab do); torchvision offers this for bottleneck blocks, 50 layers and more.
+    With `dilated` the last two stages trade their stride for dilation 2 and 4, so that the deepest map stays at
+    stride 8 (as torchvision's FCN and DeepLab do); torchvision offers this for bottleneck blocks, 50 layers and more.
     """
-
-    scale = 1.0
 
     def __init__(self, name: str, dilated: bool = False) -> None:
         super().__init__()
@@ -28,7 +27,9 @@ class ResNetEncoder(nn.Module):
 
         widths = [64, 128, 256, 512] if name in ("resnet18", "resnet34") else [256, 512, 1024, 2048]
         self.strides = (4, 8, 8, 8) if dilated else (4, 8, 16, 32)
-        self.channels = dict(zip(self.strides, widths, strict=True))  # a later stage at the same stride replaces an earlier
+        self.channels = dict(
+            zip(self.strides, widths, strict=True)
+        )  # a later stage at the same stride replaces an earlier
         # Every stride of a ResNet is an odd kernel with symmetric padding: cell j looks at pixel stride * j exactly.
         self.centres = dict.fromkeys(self.channels, 0.0)
 

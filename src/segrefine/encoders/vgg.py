@@ -6,17 +6,17 @@ Simonyan and Zisserman, ICLR 2015; the recasting is FCN's (Long, Shelhamer, Darr
 import torchvision
 from torch import Tensor, nn
 
+from segrefine.encoders.base import Encoder
+
 VGGS = ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
 
 
-class VGGEncoder(nn.Module):
+class VGGEncoder(Encoder):
     """torchvision's VGG convolutions, tapped after pool2, pool3, pool4 and pool5 (strides 4, 8, 16, 32), as FCN does.
 
-    With `classifier_channels` the map at stride 32 goes on through fc6 (7x7, padded to keep its size) and fc7 (1x1), each
-    with ReLU and dropout 0.5 as in VGG's classifier; 4096 is the published width.
+    With `classifier_channels` the map at stride 32 goes on through fc6 (7x7, padded to keep its size) and fc7 (1x1),
+    each with ReLU and dropout 0.5 as in VGG's classifier; 4096 is the published width.
     """
-
-    scale = 1.0
 
     def __init__(self, name: str, classifier_channels: int = 0) -> None:
         super().__init__()

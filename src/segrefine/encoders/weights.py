@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
-    """Fill `encoder` from "imagenet" or a file. Its own tensors must all be there with their shapes, and nothing else but
-    torchvision's classifier; of that, fc6 and fc7 are taken where the encoder has them and the file's shapes fit.
+    """Fill `encoder` from "imagenet" or a file. Its own tensors must all be there with their shapes, and nothing else
+    but torchvision's classifier; of that, fc6 and fc7 are taken where the encoder has them and the file's shapes fit.
     """
     if weights == "imagenet":
         tensors, source = _imagenet_weights(name), "torchvision's ImageNet weights"
@@ -27,11 +27,13 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     classifier = {key for key in tensors if key.startswith(("classifier.", "fc."))}
     found = {key: value for key, value in tensors.items() if key not in classifier} | _fully_connected(tensors, wanted)
 
-    # fc6 and fc7 may start at random; the batch counters are not in files from before PyTorch 0.4, and nothing uses them.
+    # fc6 and fc7 may start at random; files from before PyTorch 0.4 lack the batch counters, which nothing uses.
     optional = [key for key in wanted if key.startswith("classifier.") or key.endswith("num_batches_tracked")]
     problems = misfits(wanted, found, optional)
     if problems:
-        raise UserError(f"backbone.weights={weights} does not fit {name}, which has torchvision's key names. {problems}.")
+        raise UserError(
+            f"backbone.weights={weights} does not fit {name}, which has torchvision's key names. {problems}."
+        )
     encoder.load_state_dict(found, strict=False)
     left = sorted({key.rsplit(".", 1)[0] for key in wanted.keys() - found.keys() if not key.endswith("tracked")})
     message = f"{name}: loaded {len(found)} tensors from {source}"
@@ -40,7 +42,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
 
 def _fully_connected(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """torchvision's classifier.0 and classifier.3 as the convolutions fc6 and fc7, where both shapes fit."""
-    recast = {}
+    recast: dict[str, Tensor] = {}
     for layer, key in (("0", "classifier.fc6"), ("3", "classifier.fc7")):
         weight, bias = tensors.get(f"classifier.{layer}.weight"), tensors.get(f"classifier.{layer}.bias")
         target = wanted.get(f"{key}.weight")
@@ -50,7 +52,9 @@ def _fully_connected(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> d
 
 
 def _imagenet_weights(name: str) -> dict[str, Tensor]:
-    """torchvision's IMAGENET1K_V1 weights (the training recipe of the two papers' time), from its cache or the network."""
+    """torchvision's IMAGENET1K_V1 weights (the training recipe of the two papers' time), from its cache or the
+    network.
+    """
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
         return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
@@ -58,6 +62,7 @@ def _imagenet_weights(name: str) -> dict[str, Tensor]:
         file = Path(urlparse(weights.url).path).name
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"backbone.weights=imagenet: {file} could not be fetched ({first_line(error)}). Download {weights.url} on a machine with "
+            f"backbone.weights=imagenet: {file} could not be fetched ({first_line(error)}). "
+            f"Download {weights.url} on a machine with "
             f"a network and put it into {folder}, or give its path as backbone.weights=PATH."
         ) from error

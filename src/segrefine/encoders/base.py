@@ -1,0 +1,18 @@
+"""What every encoder is to the rest of the package; `segrefine.encoders` says what the parts mean."""
+
+from typing import Any
+
+from torch import nn
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, H, W) to maps keyed by stride, or by (stride, scale) from an encoder of several scales."""
+
+    channels: dict[Any, int]
+    centres: dict[Any, float]
+    scale: float = 1.0
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The layers in five lists, fine to coarse."""
+        raise NotImplementedError
