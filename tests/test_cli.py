@@ -51,6 +51,7 @@ def test_help_names_every_choice(tmp_path: Path) -> None:
         ("modle=fcn8s", "There is no option 'modle'. Did you mean 'model'"),
         ("+experiment=nothing", "experiment has no value 'nothing'"),
         ("model.upsample", "model.upsample"),
+        ("recipe.momentun=1", "Did you mean 'recipe.momentum'"),
     ],
 )
 def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp_path: Path) -> None:
@@ -100,6 +101,7 @@ def test_a_path_continues_the_run_it_belongs_to(tmp_path: Path) -> None:
     (run / "config.yaml").touch()
     assert run_folder(str(run / "checkpoints/last.ckpt"), "outputs/day/new_a_b") == str(run)
     assert run_folder(str(tmp_path / "loose.ckpt"), "outputs/day/new_a_b") == "outputs/day/new_a_b"
+    assert run_folder("bare.ckpt", "outputs/day/new_a_b") == "outputs/day/new_a_b"
 
 
 def test_a_sweep_gives_every_job_a_folder(tmp_path: Path) -> None:

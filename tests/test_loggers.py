@@ -30,6 +30,8 @@ def modes(monkeypatch: pytest.MonkeyPatch, refuse: tuple[str, ...] = ()) -> list
     class Run:
         dir = "wandb/offline-run/files"
 
+        def define_metric(self, *names: str, **options: Any) -> None: ...
+
     def init(mode: str, **options: Any) -> Run:
         asked.append(mode)
         if mode in refuse:
@@ -90,3 +92,14 @@ def test_a_real_offline_run_leaves_its_folder(tmp_path: Path) -> None:
     finish_wandb(True)
     assert len(list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
     assert wandb.run is None
+
+
+def test_two_runs_of_one_process_are_two_runs_for_wandb(tmp_path: Path) -> None:
+    identities = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        loggers = create_loggers(OPTIONS, tmp_path / name, {})
+        identities.append(loggers[1].experiment.id)
+        finish_wandb(True)
+    assert identities[0] != identities[1]
+    assert all(list((tmp_path / name / "wandb").glob("offline-run-*")) for name in ("first", "second"))

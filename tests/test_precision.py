@@ -47,9 +47,9 @@ def test_named_precision_is_kept_on_any_device(wanted: str, able: bool, monkeypa
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ("bf16_mixed", "trainer.precision=bf16_mixed is not known. Did you mean 'bf16-mixed'"),
-        ("bf16", "trainer.precision=bf16 is not known. Known: 16-mixed, 32-true, 64-true, auto, bf16-mixed."),
-        (8, "trainer.precision=8 is not known."),
+        ("bf16_mixed", "precision=bf16_mixed is not known. Did you mean 'bf16-mixed'"),
+        ("bf16", "precision=bf16 is not known. Known: 16-mixed, 32-true, 64-true, auto, bf16-mixed."),
+        (8, "precision=8 is not known."),
         ("", "Known: "),
     ],
 )

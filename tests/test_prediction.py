@@ -121,7 +121,7 @@ def test_a_small_image_is_segmented_as_if_it_went_on(net: SegmentationModel) -> 
     [
         ({"input": "gone"}, "There is no file or folder gone"),
         ({"device": "tpu"}, "device=tpu should be auto, cpu or cuda"),
-        ({"precision": "fp8"}, "trainer.precision=fp8 is not known"),
+        ({"precision": "fp8"}, "\nprecision=fp8 is not known"),
         ({"tta.scales": "[0]"}, "must be one or more positive numbers"),
     ],
 )
@@ -130,5 +130,5 @@ def test_mistakes_are_told_in_words(change: dict[str, str], message: str, checkp
     options = {"checkpoint": checkpoint, "input": tmp_path / "photo.png", "output": tmp_path / "out"} | change
     result = type_in(*(f"{name}={value}" for name, value in options.items()))
     assert result.returncode == 2
-    assert message.replace("trainer.", "") in result.stderr.replace("trainer.", "")
+    assert message in "\n" + result.stderr
     assert "Traceback" not in result.stderr

@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 
 from segrefine.checkpoints import read_checkpoint
 from segrefine.configs import CONFIG_FOLDER
@@ -127,6 +129,25 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert checkpoint["global_step"] == 4
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=fcn16s", "model.name=fcn8s, not fcn16s"),
+        ("model.upsample=fixed", "model.upsample=learned, not fixed"),
+        ("datamodule=camvid", "Set datamodule.root"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(
+    override: str, message: str, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        options = [] if override == "datamodule=camvid" else TINY
+        cfg = compose("train", overrides=[*options, f"ckpt_path={finished[0]}/checkpoints/last.ckpt", override])
+    with pytest.raises(UserError, match=message):
+        run(cfg, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_same_seed_gives_the_same_run(tmp_path: Path, finished: tuple[Path, dict[str, Any]]) -> None:
     again = run(config(), tmp_path)
     assert again["per_class"] == finished[1]["per_class"]
@@ -143,7 +164,7 @@ def test_steps_that_end_within_an_epoch_are_scored_and_kept(tmp_path: Path) -> N
     run(config("trainer.max_epochs=-1", "trainer.max_steps=3"), tmp_path)
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 3
-    assert [row["step"] for row in rows(tmp_path) if row["val/mIoU"]] == ["1", "3"]
+    assert [row["step"] for row in rows(tmp_path) if row["val/mIoU"]] == ["1", "2"]
 
 
 def test_a_few_steps_overfit_one_batch(tmp_path: Path) -> None:
@@ -166,7 +187,7 @@ def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
         ("seed=-1", "seed=-1 should be between 0 and"),
         ("ckpt_path=last", "no earlier run of this model and backbone"),
         ("ckpt_path=gone.ckpt", "ckpt_path=gone.ckpt: no such file"),
-        ("init_from=gone.ckpt", "There is no weights file gone.ckpt"),
+        ("init_from=gone.ckpt", "init_from=gone.ckpt: there is no such file"),
         ("recipe.loss=median", "recipe.loss=median should be mean or sum"),
         ("recipe.class_weights=[1,2]", "a list of 8 numbers"),
         ("recipe.optimizer=adam", "Did you mean 'adamw'"),
@@ -218,3 +239,26 @@ def test_frozen_norms_keep_their_statistics(tmp_path: Path) -> None:
     )
     assert not frozen.any()
     assert free.any()
+
+
+def test_without_a_test_split_the_best_is_scored_on_val(tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("val", 2)):
+        for kind in ("images", "masks"):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+        for index in range(count):
+            values = np.random.default_rng(index).integers(0, 3, (40, 50), np.uint8)
+            Image.fromarray(values).save(tmp_path / f"data/masks/{split}/{index}.png")
+            Image.fromarray(values * 100).save(tmp_path / f"data/images/{split}/{index}.png")
+    options = ["datamodule=folder", f"datamodule.root={tmp_path / 'data'}", "datamodule.crop_size=32"]
+    options += [
+        "datamodule.batch_size=4",
+        "datamodule.num_workers=0",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "logger=csv",
+    ]
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        summary = run(compose("train", overrides=options), tmp_path / "run")
+    assert (summary["split"], summary["num_images"], summary["datamodule"]) == ("val", 2, "folder")
+    assert list(summary["per_class"]) == ["class 0", "class 1", "class 2"]
+    assert not any(name.startswith("test/") for name in rows(tmp_path / "run")[0])

@@ -27,7 +27,7 @@ class Timer(Callback):
     WARM_UP = 2
 
     def __init__(self) -> None:
-        self.started = self.seconds = 0.0
+        self.started = self.seconds = self.train_seconds = 0.0
         self.steps = self.images = 0
         self._last: float | None = None
 
@@ -78,8 +78,11 @@ class LastValidation(Callback):
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self.validated_at != trainer.global_step:
+            loop = trainer.fit_loop.epoch_loop
             trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
+            loop._batches_that_stepped -= 1  # logged at the step just made, as within an epoch
+            loop.val_loop.run()
+            loop._batches_that_stepped += 1
             trainer.training = True
 
 
@@ -91,8 +94,6 @@ class EpochLine(Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
         scores = trainer.callback_metrics
         rate = self.timer.images_per_second
         values = " ".join(
@@ -140,7 +141,7 @@ class PanelWriter(Callback):
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         rows, self.rows = self.rows, []
-        if trainer.sanity_checking or not rows:
+        if not rows:
             return
         images, truths, predictions = (list(column) for column in zip(*rows, strict=True))
         picture = panel(images, truths, predictions, self.palette, self.classes)

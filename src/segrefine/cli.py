@@ -15,6 +15,7 @@ import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -70,19 +71,21 @@ def run_folder(ckpt_path: str | None, folder: str) -> str:
         runs = Path(folder).parents[1].glob(f"*/*_{suffix}/checkpoints/last.ckpt")
         newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
         return folder if newest is None else str(newest.parents[1])
-    if ckpt_path and (Path(ckpt_path).parents[1] / "config.yaml").is_file():
-        return str(Path(ckpt_path).parents[1])
+    owner = Path(ckpt_path).absolute().parents[1] if ckpt_path else None
+    if owner is not None and (owner / "config.yaml").is_file():
+        return str(owner)
     return folder
 
 
 def register_checkpoint(arguments: list[str]) -> None:
     """Make model, backbone and data of the `checkpoint=PATH` in the arguments the defaults of `conf/evaluate.yaml`."""
-    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("checkpoint=")]
+    given = [argument for argument in arguments if argument.lstrip("+").startswith("checkpoint=")]
     config: dict[str, Any] = {}
     if given:
         from segrefine.checkpoints import read_checkpoint  # which imports torch
 
-        config = read_checkpoint(Path(given[-1])).config
+        path = OverridesParser.create().parse_override(given[-1]).value()  # quotes and escapes resolved
+        config = read_checkpoint(Path(str(path))).config
     for group in ("model", "backbone", "datamodule"):
         node = config.get(group, {"name": None})
         ConfigStore.instance().store(name="from_checkpoint", group=group, node=node)
@@ -98,7 +101,8 @@ def check_types(cfg: DictConfig, config_name: str) -> None:
     for key in given:
         default, value = (OmegaConf.select(config, key, default=None) for config in (defaults, cfg))
         expected = next((words for kind, words in _TYPES.items() if isinstance(default, kind)), None)
-        if value is None or expected is None or key in groups or default == "auto" or isinstance(value, ListConfig):
+        free = value is None or expected is None or isinstance(value, ListConfig) or "auto" in (default, value)
+        if free or key in groups:
             continue
         fits = isinstance(value, (int, float) if isinstance(default, float) else type(default))
         if not fits or isinstance(default, bool) != isinstance(value, bool):
@@ -124,10 +128,12 @@ def explain(error: Exception) -> str:
 def known_options() -> set[str]:
     """Every group and every `group.option` of the config files."""
     known: set[str] = set()
-    for file in CONFIG_FOLDER.rglob("*.yaml"):
+    for file in CONFIG_FOLDER.glob("**/*.yaml"):
+        text = file.read_text()
         group = file.parent.name if file.parent != CONFIG_FOLDER else ""
-        content = yaml.safe_load(file.read_text()) or {}
         known |= {group} if group else set()
+        group = "" if text.startswith("# @package _global_") else group
+        content = yaml.safe_load(text) or {}
         known |= {
             f"{group}.{key}" if group else key for key in _flatten(content) if not key.startswith(("hydra", "defaults"))
         }

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from segrefine.callbacks import Timer
-from segrefine.checkpoints import load_weights, read_checkpoint
+from segrefine.checkpoints import load_tensors, read_checkpoint
 from segrefine.cost import measure_cost
 from segrefine.data import create_datamodule
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
@@ -20,7 +20,7 @@ from segrefine.lit_module import SCORES, SegmentationModule
 from segrefine.model import build_model
 from segrefine.prediction import write_pictures
 from segrefine.summary import write_per_image, write_summary
-from segrefine.trainer import create_trainer, peak_memory
+from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         raise UserError("Give checkpoint=PATH, such as checkpoints/best.ckpt of a run.")
     if cfg.split not in SPLITS:
         raise UserError(f"There is no split {cfg.split!r}.{did_you_mean(cfg.split, SPLITS)}")
+    reset_peak_memory()
     checkpoint = read_checkpoint(Path(cfg.checkpoint))
     datamodule = create_datamodule(cfg.datamodule)
     if cfg.split == "test" and not datamodule.has_test:
@@ -44,7 +45,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     assert isinstance(config, dict)
     # The file's weights replace the backbone's, which need not be at hand any more.
     net = build_model(config["model"], config["backbone"] | {"weights": None}, datamodule.num_classes)
-    load_weights(net, cfg.checkpoint)
+    load_tensors(net, checkpoint.tensors, cfg.checkpoint)
     inference = Inference(net, **config["tta"], window=config["window"])
     recipe = checkpoint.config["recipe"] | {"class_weights": None}
     module = SegmentationModule(net.to(memory_format=torch.channels_last), datamodule.num_classes, recipe, inference)
@@ -68,7 +69,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         **scores,
         "train_seconds": None,
         "images_per_second": timer.images_per_second,
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": peak_memory(module.device),
     }
     if trainer.is_global_zero:
         write_summary(folder, summary)

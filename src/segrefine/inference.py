@@ -35,8 +35,8 @@ class Inference:
         flip: bool = False,
         window: int | tuple[int, int] | None = None,
     ) -> None:
-        if not scales or min(scales) <= 0:
-            raise UserError(f"Test-time scales must be one or more positive numbers, got {list(scales)}.")
+        if not isinstance(scales, Sequence) or not scales or min(scales) <= 0:
+            raise UserError(f"Test-time scales must be one or more positive numbers, got {scales}.")
         self.window = (window, window) if isinstance(window, int) else window and tuple(window)
         if self.window and (len(self.window) != 2 or min(self.window) < MIN_SIDE):
             raise UserError(f"A window must be a size or (height, width) of at least {MIN_SIDE} pixels, got {window}.")

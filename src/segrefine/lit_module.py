@@ -46,9 +46,9 @@ class SegmentationModule(LightningModule):
         self.train()  # Lightning starts in the modes it finds, so frozen norms must be in theirs by now
 
     def train(self, mode: bool = True) -> "SegmentationModule":
-        """As `nn.Module.train`, but batch norm keeps its statistics where the recipe or frozen stages say so."""
+        """As `nn.Module.train`, but the encoder's batch norm keeps its statistics where these are frozen."""
         super().train(mode)
-        for module in self.net.modules():
+        for module in self.net.encoder.modules():
             if (
                 mode
                 and isinstance(module, _BatchNorm)
@@ -70,7 +70,12 @@ class SegmentationModule(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         self.log("lr", self._rates()["decoder/weights"])  # the recipe's; the encoder's is a fixed multiple of it
         # A look at the value makes a GPU wait, so there it is taken only as often as the log is written.
-        if loss.device.type == "cpu" or batch_index % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (
+            loss.device.type == "cpu"
+            or batch_index % every == 0
+            or batch_index + 1 == self.trainer.num_training_batches
+        ):
             self._refuse_nonfinite(loss, batch)
         return loss
 
@@ -80,7 +85,7 @@ class SegmentationModule(LightningModule):
             raise UserError(
                 f"The loss became {loss.item()} at step {self.global_step} (learning rates: {rates}; images: "
                 f"{', '.join(batch['id'])}). Lower recipe.lr, set recipe.clip_norm, or use trainer.precision=32-true; "
-                "checkpoints/last.ckpt is from before."
+                "A checkpoints/last.ckpt in the run's folder is from before."
             )
 
     def _rates(self) -> dict[str, float]:
@@ -124,6 +129,8 @@ class SegmentationModule(LightningModule):
         fused = recipe["clip_norm"] is None
         optimizer = create_optimizer(recipe["optimizer"], groups, recipe["momentum"], fused)
         schedule = recipe["schedule"]
+        if self.trainer.estimated_stepping_batches == float("inf"):
+            raise UserError("The training has no end: set trainer.max_epochs or trainer.max_steps to 1 or more.")
         factor = schedule_factor(
             schedule["name"],
             int(self.trainer.estimated_stepping_batches),

@@ -71,6 +71,8 @@ def _start_wandb(options: dict[str, Any], folder: Path, config: dict[str, Any]) 
         except Exception as error:  # whatever the service or its client does, training goes on
             log.warning(f"W&B could not start ({mode}): {error}")
             continue
+        run.define_metric("trainer/global_step")  # as Lightning does for runs that it starts itself
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         id_file.write_text(identity + "\n")
         if mode == "offline":
             log.info(f"W&B is offline: wandb sync {Path(run.dir).parent} uploads this run.")

@@ -31,7 +31,7 @@ def scores_from_counts(counts: Tensor) -> dict[str, Tensor]:
     A class absent from truth and prediction has IoU NaN and is left out of the means, in `mean_acc` every class absent
     from the truth is. A score is NaN where nothing is left.
     """
-    hits, truth, prediction, *boundary = counts.double().unbind(-2)
+    hits, truth, prediction, *boundary = counts.cpu().double().unbind(-2)  # Apple's GPUs have no float64
     boundary_hits, boundary_truth, boundary_prediction = boundary
     iou = hits / (truth + prediction - hits)
     boundary_iou = boundary_hits / (boundary_truth + boundary_prediction - boundary_hits)

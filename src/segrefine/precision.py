@@ -7,12 +7,12 @@ from segrefine.errors import UserError, did_you_mean
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
-def choose_precision(wanted: str | int, accelerator: str) -> str:
+def choose_precision(wanted: str | int, accelerator: str, option: str = "precision") -> str:
     """`wanted`, or for "auto" bfloat16 autocast where the device computes in it: recent GPUs, CPUs with AMX or
     AVX512-BF16.
     """
     if str(wanted) not in PRECISIONS:
-        raise UserError(f"trainer.precision={wanted} is not known.{did_you_mean(str(wanted), PRECISIONS)}")
+        raise UserError(f"{option}={wanted} is not known.{did_you_mean(str(wanted), PRECISIONS)}")
     if wanted != "auto":
         return str(wanted)
     if accelerator != "cpu" and torch.cuda.is_available():
@@ -22,4 +22,6 @@ def choose_precision(wanted: str | int, accelerator: str) -> str:
 
 def cpu_computes_bfloat16() -> bool:
     """Whether the CPU has instructions for bfloat16 products; elsewhere they are emulated and slower than float32."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    # PyTorch has no public question for this in all the versions we take; where it drops these, float32 is safe.
+    questions = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(question() for question in questions if question is not None)

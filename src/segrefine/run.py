@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segrefine.callbacks import Description, EpochLine, LastValidation, PanelWriter, Timer
-from segrefine.checkpoints import describe, load_weights
+from segrefine.checkpoints import Checkpoint, describe, load_weights, read_checkpoint
 from segrefine.cost import count_parameters, measure_cost
 from segrefine.data import create_datamodule
 from segrefine.data.datamodule import SegmentationDataModule
@@ -21,7 +21,7 @@ from segrefine.lit_module import SegmentationModule
 from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
 from segrefine.model import SegmentationModel, build_model
 from segrefine.summary import describe_environment, write_summary, write_text
-from segrefine.trainer import create_trainer, peak_memory
+from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +41,23 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed} should be between 0 and {2**32 - 1}.")
     seed_everything(cfg.seed, workers=True, verbose=False)
+    reset_peak_memory()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     datamodule = create_datamodule(cfg.datamodule)
-    datamodule.setup("fit")
-    net = build_model(config["model"], config["backbone"], datamodule.num_classes)
-    if cfg.init_from:
+    datamodule.setup()
+    if not config["trainer"]["limit_val_batches"]:
+        raise UserError("trainer.limit_val_batches=0: the best checkpoint is chosen on val. Use 1 or more.")
+    resumed = find_checkpoint(cfg.ckpt_path, folder)
+    if resumed:
+        refuse_other_run(read_checkpoint(resumed), config, datamodule.classes, resumed)
+    elif cfg.init_from and not Path(cfg.init_from).expanduser().is_file():
+        raise UserError(f"init_from={cfg.init_from}: there is no such file.")
+    # All weights come from the checkpoint, if there is one, and the backbone's file need not be at hand any more.
+    weights = None if resumed or cfg.init_from else cfg.backbone.weights
+    net = build_model(config["model"], config["backbone"] | {"weights": weights}, datamodule.num_classes)
+    if cfg.init_from and not resumed:
         load_weights(net, cfg.init_from)
     recipe = resolve_recipe(config["recipe"], bool(cfg.backbone.weights or cfg.init_from), net, datamodule)
-    resumed = find_checkpoint(cfg.ckpt_path, folder)
     cost = measure_cost(net, datamodule.image_size("val"))
     if is_rank_zero():
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +82,7 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     split = "test" if datamodule.has_test else "val"
     names = {group: config[group]["name"] for group in ("model", "backbone", "datamodule")}
     scores = score(trainer, module, datamodule, split, folder)
-    memory = {"peak_memory_bytes": peak_memory()}
+    memory = {"peak_memory_bytes": peak_memory(module.device)}
     summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **speed, **memory}
     if trainer.is_global_zero:
         write_summary(folder, summary)
@@ -124,6 +133,20 @@ def resolve_recipe(
     if recipe["frozen_norm"] and not pretrained and any(isinstance(module, _BatchNorm) for module in net.modules()):
         log.warning("recipe.frozen_norm=true over random weights: batch norm will do nothing. Give backbone.weights.")
     return recipe
+
+
+def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: list[str], path: Path) -> None:
+    """UserError if the checkpoint to go on from is of another network or other data than the command line says."""
+    for group, keys in (("model", None), ("backbone", None), ("datamodule", {"name"})):
+        before, now = checkpoint.config[group], config[group]
+        for key in sorted(keys or before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise UserError(
+                    f"{path} is of a run with {group}.{key}={before.get(key)}, not {now.get(key)}. To go on with it, "
+                    "give the options of its config.yaml; to start a new run from its weights, use init_from."
+                )
+    if checkpoint.classes != classes:
+        raise UserError(f"{path} knows the classes {', '.join(checkpoint.classes)}; the data has {', '.join(classes)}.")
 
 
 def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:

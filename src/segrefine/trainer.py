@@ -1,5 +1,6 @@
 """Lightning's Trainer as the commands use it."""
 
+import contextlib
 import logging
 import resource
 import sys
@@ -8,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from segrefine.errors import UserError
 from segrefine.precision import choose_precision
 
 # What Lightning says of matters that are decided here on purpose.
@@ -35,22 +40,48 @@ def create_trainer(
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in _IDLE_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    return Trainer(
-        **options | {"precision": choose_precision(options["precision"], options["accelerator"])},
-        gradient_clip_val=clip_norm,
-        callbacks=callbacks,
-        logger=loggers or False,
-        default_root_dir=folder,
-        enable_checkpointing=loggers is not None,
-        enable_model_summary=False,
-        enable_progress_bar=sys.stderr.isatty(),
-        num_sanity_val_steps=0,
-    )
+    options = options | {
+        "precision": choose_precision(options["precision"], options["accelerator"], "trainer.precision")
+    }
+    if _sweeping():
+        options["devices"] = 1 if options["devices"] == "auto" else options["devices"]
+        if options["devices"] != 1 or options["num_nodes"] != 1:
+            # Lightning would start the other processes with -m, each a sweep of its own (discussion 2070 of Hydra).
+            raise UserError("A sweep (-m) trains on one device: set trainer.devices=1, or start the runs one by one.")
+    try:
+        return Trainer(
+            **options,
+            gradient_clip_val=clip_norm,
+            callbacks=callbacks,
+            logger=loggers or False,
+            default_root_dir=folder,
+            enable_checkpointing=loggers is not None,
+            enable_model_summary=False,
+            enable_progress_bar=sys.stderr.isatty(),
+            num_sanity_val_steps=0,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"The trainer's options do not go together or not with this machine: {error}") from error
 
 
-def peak_memory() -> int:
-    """The most memory in use so far, bytes: PyTorch's on the GPU where there is one, else the process's."""
+def _sweeping() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def reset_peak_memory() -> None:
+    """Start counting anew, so that a run of a sweep is not charged with the one before."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # Linux alone has it, and not in every container
+        Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory, see proc(5)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most memory in use since `reset_peak_memory`, bytes: PyTorch's on a GPU, else the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kibibytes
+    return peak if sys.platform == "darwin" else peak * 1024  # counted in bytes there, else in kibibytes

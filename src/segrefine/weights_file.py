@@ -19,6 +19,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """What the file holds: a dictionary of tensors, or a checkpoint's dictionary. On the CPU, at the file's own
     dtypes.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise UserError(f"There is no weights file {path}.")
     try:

@@ -84,9 +84,10 @@ class SegmentationDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Cheap checks of the splits the stage needs; raises UserError."""
         needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
-        splits = needed[stage] if stage else [split for split in SPLITS if split != "test" or self.has_test]
-        for split in splits:
-            self.dataset(split).check()
+        for split in needed[stage] if stage else SPLITS:
+            # Lightning sets up "test" also to score val at the end of a run whose data has no test split.
+            if split != "test" or self.has_test:
+                self.dataset(split).check()
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled, augmented, full batches only."""

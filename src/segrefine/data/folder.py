@@ -55,6 +55,8 @@ class FolderDataModule(FileDataModule):
         super().__init__(**options)
         if not isinstance(classes, str | Sequence | None):
             raise UserError(f"datamodule.classes={classes} should be a file of names, a list of names, or null.")
+        if not isinstance(label_map, Mapping | None):
+            raise UserError(f"datamodule.label_map={label_map} should be like '{{0:0,255:1}}', in quotes, or null.")
         self.class_names = classes if isinstance(classes, str | None) else [str(name) for name in classes]
         self.label_map = {int(value): int(target) for value, target in label_map.items()} if label_map else None
         self.void = void
@@ -150,7 +152,7 @@ def refuse_binary(values: set[int]) -> None:
     if values == {0, VOID}:
         raise UserError(
             "The masks hold only 0 and 255, and 255 is void, so that nothing but class 0 would count. If 255 is the "
-            "foreground, set datamodule.label_map={0:0,255:1}; if it really is void, {0:0,255:255}."
+            "foreground, set 'datamodule.label_map={0:0,255:1}' (in quotes); if it really is void, {0:0,255:255}."
         )
 
 

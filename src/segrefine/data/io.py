@@ -96,5 +96,5 @@ def _naming(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.") from None
-    except (OSError, SyntaxError, RuntimeError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise almost anything on a damaged file
         raise UserError(f"{path} cannot be read ({error}). Replace the file or take it out of the data.") from error
