@@ -15,7 +15,7 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from segrefine.configs import CONFIG_FOLDER
+from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.encoders import BACKBONES
 from segrefine.model import build_model
@@ -27,10 +27,6 @@ from segrefine.schedules import schedule_factor
 def names(group: str) -> list[str]:
     """The files of a config group that stand for a choice."""
     return sorted(file.stem for file in (CONFIG_FOLDER / group).glob("*.yaml"))
-
-
-def content(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIG_FOLDER / group / f"{name}.yaml").read_text())
 
 
 def flat(mapping: dict[str, Any]) -> set[str]:
@@ -78,7 +74,7 @@ def test_groups_offer_what_users_are_told_of(group: str) -> None:
 @pytest.mark.parametrize(("group", "name"), choices("model", "backbone", "datamodule", "trainer", "logger"))
 def test_every_choice_composes_into_its_place_alone(group: str, name: str) -> None:
     cfg, default = plain(composed(f"{group}={name}")), plain(composed())
-    assert cfg[group] == content(group, name)
+    assert cfg[group] == read_group(group, name)
     assert cfg | {group: None} == default | {group: None}
 
 
@@ -108,18 +104,18 @@ def test_recipes_hold_the_published_values() -> None:
 
 @pytest.mark.parametrize(("group", "name"), choices("model", "backbone", "datamodule"))
 def test_name_in_a_file_is_the_files(group: str, name: str) -> None:
-    assert content(group, name)["name"] == name
+    assert read_group(group, name)["name"] == name
 
 
 @pytest.mark.parametrize(("group", "name"), choices("trainer", "logger"))
 def test_files_of_a_group_have_the_same_keys(group: str, name: str) -> None:
     """So that an option is always there, whichever file is chosen."""
-    assert content(group, name).keys() == content(group, "default").keys()
+    assert read_group(group, name).keys() == read_group(group, "default").keys()
 
 
 def test_datamodules_share_the_options_that_are_always_there() -> None:
     always = {"batch_size", "eval_batch_size", "crop_size", "num_workers", "augment"}
-    assert all(content("datamodule", name).keys() >= always for name in names("datamodule"))
+    assert all(read_group("datamodule", name).keys() >= always for name in names("datamodule"))
 
 
 @pytest.mark.parametrize("model", names("model"))
@@ -160,13 +156,13 @@ def test_unknown_option_or_choice_does_not_compose() -> None:
 def test_every_datamodule_is_one_of_ours(name: str) -> None:
     from hydra.utils import get_class
 
-    assert issubclass(get_class(content("datamodule", name)["_target_"]), SegmentationDataModule)
+    assert issubclass(get_class(read_group("datamodule", name)["_target_"]), SegmentationDataModule)
 
 
 @pytest.mark.parametrize("name", names("trainer"))
 def test_trainers_hold_options_of_lightning(name: str, tmp_path: Path) -> None:
     """Built for the CPU where the file asks for GPUs, which need not be here."""
-    options = content("trainer", name)
+    options = read_group("trainer", name)
     asked = options["accelerator"]
     options |= {"precision": choose_precision(options["precision"], "cpu")}
     options |= {"accelerator": "cpu", "devices": 1, "strategy": "auto"} if asked in ("gpu", "auto") else {}
@@ -184,7 +180,7 @@ def test_trainers_differ_in_device_and_length_alone() -> None:
         "ddp": ("gpu", "auto", "ddp"),
         "debug": ("cpu", 1, "auto"),
     }
-    files = {name: content("trainer", name) for name in expected}
+    files = {name: read_group("trainer", name) for name in expected}
     keys = ("accelerator", "devices", "strategy")
     assert {name: tuple(file.pop(key) for key in keys) for name, file in files.items()} == expected
     assert files["cpu"] == files["gpu"] == files["ddp"] == files["default"]
@@ -194,7 +190,7 @@ def test_trainers_differ_in_device_and_length_alone() -> None:
 def test_every_recipe_makes_an_optimizer_and_a_schedule(name: str) -> None:
     recipe = plain(composed(f"recipe={name}").recipe)
     with torch.device("meta"):
-        net = build_model(content("model", "fcn8s"), content("backbone", "resnet18"), 3)
+        net = build_model(read_group("model", "fcn8s"), read_group("backbone", "resnet18"), 3)
     lr, factor = recipe["lr"], recipe["bias_lr_multiplier"]
     groups = parameter_groups(net, lr, recipe["weight_decay"], 1.0, factor, recipe["bias_decay"])
     optimizer = create_optimizer(recipe["optimizer"], groups, recipe["momentum"])

@@ -31,7 +31,8 @@ def features(geometry: str, size: tuple[int, int] = (75, 109)) -> dict[int, Tens
 
 def decoder(geometry: str, **options: Any) -> FCNDecoder:
     """For 3 classes, its score layers at random."""
-    built = FCNDecoder(CHANNELS, CENTRES[geometry], 3, **options).double()
+    default = {"skips": (32, 16, 8), "skip_scales": {}, "upsample": "learned"}
+    built = FCNDecoder(CHANNELS, CENTRES[geometry], 3, **default | options).double()
     for parameter in built.score.parameters():
         nn.init.normal_(parameter)
     return built
@@ -150,7 +151,7 @@ def test_upsampling_kinds_differ_in_what_is_trained(kind: str, trained: int, sto
 )
 def test_options_that_cannot_be_are_refused_in_words(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as caught:
-        FCNDecoder(CHANNELS, CENTRES["vgg"], 3, **options)
+        decoder("vgg", **options)
     assert words in str(caught.value)
 
 

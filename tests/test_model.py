@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from segrefine.configs import CONFIG_FOLDER
+from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.encoders import BACKBONES
 from segrefine.encoders.multiscale import MultiScaleEncoder
 from segrefine.encoders.resnet import ResNetEncoder
@@ -248,10 +248,16 @@ def test_one_class_works(cheap_model: Build) -> None:
     ],
 )
 def test_contents_of_config_files_are_checked(model: dict[str, Any], backbone: dict[str, Any], words: str) -> None:
-    model = {"name": "refinenet", "_target_": "segrefine.decoders.RefineNetDecoder"} | model
+    model = read_group("model", "refinenet") | model
     with pytest.raises(UserError) as caught:
         build_model(model, {"name": "resnet18"} | backbone, 3)
     assert words in str(caught.value)
+
+
+def test_missing_options_are_named() -> None:
+    model = {key: value for key, value in read_group("model", "refinenet").items() if key not in ("widths", "cascade")}
+    with pytest.raises(UserError, match="model=refinenet lacks the options cascade, widths"):
+        build_model(model, {"name": "resnet18"}, 3)
 
 
 def test_options_reach_decoder_and_encoder_and_the_files_are_read_anew() -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from segrefine.checkpoints import KEY, describe
+from segrefine.configs import read_group
 from segrefine.inference import Inference
 from segrefine.labels import voc_colour_map
 from segrefine.model import SegmentationModel, create_model
@@ -31,14 +32,7 @@ def net() -> SegmentationModel:
 @pytest.fixture(scope="module")
 def checkpoint(net: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
-    model = {
-        "name": "refinenet_lw",
-        "_target_": "segrefine.decoders.RefineNetDecoder",
-        "widths": {4: 8, 8: 8, 16: 8, 32: 8},
-        "kernel_size": 1,
-        "adapt_units": 0,
-        "output_units": 0,
-    }
+    model = read_group("model", "refinenet_lw") | {"widths": {4: 8, 8: 8, 16: 8, 32: 8}}
     # A backbone file that is gone by now must not be missed: the checkpoint has all weights.
     config = {"model": model, "backbone": {"name": "resnet18", "weights": "gone.pth"}, "datamodule": {"name": "none"}}
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}

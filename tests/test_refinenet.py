@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefine.configs import read_group
 from segrefine.decoders import RefineNetDecoder
 from segrefine.decoders.refinenet import (
     ChainedResidualPooling,
@@ -35,7 +36,9 @@ def maps(size: tuple[int, int] = (45, 70)) -> dict[int, Tensor]:
 
 def decoder(**options: Any) -> RefineNetDecoder:
     """For 3 classes, its weights such that a signal keeps its strength from layer to layer."""
-    net = RefineNetDecoder(CHANNELS, dict.fromkeys(CHANNELS, 0.0), 3, **{"widths": WIDTHS} | options).double().eval()
+    default = read_group("model", "refinenet") | {"widths": WIDTHS}
+    options = {key: value for key, value in (default | options).items() if key not in ("name", "_target_")}
+    net = RefineNetDecoder(CHANNELS, dict.fromkeys(CHANNELS, 0.0), 3, **options).double().eval()
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1)
     return net
@@ -294,9 +297,15 @@ def test_dropout_is_on_taps_of_more_than_512_channels_and_before_the_classifier(
     net = cheap_model(name, backbone)
     assert isinstance(net.decoder.dropout, nn.Dropout)
     assert net.decoder.dropout.p == 0.5
-    net.decoder.dropout = recorder = Recorder()
+    assert isinstance(net.decoder.classifier_dropout, nn.Dropout)
+    assert net.decoder.classifier_dropout.p == 0.5
+    net.decoder.dropout = net.decoder.classifier_dropout = recorder = Recorder()
     net(torch.randn(1, 3, 40, 50))
     assert recorder.seen == dropped
+
+
+def test_light_weight_has_no_dropout_before_the_classifier(cheap_model: Build) -> None:
+    assert cheap_model("refinenet_lw", "resnet50").decoder.classifier_dropout.p == 0
 
 
 def test_nothing_is_random_in_evaluation_and_something_is_in_training(cheap_model: Build) -> None:

@@ -184,7 +184,7 @@ def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed=-1", "seed=-1 should be between 0 and"),
+        ("seed=-1", "seed=-1 should be a whole number between 0 and"),
         ("ckpt_path=last", "no earlier run of this model and backbone"),
         ("ckpt_path=gone.ckpt", "ckpt_path=gone.ckpt: no such file"),
         ("init_from=gone.ckpt", "init_from=gone.ckpt: there is no such file"),

@@ -1,8 +1,26 @@
 """Where the config files are: `conf/` at the top of the checkout, or its copy inside an installed wheel."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segrefine.errors import UserError, did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_FOLDER = next(
     (folder for folder in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if folder.is_dir()), _PACKAGE / "conf"
 )
+
+
+def read_group(group: str, name: str) -> dict[str, Any]:
+    """The options in `conf/GROUP/NAME.yaml`, over those of the file that its defaults list builds on, as Hydra composes
+    them; UserError if there is no such file.
+    """
+    files = {file.stem: file for file in (CONFIG_FOLDER / group).glob("*.yaml")}
+    if name not in files:
+        raise UserError(f"There is no {group} {name!r}.{did_you_mean(name, files)}")
+    options = yaml.safe_load(files[name].read_text())
+    for base in options.pop("defaults", []):
+        options = options if base == "_self_" else read_group(group, base) | options
+    return options

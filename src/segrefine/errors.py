@@ -1,6 +1,6 @@
-"""The one exception for what a user can put right, and the helper that names what they may have meant."""
+"""The one exception for what a user can put right, and helpers for the wording of messages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -12,6 +12,12 @@ class UserError(ValueError):
     def __init__(self, message: str) -> None:
         # From a data loader's worker, PyTorch raises the error again with the worker's traceback before the message.
         super().__init__(message.rpartition("segrefine.errors.UserError: ")[2].strip())
+
+
+def listing(items: Sequence, shown: int = 5) -> str:
+    """The first few items, and how many more there are."""
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(str(item) for item in items[:shown]) + more
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -6,10 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segrefine.encoders.base import MIN_SIDE
 from segrefine.errors import UserError
-
-MIN_SIDE = 32
-"""Smallest height and width, in pixels, that the networks take: their deepest features have stride 32."""
 
 TILE_STEP = 2 / 3
 """Step between sliding windows as a fraction of their size, so that neighbours overlap by a third (`stride_rate` in the
@@ -35,11 +33,16 @@ class Inference:
         flip: bool = False,
         window: int | tuple[int, int] | None = None,
     ) -> None:
-        if not isinstance(scales, Sequence) or not scales or min(scales) <= 0:
-            raise UserError(f"Test-time scales must be one or more positive numbers, got {scales}.")
-        self.window = (window, window) if isinstance(window, int) else window and tuple(window)
-        if self.window and (len(self.window) != 2 or min(self.window) < MIN_SIDE):
-            raise UserError(f"A window must be a size or (height, width) of at least {MIN_SIDE} pixels, got {window}.")
+        if not isinstance(scales, Sequence) or not scales or not all(_is_number(s) and s > 0 for s in scales):
+            raise UserError(f"tta.scales={scales} must be one or more positive numbers.")
+        sides = (window, window) if isinstance(window, int) else window
+        if sides is not None and not (
+            isinstance(sides, Sequence) and len(sides) == 2 and all(isinstance(s, int) and s >= MIN_SIDE for s in sides)
+        ):
+            raise UserError(
+                f"window={window} must be a size or [height, width] of at least {MIN_SIDE} pixels, or null."
+            )
+        self.window = None if sides is None else (sides[0], sides[1])
         self.net, self.scales, self.flip = net, tuple(scales), flip
 
     @torch.no_grad()
@@ -84,6 +87,10 @@ class Inference:
                 coverage[tile] += 1
         assert total is not None  # _tiles gives at least one place
         return total / coverage
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
 
 
 def _scaled(size: Sequence[int], scale: float) -> tuple[int, int]:

@@ -95,7 +95,10 @@ class SegmentationModule(LightningModule):
         """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
         logits = self.net(self.images(batch))
         count = len(batch["label"])
-        self.log("val/loss", self.loss(logits, batch["label"]), on_epoch=True, batch_size=count, sync_dist=True)
+        loss = self.loss(logits, batch["label"])
+        if self.recipe["loss"] == "sum":
+            loss = loss / count  # per image, whatever the size of the batches
+        self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)
         predictions = logits.argmax(1)
         self.val_metrics.update(predictions, batch["label"])
         return predictions

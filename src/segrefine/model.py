@@ -8,19 +8,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from hydra.utils import get_class
 from torch import Tensor, nn
 
-from segrefine.configs import CONFIG_FOLDER
+from segrefine.configs import read_group
 from segrefine.decoders.base import Decoder
 from segrefine.encoders import create_encoder
-from segrefine.encoders.base import Encoder
+from segrefine.encoders.base import MIN_SIDE, Encoder
 from segrefine.encoders.multiscale import MultiScaleEncoder, scaled_size
 from segrefine.errors import UserError, did_you_mean
-
-SMALLEST = 32
-"""The least height and width in pixels: one cell at stride 32."""
 
 # What torchvision's ImageNet weights were trained with (torchvision/transforms/_presets.py, ImageClassification).
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,8 +48,8 @@ class SegmentationModel(nn.Module):
                 f"The network takes a float tensor (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}."
             )
         size = images.shape[-2:]
-        if min(size) < SMALLEST:
-            raise UserError(f"Images must be at least {SMALLEST}x{SMALLEST} pixels; this one is {size[0]}x{size[1]}.")
+        if min(size) < MIN_SIDE:
+            raise UserError(f"Images must be at least {MIN_SIDE}x{MIN_SIDE} pixels; this one is {size[0]}x{size[1]}.")
         scores = self.decoder(self.encoder(images))
         return self.upsample(scores, (size[0], size[1]))
 
@@ -74,7 +70,7 @@ def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, *
         name: a file of `conf/model`. backbone: a file of `conf/backbone`. num_classes: K, at least 1.
         options: options of either group, such as `upsample="fixed"`, `crp_links=2` or `weights="imagenet"`.
     """
-    model, encoder = _read_group("model", name), _read_group("backbone", backbone)
+    model, encoder = read_group("model", name), read_group("backbone", backbone)
     for key, value in options.items():
         home = encoder if key in encoder else model
         if key not in home or key in ("name", "_target_"):
@@ -90,7 +86,11 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
         raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}.")
     options = {key: value for key, value in model.items() if key not in ("name", "_target_", "input_scales")}
     decoder_class: type[Decoder] = get_class(model["_target_"])
-    _check_options(f"model={model['name']}", options, list(inspect.signature(decoder_class).parameters)[3:])
+    parameters = list(inspect.signature(decoder_class).parameters)[3:]
+    _check_options(f"model={model['name']}", options, parameters)
+    missing = [name for name in parameters if name not in options]
+    if missing:
+        raise UserError(f"model={model['name']} lacks the options {', '.join(missing)}; is it from another version?")
     known = inspect.signature(create_encoder).parameters.keys() - {"needs"}  # those are the decoder's to say
     _check_options(f"backbone={backbone['name']}", backbone, known)
     scales = model.get("input_scales") or [1.0]
@@ -104,10 +104,3 @@ def _check_options(where: str, options: Iterable[str], known: Collection[str]) -
     for key in options:
         if key not in known:
             raise UserError(f"{where} has no option {key!r}.{did_you_mean(key, known)}")
-
-
-def _read_group(group: str, name: str) -> dict[str, Any]:
-    files = {file.stem: file for file in (CONFIG_FOLDER / group).glob("*.yaml")}
-    if name not in files:
-        raise UserError(f"There is no {group} {name!r}.{did_you_mean(name, files)}")
-    return yaml.safe_load(files[name].read_text())

@@ -18,10 +18,8 @@ WRONG_COLOUR: Colour = (214, 39, 40)
 VOID_ERROR_COLOUR: Colour = (160, 160, 160)
 
 COLUMNS = ("Input", "Truth", "Prediction", "Error")
-MIN_SIDE, MAX_SIDE = (
-    192,
-    384,
-)  # pixels of the longer side of a picture in a panel: legible, and four abreast fit a screen
+# Pixels of the longer side of a picture in a panel: legible, and four abreast fit a screen.
+MIN_SIDE, MAX_SIDE = 192, 384
 GAP, TEXT_HEIGHT = 8, 22  # pixels between pictures, and of a line of text
 BACKGROUND, INK = (255, 255, 255), (32, 32, 32)
 

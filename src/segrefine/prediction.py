@@ -13,8 +13,9 @@ from torch import Tensor
 
 from segrefine.checkpoints import Checkpoint, load_tensors, read_checkpoint
 from segrefine.data.io import EXTENSIONS, list_images, read_image
-from segrefine.errors import UserError
-from segrefine.inference import MIN_SIDE, Inference
+from segrefine.encoders.base import MIN_SIDE
+from segrefine.errors import UserError, did_you_mean
+from segrefine.inference import Inference
 from segrefine.model import SegmentationModel, build_model
 from segrefine.panels import colourise, overlay, save_atomically
 from segrefine.precision import choose_precision
@@ -43,7 +44,7 @@ def predict(cfg: DictConfig) -> int:
     net = rebuild(checkpoint)
     device = _device(cfg.device)
     net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    half = choose_precision(cfg.precision, device.type) == "bf16-mixed"
+    autocast = _autocast(cfg.precision, device)
     whole, tiled = (
         Inference(net, **options["tta"], window=window) for window in (options["window"], options["window"] or WINDOW)
     )
@@ -55,7 +56,7 @@ def predict(cfg: DictConfig) -> int:
             log.error(f"skipped: {error}")
             bad += 1
             continue
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
             labels = segment(net, whole if image[0].numel() <= WHOLE_PIXELS else tiled, image.to(device))
         write_pictures(Path(cfg.output), name, image, labels.cpu(), checkpoint.palette)
         log.info(f"{path}: {image.shape[2]}x{image.shape[1]}")
@@ -99,6 +100,15 @@ def _names(paths: list[Path]) -> list[str]:
     """The files' stems, or whole names where stems repeat (a.jpg and a.png), so that no result overwrites another."""
     stems = [path.stem for path in paths]
     return [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, paths, strict=True)]
+
+
+def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of autocast, or None for float32."""
+    types = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    chosen = choose_precision(precision, device.type)
+    if chosen not in types:
+        raise UserError(f"precision={precision} is not known here.{did_you_mean(precision, types)}")
+    return types[chosen]
 
 
 def _device(wanted: str) -> torch.device:

@@ -38,8 +38,10 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    if not 0 <= cfg.seed < 2**32:
-        raise UserError(f"seed={cfg.seed} should be between 0 and {2**32 - 1}.")
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed} should be a whole number between 0 and {2**32 - 1}.")
+    if not is_rank_zero():  # the first process speaks for all of them
+        logging.getLogger().setLevel(logging.ERROR)
     seed_everything(cfg.seed, workers=True, verbose=False)
     reset_peak_memory()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -130,6 +132,9 @@ def resolve_recipe(
         )
     if recipe["loss"] not in ("mean", "sum"):
         raise UserError(f"recipe.loss={recipe['loss']} should be mean or sum.")
+    clip_norm = recipe["clip_norm"]
+    if clip_norm is not None and not (isinstance(clip_norm, (int, float)) and clip_norm > 0):
+        raise UserError(f"recipe.clip_norm={clip_norm} should be null or a number above 0.")
     if recipe["frozen_norm"] and not pretrained and any(isinstance(module, _BatchNorm) for module in net.modules()):
         log.warning("recipe.frozen_norm=true over random weights: batch norm will do nothing. Give backbone.weights.")
     return recipe
@@ -155,10 +160,7 @@ def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
         return None
     path = folder / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path)
     if not path.is_file():
-        where = (
-            "no earlier run of this model and backbone left one under outputs/"
-            if ckpt_path == "last"
-            else "no such file"
-        )
+        newest = "no earlier run of this model and backbone left one under outputs/ (in a sweep, give the path)"
+        where = newest if ckpt_path == "last" else "no such file"
         raise UserError(f"ckpt_path={ckpt_path}: {where}. Leave ckpt_path out to start anew.")
     return path.absolute()

@@ -26,9 +26,8 @@ class Interpolate(nn.Module):
         + 1).
         """
         scores = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # a map rounded down ends before the last pixels
-        last = (
-            1 if self.centre == 0 else 0
-        )  # align_corners puts cell j at stride * j when the size is stride * (h - 1) + 1
+        # With align_corners cell j lands on stride * j when the size is stride * (h - 1) + 1.
+        last = 1 if self.centre == 0 else 0
         height, width = (self.stride * (cells - last) + last for cells in scores.shape[-2:])
         scores = F.interpolate(scores, (height, width), mode="bilinear", align_corners=bool(last))
         return scores[..., : size[0], : size[1]]

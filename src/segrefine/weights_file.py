@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segrefine.errors import UserError
+from segrefine.errors import UserError, listing
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -69,11 +69,6 @@ def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], optiona
         ),
     }
     return "; ".join(f"{what}: {listing(names)}" for what, names in problems.items() if names)
-
-
-def listing(names: list[str], most: int = 6) -> str:
-    """The first names, and how many there are beyond them."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
 from segrefine.data.io import find_images, image_size, read_image, read_label
-from segrefine.errors import UserError
+from segrefine.errors import UserError, listing
 
 HEADERS_CHECKED = 200
 LABELS_CHECKED = 8
@@ -44,8 +44,9 @@ class LabelCode:
                 return torch.from_numpy(label.astype(np.uint8))
             strange = values[label < 0]
         raise UserError(
-            f"{path} holds label value {listing(np.unique(strange))}, which is neither one of the {self.num_classes} "
-            f"classes nor void. Values that mean something: {ranges(np.flatnonzero(self.table >= 0))}."
+            f"{path} holds label value {listing(np.unique(strange).tolist())}, which is neither one of the "
+            f"{self.num_classes} classes nor void. Values that mean something: "
+            f"{ranges(np.flatnonzero(self.table >= 0))}."
         )
 
 
@@ -137,12 +138,6 @@ def has_files(folder: Path) -> bool:
 def spread(count: int, wanted: int) -> list[int]:
     """At most `wanted` indices, evenly over 0..count-1."""
     return [index * count // wanted for index in range(wanted)] if count > wanted else list(range(count))
-
-
-def listing(items: list | np.ndarray, shown: int = 5) -> str:
-    """The first few items, and how many more there are."""
-    more = f" and {len(items) - shown} more" if len(items) > shown else ""
-    return ", ".join(str(item) for item in items[:shown]) + more
 
 
 def ranges(values: np.ndarray) -> str:

@@ -17,8 +17,7 @@ class FCNDecoder(Decoder):
     """FCN-32s, 16s, 8s, 4s: one 1x1 score layer per skip, summed after upsampling the coarser sum to the finer grid.
 
     Score layers start at zero and upsampling starts bilinear, so a new net predicts one class everywhere and refines
-    from there (release, solve.py and surgery.py; CVPR 2015, section 4.3: "We zero-initialize the class scoring
-    layer").
+    from there (release, solve.py and surgery.py; CVPR 2015, section 4.3, "Fine-tuning" and "Optimization").
 
     Departure from the paper: with `upsample="learned"` the last upsampling is learned like the others; the paper
     fixes it to bilinear (section 4.3) and the release fixes all.
@@ -37,13 +36,14 @@ class FCNDecoder(Decoder):
         channels: Mapping[int, int],
         centres: Mapping[int, float],
         num_classes: int,
-        skips: Sequence[int] = (32, 16, 8),
-        skip_scales: Mapping[int, float] | None = None,
-        upsample: str = "learned",
+        *,
+        skips: Sequence[int],
+        skip_scales: Mapping[int, float],
+        upsample: str,
     ) -> None:
         super().__init__()
         self.strides = sorted(skips, reverse=True)
-        self.skip_scales = dict(skip_scales or {})
+        self.skip_scales = dict(skip_scales)
         absent = [stride for stride in [*self.strides, *self.skip_scales] if stride not in channels]
         if absent or not self.strides:
             raise UserError(

@@ -139,6 +139,7 @@ class RefineNetDecoder(Decoder):
         kernel_size: of every convolution outside residual units but the classifier: 3, or 1 for light-weight.
         adapt_units, output_units: residual conv units after adaptation and at a block's end: 2 and 3 (release and port;
             the paper has one at the end), none for light-weight.
+        classifier_dropout: probability of dropout before the classifier: 0.5 (port), 0 for light-weight (its code).
         crp_links: links of the chained residual pooling: 4 (release and port; the paper draws 2).
         crp_conv_first: the release's "improved" pooling, each convolution before its pool.
         rcu_shortcut, crp_shortcut: identity paths, for ablation.
@@ -149,19 +150,20 @@ class RefineNetDecoder(Decoder):
         channels: Mapping[Any, int],
         centres: Mapping[Any, float],
         num_classes: int,
-        cascade: Sequence[Sequence[int]] = ((32,), (16,), (8,), (4,)),
-        widths: Mapping[int, int] | None = None,
-        kernel_size: int = 3,
-        adapt_units: int = 2,
-        output_units: int = 3,
-        crp_links: int = 4,
-        crp_conv_first: bool = False,
-        rcu_shortcut: bool = True,
-        crp_shortcut: bool = True,
+        *,
+        cascade: Sequence[Sequence[int]],
+        widths: Mapping[int, int],
+        kernel_size: int,
+        adapt_units: int,
+        output_units: int,
+        classifier_dropout: float,
+        crp_links: int,
+        crp_conv_first: bool,
+        rcu_shortcut: bool,
+        crp_shortcut: bool,
     ) -> None:
         super().__init__()
-        widths = dict(widths or {4: 256, 8: 256, 16: 256, 32: 512})
-        strides = [stride for block in cascade for stride in block]
+        widths, strides = dict(widths), [stride for block in cascade for stride in block]
         taken = {stride: [key for key in channels if _stride(key) == stride] for stride in strides}
         absent = [stride for stride in strides if not taken[stride] or stride not in widths]
         if absent or not strides or not all(cascade):
@@ -174,7 +176,9 @@ class RefineNetDecoder(Decoder):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise UserError(f"model.kernel_size={kernel_size} must be odd, so that maps keep their size.")
         self.taps = [[key for stride in block for key in taken[stride]] for block in cascade]
-        # Port: dropout 0.5 on the encoder maps of more than 512 channels (l3 and l4 of a bottleneck ResNet).
+        if not 0 <= classifier_dropout < 1:
+            raise UserError(f"model.classifier_dropout={classifier_dropout} must be a probability, from 0 to below 1.")
+        # Ports: dropout 0.5 on the encoder maps of more than 512 channels (l3 and l4 of a bottleneck ResNet).
         self.dropped = {key for key, count in channels.items() if count > 512}
         self.dropout = nn.Dropout(0.5)
         self.blocks = nn.ModuleList()
@@ -195,6 +199,7 @@ class RefineNetDecoder(Decoder):
             self.blocks.append(block)
             coarse = block.width
         assert coarse is not None
+        self.classifier_dropout = nn.Dropout(classifier_dropout)
         self.classifier = nn.Conv2d(coarse, num_classes, 3, padding=1)
         nn.init.normal_(self.classifier.weight, std=0.01)  # port and release
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
@@ -207,7 +212,7 @@ class RefineNetDecoder(Decoder):
         for block, keys in zip(self.blocks, self.taps, strict=True):
             x = block([self.dropout(features[key]) if key in self.dropped else features[key] for key in keys], x)
         assert x is not None
-        return self.classifier(self.dropout(x))
+        return self.classifier(self.classifier_dropout(x))
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:

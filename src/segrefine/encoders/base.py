@@ -4,6 +4,9 @@ from typing import Any
 
 from torch import nn
 
+MIN_SIDE = 32
+"""The least height and width of an image in pixels: one cell at stride 32."""
+
 
 class Encoder(nn.Module):
     """Images (B, 3, H, W) to maps keyed by stride, or by (stride, scale) from an encoder of several scales."""

@@ -1,13 +1,11 @@
-"""An encoder that sees its input at several scales, for RefineNet's 4-cascaded 2-scale variant (CVPR 2017, section
-4).
-"""
+"""An encoder that sees its input at several scales: RefineNet's 4-cascaded 2-scale variant (CVPR 2017, Figure 6c)."""
 
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrefine.encoders.base import Encoder
+from segrefine.encoders.base import MIN_SIDE, Encoder
 from segrefine.errors import UserError
 
 
@@ -32,6 +30,12 @@ class MultiScaleEncoder(Encoder):
             (stride, scale): centre for scale, encoder in pairs for stride, centre in encoder.centres.items()
         }
 
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """Each of the five stages of every encoder."""
+        levels = zip(*(encoder.stages for encoder in self.encoders), strict=True)  # type: ignore[arg-type]
+        return [[layer for stage in level for layer in stage] for level in levels]
+
     def forward(self, images: Tensor) -> dict[tuple[int, float], Tensor]:
         """(B, 3, H, W) -> {(stride, scale): (B, C, about H * scale / stride, about W * scale / stride)}."""
         features: dict[tuple[int, float], Tensor] = {}
@@ -42,6 +46,6 @@ class MultiScaleEncoder(Encoder):
 
 
 def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:
-    """(H, W) at `scale`, rounded, and no side under 32 pixels, the least that an encoder takes."""
-    height, width = (max(32, round(side * scale)) for side in size)
+    """(H, W) at `scale`, rounded, and no side under `MIN_SIDE`, the least that an encoder takes."""
+    height, width = (max(MIN_SIDE, round(side * scale)) for side in size)
     return height, width

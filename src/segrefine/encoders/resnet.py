@@ -27,9 +27,8 @@ class ResNetEncoder(Encoder):
 
         widths = [64, 128, 256, 512] if name in ("resnet18", "resnet34") else [256, 512, 1024, 2048]
         self.strides = (4, 8, 8, 8) if dilated else (4, 8, 16, 32)
-        self.channels = dict(
-            zip(self.strides, widths, strict=True)
-        )  # a later stage at the same stride replaces an earlier
+        # Where dilation leaves stages at one stride, the last of them counts.
+        self.channels = dict(zip(self.strides, widths, strict=True))
         # Every stride of a ResNet is an odd kernel with symmetric padding: cell j looks at pixel stride * j exactly.
         self.centres = dict.fromkeys(self.channels, 0.0)
 
