@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from segrefine.cli import main
+from segrefine.cli import main, register_checkpoint
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
@@ -18,4 +18,4 @@ def task(cfg: DictConfig, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main("predict", task)
+    main("predict", task, register_checkpoint)

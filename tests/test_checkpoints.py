@@ -111,14 +111,22 @@ def test_other_class_counts_and_upsamplings_do_not_fit(net: SegmentationModel, t
 
 
 def test_files_that_are_no_checkpoint_are_refused_in_words(net: SegmentationModel, tmp_path: Path) -> None:
-    bare = saved(net.state_dict(), tmp_path / "net.pth")
-    assert f"{bare} is not a checkpoint of segrefine" in refusal(read_checkpoint, bare)
     empty = saved({}, tmp_path / "empty.pth")
-    assert "is not a checkpoint of segrefine" in refusal(read_checkpoint, empty)
     assert "does not fit the network. missing: decoder." in refusal(load_weights, net, empty)
     absent = tmp_path / "absent.ckpt"
+    for change in ({"config": 3}, {"classes": None}, {"palette": [[1, 2], [3]]}, {"palette": [[300, 0, 0]] * 3}):
+        content = lightning(net)
+        content[KEY] |= change
+        damaged = saved(content, tmp_path / "damaged.ckpt")
+        assert f"{damaged} is damaged: what it says of its run" in refusal(read_checkpoint, damaged)
     for call in ((read_checkpoint, absent), (load_weights, net, absent)):
         assert f"There is no weights file {absent}" in refusal(*call)
+
+
+def test_weights_alone_are_read_without_what_they_do_not_say(net: SegmentationModel, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(saved(net.state_dict(), tmp_path / "net.pth"))
+    assert (checkpoint.config, checkpoint.classes, len(checkpoint.palette)) == ({}, [], 0)
+    assert same(checkpoint.tensors, net.state_dict())
 
 
 def test_truncated_checkpoint_is_refused(net: SegmentationModel, tmp_path: Path) -> None:

@@ -101,7 +101,19 @@ def test_mistakes_are_told_in_words(overrides: list[str], message: str, checkpoi
         evaluate(config(checkpoint, *overrides), tmp_path)
 
 
-def test_a_file_of_weights_alone_is_no_checkpoint(net: SegmentationModel, tmp_path: Path) -> None:
-    torch.save(net.state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(UserError, match="is not a checkpoint of segrefine"):
-        register_checkpoint([f"checkpoint={tmp_path / 'weights.pth'}"])
+def test_a_file_of_weights_alone_needs_to_be_told_of_what(
+    checkpoint: Path, net: SegmentationModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(net.state_dict(), path)
+    data = ["datamodule=shapes", "datamodule.val_size=3", "datamodule.seed=5"]
+    with pytest.raises(UserError, match=r"does not say of which data it is: give datamodule=NAME"):
+        evaluate(config(path), tmp_path)
+    with pytest.raises(UserError, match=r"holds weights alone\. Say for which network: model=NAME backbone=NAME"):
+        evaluate(config(path, *data), tmp_path)
+    network = ["model=fcn32s", "model.upsample=interpolate", "backbone=resnet18"]
+    (tmp_path / "told").mkdir()
+    told = evaluate(config(path, *data, *network), tmp_path / "told")
+    (tmp_path / "known").mkdir()
+    assert told["per_class"] == evaluate(config(checkpoint), tmp_path / "known")["per_class"]
+    assert told["seed"] is None

@@ -31,7 +31,7 @@ def features(geometry: str, size: tuple[int, int] = (75, 109)) -> dict[int, Tens
 
 def decoder(geometry: str, **options: Any) -> FCNDecoder:
     """For 3 classes, its score layers at random."""
-    default = {"skips": (32, 16, 8), "skip_scales": {}, "upsample": "learned"}
+    default = {"skips": (32, 16, 8), "skip_scales": {}, "upsample": "learned", "geometry": "same"}
     built = FCNDecoder(CHANNELS, CENTRES[geometry], 3, **default | options).double()
     for parameter in built.score.parameters():
         nn.init.normal_(parameter)
@@ -171,7 +171,8 @@ def test_shifting_the_image_by_32_pixels_shifts_the_scores_by_32(name: str, back
 def test_dilated_network_is_torchvisions_before_upsampling(filled: Build) -> None:
     reference = filled(torchvision.models.segmentation.fcn_resnet50, weights=None, weights_backbone=None).eval()
     encoder = filled(create_encoder, "resnet50", needs=("dilation",))
-    net = SegmentationModel(encoder, DilatedFCNDecoder(encoder.channels, encoder.centres, 21)).eval()
+    shapes = encoder.channels, encoder.centres
+    net = SegmentationModel(encoder, DilatedFCNDecoder(*shapes, 21, upsample="interpolate")).eval()
     encoder.load_state_dict(reference.backbone.state_dict())
     net.decoder.head.load_state_dict(reference.classifier.state_dict())
     images = torch.randn(1, 3, 49, 65)

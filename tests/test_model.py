@@ -25,8 +25,8 @@ REFUSED = [pair for pair in EVERY_PAIR if pair[0] == "fcn_dilated" and pair[1] n
 PAIRS = [pair for pair in EVERY_PAIR if pair not in REFUSED]
 
 
-def test_the_pairs_are_twelve_models_times_thirteen_backbones() -> None:
-    assert (len(MODELS), len(BACKBONES), len(PAIRS), len(REFUSED)) == (12, 13, 146, 10)
+def test_the_pairs_are_thirteen_models_times_thirteen_backbones() -> None:
+    assert (len(MODELS), len(BACKBONES), len(PAIRS), len(REFUSED)) == (13, 13, 159, 10)
     assert set(BACKBONES) == {file.stem for file in (CONFIG_FOLDER / "backbone").glob("*.yaml")}
 
 
@@ -120,9 +120,9 @@ def test_preprocess_is_torchvisions_normalisation(cheap_model: Build) -> None:
     torch.testing.assert_close(cheap_model("fcn32s", "resnet18").preprocess(images), expected)
 
 
-def test_state_dict_holds_encoder_and_decoder_alone(cheap_model: Build) -> None:
+def test_state_dict_holds_encoder_decoder_and_input(cheap_model: Build) -> None:
     names = cheap_model("refinenet_2scale", "resnet18").state_dict()
-    assert {name.split(".")[0] for name in names} == {"encoder", "decoder"}
+    assert {name.split(".")[0] for name in names} == {"encoder", "decoder", "mean", "std"}
 
 
 @pytest.mark.parametrize("name", MODELS)

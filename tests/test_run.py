@@ -209,6 +209,7 @@ def test_auto_values_of_a_recipe_are_worked_out() -> None:
         "class_weights": "median_frequency",
         "loss": "mean",
         "frozen_norm": False,
+        "clip_norm": None,
     }
     pretrained = resolve_recipe(recipe, True, net, datamodule)
     assert pretrained["encoder_lr_multiplier"] == 0.1
@@ -262,3 +263,42 @@ def test_without_a_test_split_the_best_is_scored_on_val(tmp_path: Path) -> None:
     assert (summary["split"], summary["num_images"], summary["datamodule"]) == ("val", 2, "folder")
     assert list(summary["per_class"]) == ["class 0", "class 1", "class 2"]
     assert not any(name.startswith("test/") for name in rows(tmp_path / "run")[0])
+
+
+PUBLISHED = {
+    "fcn": ["backbone=vgg11", "backbone.classifier_channels=4", "trainer.max_steps=2", "datamodule.batch_size=1"],
+    "refinenet101_2017": ["backbone=resnet18", "datamodule.crop_size=64", "datamodule.batch_size=2"],
+    "refinenet_lw50_2018": ["backbone=resnet18", "datamodule.crop_size=64", "datamodule.batch_size=2"],
+}
+SMALLER = ["datamodule.train_size=4", "datamodule.val_size=1", "datamodule.test_size=1", "datamodule.eval_batch_size=1"]
+
+
+def test_fcns_three_stages_run_one_from_the_other(tmp_path: Path) -> None:
+    """Two steps each, on the smallest VGG, from other seeds."""
+    earlier: list[str] = []
+    before: dict[str, torch.Tensor] = {}
+    for seed, (name, rate) in enumerate((("fcn32s", 1e-10), ("fcn16s", 1e-12), ("fcn8s", 1e-14))):
+        cfg = config(f"+experiment={name}_heavy", *PUBLISHED["fcn"], *SMALLER, *earlier, f"seed={seed}")
+        run(cfg, tmp_path / name)
+        assert (cfg.model.geometry, cfg.recipe.loss, cfg.recipe.momentum) == ("caffe", "sum", 0.99)
+        assert [float(row["lr"]) for row in rows(tmp_path / name) if row["lr"]] == pytest.approx([rate] * 2, 1e-6, 0)
+        last = tmp_path / name / "checkpoints/last.ckpt"
+        tensors = torch.load(last, weights_only=True)["state_dict"]
+        for part in ("net.encoder.features.0.weight", "net.encoder.classifier.fc7.weight"):
+            if before:
+                torch.testing.assert_close(tensors[part], before[part], rtol=1e-3, atol=1e-6)  # two tiny steps away
+        earlier, before = [f"init_from={last}"], tensors
+
+
+def test_a_later_stage_asks_for_the_earlier_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give init_from=CHECKPOINT"):
+        run(config("+experiment=fcn16s_heavy", *PUBLISHED["fcn"], *SMALLER), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fcn8s_atonce_heavy", "refinenet101_2017", "refinenet_lw50_2018"])
+def test_other_published_trainings_run(name: str, tmp_path: Path) -> None:
+    steps = ["trainer.max_epochs=-1", "trainer.max_steps=2"]
+    run(config(f"+experiment={name}", *PUBLISHED.get(name, PUBLISHED["fcn"]), *SMALLER, *steps), tmp_path)
+    rates = [float(row["lr"]) for row in rows(tmp_path) if row["lr"]]
+    expected = {"refinenet101_2017": [5e-4, 5e-4], "refinenet_lw50_2018": [5e-3, 2.5e-3]}
+    assert rates == pytest.approx(expected.get(name, [1e-10, 1e-10]), 1e-6, 0)

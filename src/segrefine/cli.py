@@ -78,7 +78,9 @@ def run_folder(ckpt_path: str | None, folder: str) -> str:
 
 
 def register_checkpoint(arguments: list[str]) -> None:
-    """Make model, backbone and data of the `checkpoint=PATH` in the arguments the defaults of `conf/evaluate.yaml`."""
+    """Make model, backbone and data of the `checkpoint=PATH` in the arguments the command's defaults, where the file
+    says them.
+    """
     given = [argument for argument in arguments if argument.lstrip("+").startswith("checkpoint=")]
     config: dict[str, Any] = {}
     if given:
@@ -121,6 +123,8 @@ def explain(error: Exception) -> str:
     unknown = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if unknown and ("is not in struct" in text or "No match in the defaults list" in text):
         key = unknown.group(1).lstrip("+")
+        if key in known_options():
+            return f"{key} is no option of what was chosen. Give another {key.split('.')[0]}=NAME, or leave it out."
         return f"There is no option {key!r}.{did_you_mean(key, known_options())}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 

@@ -10,14 +10,14 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from segrefine.callbacks import Timer
-from segrefine.checkpoints import load_tensors, read_checkpoint
+from segrefine.checkpoints import read_checkpoint, restore
+from segrefine.configs import read_group
 from segrefine.cost import measure_cost
 from segrefine.data import create_datamodule
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.errors import UserError, did_you_mean
 from segrefine.inference import Inference
 from segrefine.lit_module import SCORES, SegmentationModule
-from segrefine.model import build_model
 from segrefine.prediction import write_pictures
 from segrefine.summary import write_per_image, write_summary
 from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
@@ -33,21 +33,20 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         raise UserError(f"There is no split {cfg.split!r}.{did_you_mean(cfg.split, SPLITS)}")
     reset_peak_memory()
     checkpoint = read_checkpoint(Path(cfg.checkpoint))
+    if cfg.datamodule.get("name") is None:
+        raise UserError(f"{cfg.checkpoint} does not say of which data it is: give datamodule=NAME.")
     datamodule = create_datamodule(cfg.datamodule)
     if cfg.split == "test" and not datamodule.has_test:
         raise UserError(f"datamodule={cfg.datamodule.name} has no labels for split=test here. Use split=val.")
-    if datamodule.classes != checkpoint.classes:
+    if checkpoint.classes and datamodule.classes != checkpoint.classes:
         raise UserError(
             f"{cfg.checkpoint} knows {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes)}), but "
             f"datamodule={cfg.datamodule.name} has {datamodule.num_classes} ({', '.join(datamodule.classes)})."
         )
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    # The file's weights replace the backbone's, which need not be at hand any more.
-    net = build_model(config["model"], config["backbone"] | {"weights": None}, datamodule.num_classes)
-    load_tensors(net, checkpoint.tensors, cfg.checkpoint)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
     inference = Inference(net, **config["tta"], window=config["window"])
-    recipe = checkpoint.config["recipe"] | {"class_weights": None}
+    recipe = checkpoint.config.get("recipe", read_group("recipe", "default")) | {"class_weights": None}
     module = SegmentationModule(net.to(memory_format=torch.channels_last), datamodule.num_classes, recipe, inference)
     timer = Timer()
     callbacks: list[Callback] = [timer]
@@ -61,7 +60,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "backbone": cfg.backbone.name,
         "datamodule": cfg.datamodule.name,
         "split": cfg.split,
-        "seed": checkpoint.config["seed"],
+        "seed": checkpoint.config.get("seed"),
         "checkpoint": str(cfg.checkpoint),
         "tta": config["tta"],
         "window": config["window"],

@@ -21,10 +21,15 @@ from segrefine.errors import UserError, did_you_mean
 # What torchvision's ImageNet weights were trained with (torchvision/transforms/_presets.py, ImageClassification).
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+CAFFE_MEAN = (122.67892, 116.66877, 104.00699)
+"""Mean red, green and blue, 0..255, that FCN's release takes from its images (voc_layers.py, as BGR)."""
+
 
 class SegmentationModel(nn.Module):
     """An encoder and a decoder. Nothing but the decoder differs between the networks that are compared.
 
+    `mean` and `std`, (3, 1, 1) float32 of RGB in [0, 1], say what input the weights are made for: torchvision's, but
+    published weights bring their own, and in Caffe's geometry the mean is the colour of its padding, the release's.
     Letters: B batch, K classes, H W input size.
     """
 
@@ -34,11 +39,11 @@ class SegmentationModel(nn.Module):
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """RGB (B, 3, H, W) float in [0, 1] -> what `forward` takes: less torchvision's mean, over its deviation."""
+        """RGB (B, 3, H, W) float in [0, 1] -> what `forward` takes: less `mean`, over `std`."""
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
@@ -48,7 +53,7 @@ class SegmentationModel(nn.Module):
                 f"The network takes a float tensor (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}."
             )
         size = images.shape[-2:]
-        if min(size) < MIN_SIDE:
+        if size[0] < MIN_SIDE or size[1] < MIN_SIDE:  # not by min(): torch.export would then fix which side is shorter
             raise UserError(f"Images must be at least {MIN_SIDE}x{MIN_SIDE} pixels; this one is {size[0]}x{size[1]}.")
         scores = self.decoder(self.encoder(images))
         return self.upsample(scores, (size[0], size[1]))
@@ -93,11 +98,15 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
         raise UserError(f"model={model['name']} lacks the options {', '.join(missing)}; is it from another version?")
     known = inspect.signature(create_encoder).parameters.keys() - {"needs"}  # those are the decoder's to say
     _check_options(f"backbone={backbone['name']}", backbone, known)
+    needs = [*decoder_class.needs, *(["caffe"] if model.get("geometry") == "caffe" else [])]
     scales = model.get("input_scales") or [1.0]
-    encoders = [create_encoder(**backbone, needs=decoder_class.needs) for _ in scales]
+    encoders = [create_encoder(**backbone, needs=needs) for _ in scales]
     encoder = encoders[0] if list(scales) == [1.0] else MultiScaleEncoder(encoders, scales)
     decoder = decoder_class(encoder.channels, encoder.centres, num_classes, **options)
-    return SegmentationModel(encoder, decoder)
+    net = SegmentationModel(encoder, decoder)
+    if "caffe" in needs:
+        net.mean.copy_(torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255)
+    return net
 
 
 def _check_options(where: str, options: Iterable[str], known: Collection[str]) -> None:

@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from segrefine.checkpoints import Checkpoint, load_tensors, read_checkpoint
+from segrefine.checkpoints import read_checkpoint, restore
 from segrefine.data.io import EXTENSIONS, list_images, read_image
 from segrefine.encoders.base import MIN_SIDE
 from segrefine.errors import UserError, did_you_mean
 from segrefine.inference import Inference
-from segrefine.model import SegmentationModel, build_model
+from segrefine.model import SegmentationModel
 from segrefine.panels import colourise, overlay, save_atomically
 from segrefine.precision import choose_precision
 
@@ -41,7 +41,7 @@ def predict(cfg: DictConfig) -> int:
     if not paths:
         raise UserError(f"input={cfg.input} holds no image files ({', '.join(EXTENSIONS)}).")
     checkpoint = read_checkpoint(Path(cfg.checkpoint))
-    net = rebuild(checkpoint)
+    net = restore(checkpoint, options["model"], options["backbone"])
     device = _device(cfg.device)
     net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = _autocast(cfg.precision, device)
@@ -62,14 +62,6 @@ def predict(cfg: DictConfig) -> int:
         log.info(f"{path}: {image.shape[2]}x{image.shape[1]}")
     log.info(f"{len(paths) - bad} of {len(paths)} images segmented, in {cfg.output}")
     return bad
-
-
-def rebuild(checkpoint: Checkpoint) -> SegmentationModel:
-    """The network that a checkpoint was made of, with its weights; the backbone's own file is not needed any more."""
-    config = checkpoint.config
-    net = build_model(config["model"], config["backbone"] | {"weights": None}, len(checkpoint.classes))
-    load_tensors(net, checkpoint.tensors, "The checkpoint")
-    return net
 
 
 @torch.inference_mode()

@@ -52,13 +52,15 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     resumed = find_checkpoint(cfg.ckpt_path, folder)
     if resumed:
         refuse_other_run(read_checkpoint(resumed), config, datamodule.classes, resumed)
+    elif not cfg.strict and not cfg.init_from:
+        raise UserError("strict=false takes of init_from what fits: give init_from=CHECKPOINT.")
     elif cfg.init_from and not Path(cfg.init_from).expanduser().is_file():
         raise UserError(f"init_from={cfg.init_from}: there is no such file.")
     # All weights come from the checkpoint, if there is one, and the backbone's file need not be at hand any more.
     weights = None if resumed or cfg.init_from else cfg.backbone.weights
     net = build_model(config["model"], config["backbone"] | {"weights": weights}, datamodule.num_classes)
     if cfg.init_from and not resumed:
-        load_weights(net, cfg.init_from)
+        load_weights(net, cfg.init_from, cfg.strict)
     recipe = resolve_recipe(config["recipe"], bool(cfg.backbone.weights or cfg.init_from), net, datamodule)
     cost = measure_cost(net, datamodule.image_size("val"))
     if is_rank_zero():
@@ -142,6 +144,8 @@ def resolve_recipe(
 
 def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: list[str], path: Path) -> None:
     """UserError if the checkpoint to go on from is of another network or other data than the command line says."""
+    if not checkpoint.config:
+        raise UserError(f"{path} is not a checkpoint of a run. To start a new run from its weights, use init_from.")
     for group, keys in (("model", None), ("backbone", None), ("datamodule", {"name"})):
         before, now = checkpoint.config[group], config[group]
         for key in sorted(keys or before.keys() | now.keys()):

@@ -5,6 +5,8 @@ here honour it for every size, hold the outermost cell's value constant beyond i
 The usual `interpolate(size=...)` does not: over a ResNet it shifts stride-32 scores by 15.5 pixels.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,6 +35,16 @@ class Interpolate(nn.Module):
         return scores[..., : size[0], : size[1]]
 
 
+class Resize(nn.Module):
+    """Bilinear resizing as if the map covered the image evenly, as torchvision's networks end; off by up to half a
+    stride.
+    """
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, K, h, w) -> (B, K, *size)."""
+        return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+
+
 class TransposedConvolution(nn.ConvTranspose2d):
     """FCN's in-network upsampling: a transposed convolution that starts as bilinear interpolation (CVPR 2015, section
     3.3).
@@ -44,21 +56,26 @@ class TransposedConvolution(nn.ConvTranspose2d):
     def __init__(self, num_classes: int, stride: int, centre: float, learned: bool = True) -> None:
         kernel = 2 * stride - (1 if centre == int(centre) else 0)
         super().__init__(num_classes, num_classes, kernel, stride=stride, bias=False)
-        self.crop = int(stride + bilinear_centre(kernel) - centre)  # where pixel 0 falls, one cell of padding counted
+        self.offset = int(stride + bilinear_centre(kernel) - centre)  # where pixel 0 falls, one cell of padding counted
         self.weight.requires_grad_(learned)
 
     def reset_parameters(self) -> None:
-        with torch.no_grad():
-            self.weight.zero_()
-            diagonal = torch.arange(self.in_channels)
-            self.weight[diagonal, diagonal] = bilinear_kernel(self.kernel_size[0])
+        start_bilinear(self)
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         """(B, K, h, w) -> (B, K, *size) on the finer grid."""
         scores = F.pad(scores, (1, 2, 1, 2), mode="replicate")
         # In the scores' dtype: a half-precision network's last upsampling is computed in float32.
         scores = F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.stride)
-        return scores[..., self.crop : self.crop + size[0], self.crop : self.crop + size[1]]
+        return crop(scores, self.offset, size)
+
+
+def start_bilinear(layer: nn.ConvTranspose2d) -> None:
+    """Class c of the input goes to class c of the output alone, through a bilinear kernel."""
+    with torch.no_grad():
+        layer.weight.zero_()
+        diagonal = torch.arange(layer.in_channels)
+        layer.weight[diagonal, diagonal] = bilinear_kernel(layer.kernel_size[0])
 
 
 def bilinear_centre(kernel: int) -> float:
@@ -76,13 +93,47 @@ def bilinear_kernel(kernel: int) -> Tensor:
     return taps[:, None] * taps[None, :]
 
 
+class CaffeUpsampling(nn.ConvTranspose2d):
+    """FCN's upsampling as released: a transposed convolution with 2 * stride taps and no padding, then a crop.
+
+    `offset` is where the finer grid's cell 0 lies in what comes out. It is negative where the output begins within the
+    finer grid, which then has to be cropped by as much (Caffe's coord_map.py derives the same numbers).
+    """
+
+    def __init__(self, num_classes: int, stride: int, centre: float, learned: bool = True) -> None:
+        super().__init__(num_classes, num_classes, 2 * stride, stride=stride, bias=False)
+        self.offset = int(bilinear_centre(2 * stride) - centre)
+        self.weight.requires_grad_(learned)
+
+    def reset_parameters(self) -> None:
+        start_bilinear(self)
+
+    def whole(self, scores: Tensor) -> Tensor:
+        """(B, K, h, w) -> (B, K, stride * (h + 1), stride * (w + 1))."""
+        return F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.stride)
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        """(B, K, h, w) -> (B, K, *size), from cell 0 of the finer grid on."""
+        return crop(self.whole(scores), self.offset, size)
+
+
+def crop(maps: Tensor, offset: int, size: Sequence[int]) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size), from `offset` on, on both axes."""
+    return maps[..., offset : offset + size[0], offset : offset + size[1]]
+
+
 UPSAMPLINGS = ("learned", "fixed", "interpolate")
 
 
-def create_upsampling(kind: str, num_classes: int, stride: int, centre: float) -> nn.Module:
-    """`learned` or `fixed` transposed convolution, or `interpolate`; the last two compute the same."""
+def create_upsampling(kind: str, num_classes: int, stride: int, centre: float, caffe: bool = False) -> nn.Module:
+    """`learned` or `fixed` transposed convolution, or `interpolate`; the last two compute the same. `caffe`: as
+    released, which has no interpolation.
+    """
     if kind not in UPSAMPLINGS:
         raise UserError(f"model.upsample={kind} is not one of {', '.join(UPSAMPLINGS)}.")
     if kind == "interpolate":
+        if caffe:
+            raise UserError("model.upsample=interpolate needs model.geometry=same: the release has no interpolation.")
         return Interpolate(stride, centre)
-    return TransposedConvolution(num_classes, stride, centre, learned=kind == "learned")
+    layer = CaffeUpsampling if caffe else TransposedConvolution
+    return layer(num_classes, stride, centre, learned=kind == "learned")

@@ -1,6 +1,7 @@
-"""Reading files of tensors: .pth / .pt / .ckpt through PyTorch's weights-only loader, .safetensors through safetensors.
+"""Reading files of tensors: .pth / .pt / .ckpt through PyTorch's weights-only loader, .safetensors through safetensors,
+.caffemodel through protobuf.
 
-Neither runs code from the file.
+None runs code from the file.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,7 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from segrefine.caffe_file import read_caffemodel
 from segrefine.errors import UserError, listing
+
+_PARALLEL = "module."  # before each name in a file that torch.nn.DataParallel saved
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -25,10 +29,14 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".caffemodel":
+            return dict(read_caffemodel(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise UserError(
-            f"{path} cannot be read: {first_line(error)}. Is it whole, and a .pth or .safetensors file?"
+            f"{path} cannot be read: {first_line(error)}. Is it whole, and a .pth, .safetensors or .caffemodel file?"
         ) from error
     except Exception as error:  # pickle's own errors share no base class
         raise UserError(
@@ -41,9 +49,15 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The file's tensors by name; a dictionary kept under "state_dict" or "model" is taken from there."""
-    content = read_file(path)
-    for key in ("state_dict", "model"):
+    """The file's tensors by name."""
+    return find_tensors(read_file(path), path)
+
+
+def find_tensors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The tensors in a file's content by name, out of the dictionary in which training scripts keep them beside other
+    things.
+    """
+    for key in ("state_dict", "model_state_dict", "model", "segmenter"):
         if isinstance(content.get(key), dict):
             content = content[key]
     numbered = [key for key in content if not isinstance(key, str)]
@@ -52,15 +66,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
         raise UserError(f"{path}: {strangers[0]!r} is a {type(content[strangers[0]]).__name__}, not a tensor.")
+    if content and all(key.startswith(_PARALLEL) for key in content):
+        content = {key.removeprefix(_PARALLEL): value for key, value in content.items()}
     return content
 
 
 def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], optional: Collection[str] = ()) -> str:
-    """In words, which of the `wanted` tensors are missing (the `optional` may be), unknown or of another shape; "" if
-    none.
+    """In words, which of the `wanted` tensors are missing, unknown or of another shape; "" if none. The `optional` may
+    be missing, and batch norm's counters of batches, which files from before PyTorch 0.4 lack and nothing uses.
     """
+    absent = wanted.keys() - tensors.keys() - set(optional)
     problems = {
-        "missing": sorted(wanted.keys() - tensors.keys() - set(optional)),
+        "missing": sorted(name for name in absent if not name.endswith("num_batches_tracked")),
         "unknown": sorted(tensors.keys() - wanted.keys()),
         "of another shape": sorted(
             f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"

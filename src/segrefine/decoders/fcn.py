@@ -4,13 +4,16 @@ Letters: B batch, K classes, C channels, h w feature size, H W input size.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCNHead
 
 from segrefine.decoders.base import Decoder
-from segrefine.errors import UserError
-from segrefine.upsampling import Interpolate, create_upsampling
+from segrefine.errors import UserError, did_you_mean
+from segrefine.upsampling import CaffeUpsampling, Interpolate, Resize, create_upsampling, crop
+
+GEOMETRIES = ("same", "caffe")
 
 
 class FCNDecoder(Decoder):
@@ -18,6 +21,10 @@ class FCNDecoder(Decoder):
 
     Score layers start at zero and upsampling starts bilinear, so a new net predicts one class everywhere and refines
     from there (release, solve.py and surgery.py; CVPR 2015, section 4.3, "Fine-tuning" and "Optimization").
+
+    `geometry="same"` (ours) adds scores where they belong for every size of the image; "caffe" is the release's over a
+    VGG padded by 100 pixels: upsampled scores are added to a crop of the finer ones. Where a crop begins follows from
+    where the cells of either map look.
 
     Departure from the paper: with `upsample="learned"` the last upsampling is learned like the others; the paper
     fixes it to bilinear (section 4.3) and the release fixes all.
@@ -27,6 +34,7 @@ class FCNDecoder(Decoder):
         skip_scales: `{stride: factor}` on a map before it is scored: 0.01 for pool4 and 0.0001 for pool3 in FCN-8s
             at-once (release, voc-fcn8s-atonce/net.py), which trains all skips together on VGG's raw activations.
         upsample: "learned", "fixed" or "interpolate" (see `segrefine.upsampling`).
+        geometry: "same" or "caffe".
     """
 
     needs = ("classifier",)
@@ -40,8 +48,12 @@ class FCNDecoder(Decoder):
         skips: Sequence[int],
         skip_scales: Mapping[int, float],
         upsample: str,
+        geometry: str,
     ) -> None:
         super().__init__()
+        if geometry not in GEOMETRIES:
+            raise UserError(f"model.geometry={geometry} is not known.{did_you_mean(geometry, GEOMETRIES)}")
+        self.geometry = geometry
         self.strides = sorted(skips, reverse=True)
         self.skip_scales = dict(skip_scales)
         absent = [stride for stride in [*self.strides, *self.skip_scales] if stride not in channels]
@@ -55,24 +67,31 @@ class FCNDecoder(Decoder):
         for layer in self.score.values():
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
-        self.upsample = nn.ModuleDict(
-            {
-                str(coarse): create_upsampling(
-                    upsample, num_classes, coarse // fine, (centres[coarse] - centres[fine]) / fine
-                )
-                for coarse, fine in zip(self.strides, self.strides[1:], strict=False)
-            }
-        )
-        finest = self.strides[-1]
-        self.to_pixels = create_upsampling(upsample, num_classes, finest, centres[finest])
+        caffe = geometry == "caffe"
+        self.upsample = nn.ModuleDict()
+        self.crops: dict[int, int] = {}  # by stride: at which cell of its scores the sum begins
+        centre = centres[self.strides[0]]  # where cell 0 of the sum looks
+        for coarse, fine in pairwise(self.strides):
+            layer = create_upsampling(upsample, num_classes, coarse // fine, (centre - centres[fine]) / fine, caffe)
+            self.upsample[str(coarse)] = layer
+            self.crops[fine] = -layer.offset if isinstance(layer, CaffeUpsampling) else 0
+            centre = centres[fine] + self.crops[fine] * fine
+        self.to_pixels = create_upsampling(upsample, num_classes, self.strides[-1], centre, caffe)
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) at the finest skip."""
-        total: Tensor | None = None
-        for coarser, stride in zip([None, *self.strides], self.strides, strict=False):
-            scores = self.score[str(stride)](features[stride] * self.skip_scales.get(stride, 1.0))
-            total = scores if total is None else self.upsample[str(coarser)](total, scores.shape[-2:]) + scores
-        assert total is not None
+        scores = {
+            stride: self.score[str(stride)](features[stride] * self.skip_scales.get(stride, 1.0))
+            for stride in self.strides
+        }
+        total = scores[self.strides[0]]
+        for coarse, fine in pairwise(self.strides):
+            upsample = self.upsample[str(coarse)]
+            if isinstance(upsample, CaffeUpsampling):
+                total = upsample.whole(total)
+                total = total + crop(scores[fine], self.crops[fine], total.shape[-2:])
+            else:
+                total = upsample(total, scores[fine].shape[-2:]) + scores[fine]
         return total
 
 
@@ -80,14 +99,22 @@ class DilatedFCNDecoder(Decoder):
     """torchvision's FCN head on a dilated ResNet's stride-8 map: 3x3 convolution to C/4, batch norm, ReLU, dropout 0.1,
     1x1 scores (torchvision/models/segmentation/fcn.py). It keeps resolution by dilation, which RefineNet argues
     against.
+
+    Args:
+        upsample: "resize", torchvision's, which takes a cell to look 3.5 pixels beside where it does, or "interpolate",
+            exact (see `segrefine.upsampling`).
     """
 
     needs = ("dilation",)
 
-    def __init__(self, channels: Mapping[int, int], centres: Mapping[int, float], num_classes: int) -> None:
+    def __init__(
+        self, channels: Mapping[int, int], centres: Mapping[int, float], num_classes: int, *, upsample: str
+    ) -> None:
         super().__init__()
+        if upsample not in ("resize", "interpolate"):
+            raise UserError(f"model.upsample={upsample} is not one of resize, interpolate.")
         self.head = FCNHead(channels[8], num_classes)
-        self.to_pixels = Interpolate(8, centres[8])
+        self.to_pixels = Resize() if upsample == "resize" else Interpolate(8, centres[8])
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """`{8: (B, C, h, w)}` -> scores (B, K, h, w)."""

@@ -1,7 +1,8 @@
 """The decoders of RefineNet (Lin, Milan, Shen, Reid, CVPR 2017) and its light-weight form (Nekrasov et al., BMVC 2018).
 
 The default is the network of the PyTorch port whose weights people use (refinenet-pytorch), which follows the authors'
-release rather than the paper where they differ: four pooling links and three output units against two and one.
+release rather than the paper where they differ: four pooling links and three output units against two and one, and no
+units of their own before the classifier against two. `conf/model/refinenet_paper.yaml` is the paper's.
 Letters: B batch, K classes, C channels, h w feature size.
 """
 
@@ -139,6 +140,8 @@ class RefineNetDecoder(Decoder):
         kernel_size: of every convolution outside residual units but the classifier: 3, or 1 for light-weight.
         adapt_units, output_units: residual conv units after adaptation and at a block's end: 2 and 3 (release and port;
             the paper has one at the end), none for light-weight.
+        classifier_units: residual conv units between the last block and the classifier: 0 (release and port; the paper
+            has 2, section 3.2, "Output convolutions").
         classifier_dropout: probability of dropout before the classifier: 0.5 (port), 0 for light-weight (its code).
         crp_links: links of the chained residual pooling: 4 (release and port; the paper draws 2).
         crp_conv_first: the release's "improved" pooling, each convolution before its pool.
@@ -156,6 +159,7 @@ class RefineNetDecoder(Decoder):
         kernel_size: int,
         adapt_units: int,
         output_units: int,
+        classifier_units: int,
         classifier_dropout: float,
         crp_links: int,
         crp_conv_first: bool,
@@ -171,8 +175,8 @@ class RefineNetDecoder(Decoder):
                 f"model.cascade={[list(block) for block in cascade]} must name strides of the encoder's maps, "
                 f"which are {sorted({_stride(key) for key in channels})}, each with a width in model.widths={widths}."
             )
-        if min(crp_links, adapt_units, output_units) < 0:
-            raise UserError("model.crp_links, model.adapt_units and model.output_units are counts, 0 or more.")
+        if min(crp_links, adapt_units, output_units, classifier_units) < 0:
+            raise UserError("model.crp_links and the numbers of units (model.*_units) are counts, 0 or more.")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise UserError(f"model.kernel_size={kernel_size} must be odd, so that maps keep their size.")
         self.taps = [[key for stride in block for key in taken[stride]] for block in cascade]
@@ -199,6 +203,7 @@ class RefineNetDecoder(Decoder):
             self.blocks.append(block)
             coarse = block.width
         assert coarse is not None
+        self.refine = nn.Sequential(*(ResidualConvUnit(coarse, rcu_shortcut) for _ in range(classifier_units)))
         self.classifier_dropout = nn.Dropout(classifier_dropout)
         self.classifier = nn.Conv2d(coarse, num_classes, 3, padding=1)
         nn.init.normal_(self.classifier.weight, std=0.01)  # port and release
@@ -212,7 +217,7 @@ class RefineNetDecoder(Decoder):
         for block, keys in zip(self.blocks, self.taps, strict=True):
             x = block([self.dropout(features[key]) if key in self.dropped else features[key] for key in keys], x)
         assert x is not None
-        return self.classifier(self.classifier_dropout(x))
+        return self.classifier(self.classifier_dropout(self.refine(x)))
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:

@@ -36,8 +36,8 @@ def create_encoder(
 
     Args:
         weights: None for random, "imagenet" for torchvision's, or the path of a .pth or .safetensors file.
-        needs: "classifier" asks a VGG for fc6 and fc7 (a ResNet has none to give); "dilation" asks a ResNet to stay at
-            stride 8.
+        needs: "classifier" asks a VGG for fc6 and fc7 (a ResNet has none to give); "caffe" asks a VGG for the geometry
+            of FCN's release; "dilation" asks a ResNet to stay at stride 8.
         classifier_channels: width of VGG's fc6 and fc7, 4096 as published; 0 leaves them out.
         frozen_stages: how many of the five stages, from the input on, keep their weights; nothing is computed backwards
             through them.
@@ -45,8 +45,10 @@ def create_encoder(
     if name in VGGS:
         if "dilation" in needs:
             raise UserError(f"backbone={name}: VGG cannot be dilated here. Use a ResNet of 50 layers or more.")
-        encoder: Encoder = VGGEncoder(name, classifier_channels if "classifier" in needs else 0)
+        encoder: Encoder = VGGEncoder(name, classifier_channels if "classifier" in needs else 0, "caffe" in needs)
     elif name in RESNETS:
+        if "caffe" in needs:
+            raise UserError(f"backbone={name}: model.geometry=caffe is VGG's. Use vgg16 or model.geometry=same.")
         encoder = ResNetEncoder(name, dilated="dilation" in needs)
     else:
         raise UserError(f"Unknown backbone {name!r}.{did_you_mean(name, BACKBONES)}")

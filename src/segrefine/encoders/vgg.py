@@ -3,10 +3,13 @@
 Simonyan and Zisserman, ICLR 2015; the recasting is FCN's (Long, Shelhamer, Darrell, CVPR 2015, section 3.1).
 """
 
+from typing import Any
+
 import torchvision
 from torch import Tensor, nn
 
 from segrefine.encoders.base import Encoder
+from segrefine.errors import UserError
 
 VGGS = ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
 
@@ -16,24 +19,46 @@ class VGGEncoder(Encoder):
 
     With `classifier_channels` the map at stride 32 goes on through fc6 (7x7, padded to keep its size) and fc7 (1x1),
     each with ReLU and dropout 0.5 as in VGG's classifier; 4096 is the published width.
+
+    `caffe` is FCN's geometry as released (voc-fcn8s/net.py): conv1_1 padded by 100 pixels, so that fc6 needs no padding
+    of its own whatever the image's size, and pools that round up.
     """
 
-    def __init__(self, name: str, classifier_channels: int = 0) -> None:
+    def __init__(self, name: str, classifier_channels: int = 0, caffe: bool = False) -> None:
         super().__init__()
         self.features = getattr(torchvision.models, name)(weights=None).features
         self.channels = {4: 128, 8: 256, 16: 512, 32: classifier_channels or 512}
-        # A 2x2 pool puts its output between two inputs: cell j covers pixels stride * j to stride * j + stride - 1.
-        self.centres = {stride: (stride - 1) / 2 for stride in self.channels}
+        if caffe:
+            if not classifier_channels:
+                raise UserError("model.geometry=caffe pads for fc6: backbone.classifier_channels must be 1 or more.")
+            self.features[0].padding = (100, 100)
+            for layer in self.features:
+                if isinstance(layer, nn.MaxPool2d):
+                    layer.ceil_mode = True
         self.classifier: nn.Module = nn.Identity()
         if classifier_channels:
             self.classifier = nn.Sequential()
             for layer, width, size in (("6", 512, 7), ("7", classifier_channels, 1)):
-                convolution = nn.Conv2d(width, classifier_channels, size, padding=size // 2)
+                convolution = nn.Conv2d(width, classifier_channels, size, padding=0 if caffe else size // 2)
                 nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # as VGG's own layers in torchvision
                 nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
                 self.classifier.add_module("fc" + layer, convolution)
                 self.classifier.add_module("relu" + layer, nn.ReLU(inplace=True))
                 self.classifier.add_module("drop" + layer, nn.Dropout(0.5))
+        self.centres = self._find_centres()
+
+    def _find_centres(self) -> dict[int, float]:
+        """Where cell 0 of each map looks, from the layers' geometry: a layer with kernel k, stride s and padding p puts
+        its cell j on position s * j + (k - 1) / 2 - p of its input (Caffe's coord_map.py).
+        """
+        stride, centre, centres = 1, 0.0, {}
+        for layer in (*self.features, *self.classifier.modules()):
+            if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
+                kernel, step, padding = (_side(value) for value in (layer.kernel_size, layer.stride, layer.padding))
+                centre += stride * ((kernel - 1) / 2 - padding)
+                stride *= step
+                centres[stride] = centre
+        return {stride: centres[stride] for stride in self.channels}
 
     @property
     def stages(self) -> list[list[nn.Module]]:
@@ -46,7 +71,7 @@ class VGGEncoder(Encoder):
         return stages[:5]
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, floor(H / stride), floor(W / stride))}."""
+        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H / stride) but for Caffe's geometry."""
         x, stride, features = images, 1, {}
         for layer in self.features:
             x = layer(x)
@@ -55,3 +80,8 @@ class VGGEncoder(Encoder):
                 features[stride] = x
         features[32] = self.classifier(features[32])
         return {stride: features[stride] for stride in self.channels}
+
+
+def _side(value: Any) -> int:
+    """Of a size that PyTorch keeps as a number or, in a convolution, as a pair of them."""
+    return value[0] if isinstance(value, tuple) else value

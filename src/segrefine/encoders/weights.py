@@ -27,9 +27,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     classifier = {key for key in tensors if key.startswith(("classifier.", "fc."))}
     found = {key: value for key, value in tensors.items() if key not in classifier} | _fully_connected(tensors, wanted)
 
-    # fc6 and fc7 may start at random; files from before PyTorch 0.4 lack the batch counters, which nothing uses.
-    optional = [key for key in wanted if key.startswith("classifier.") or key.endswith("num_batches_tracked")]
-    problems = misfits(wanted, found, optional)
+    problems = misfits(wanted, found, [key for key in wanted if key.startswith("classifier.")])  # may start at random
     if problems:
         raise UserError(
             f"backbone.weights={weights} does not fit {name}, which has torchvision's key names. {problems}."

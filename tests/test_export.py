@@ -1,0 +1,166 @@
+"""Exported files give the network's outputs in the code they are for."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+
+from segrefine.checkpoints import KEY, describe
+from segrefine.cli import MISTAKE, register_checkpoint
+from segrefine.configs import CONFIG_FOLDER, read_group
+from segrefine.errors import UserError
+from segrefine.exporting import FORMATS, FromRGB, export, largest_difference
+from segrefine.labels import voc_colour_map
+from segrefine.model import SegmentationModel, build_model
+
+CLASSES = ["left", "right", "none"]
+WIDTHS = {"widths": {4: 8, 8: 8, 16: 8, 32: 8}}
+NETWORKS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "torchvision": ("fcn_dilated", "resnet50", {}, {}),
+    "pytorch_fcn": ("fcn16s", "vgg11", {"geometry": "caffe"}, {"classifier_channels": 4}),
+    "refinenet_pytorch": ("refinenet", "resnet18", WIDTHS, {}),
+    "onnx": ("fcn8s", "resnet18", {}, {}),
+    "torch_export": ("refinenet_lw", "vgg11", WIDTHS, {}),
+}
+
+
+def configs(name: str) -> dict[str, Any]:
+    model, backbone, of_model, of_backbone = NETWORKS[name]
+    return {"model": read_group("model", model) | of_model, "backbone": read_group("backbone", backbone) | of_backbone}
+
+
+def network(name: str) -> SegmentationModel:
+    """With random scores."""
+    torch.manual_seed(0)
+    net = build_model(*configs(name).values(), len(CLASSES)).eval()
+    for layer in net.decoder.modules():
+        if isinstance(layer, nn.Conv2d) and layer.out_channels == len(CLASSES):
+            nn.init.normal_(layer.weight, std=0.1)
+    return net
+
+
+def saved(net: SegmentationModel, name: str, folder: Path) -> Path:
+    """A run's checkpoint of the network."""
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    about = describe(configs(name) | {"datamodule": {"name": None}}, CLASSES, voc_colour_map(3))
+    torch.save({"state_dict": tensors, KEY: about}, folder / "best.ckpt")
+    return folder / "best.ckpt"
+
+
+def type_in(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "segrefine.export", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
+
+
+def rgb(*size: int) -> Tensor:
+    return torch.rand(*size, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("name", ["torchvision", "onnx", "torch_export"])
+def test_a_checkpoint_is_exported_checked_and_reported(name: str, tmp_path: Path) -> None:
+    """Read by other code, it gives the network's outputs for another size and number of images."""
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    net = network(name)
+    suffix = {"onnx": ".onnx", "torch_export": ".pt2"}.get(name, ".pth")
+    output = tmp_path / "out" / f"net{suffix}"
+    result = type_in(f"checkpoint={saved(net, name, tmp_path)}", f"format={name}", f"output={output}")
+    assert result.returncode == 0, result.stderr
+    assert f"{output}: {name}," in result.stderr
+    assert [file.name for file in output.parent.iterdir()] == [output.name]
+    images = rgb(3, 3, 64, 117)
+    with torch.no_grad():
+        expected, found = FromRGB(net)(images), READERS[name](output)(images)
+    assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["pytorch_fcn", "refinenet_pytorch"])
+def test_weights_of_the_ports_go_there_and_back(name: str, tmp_path: Path) -> None:
+    """That the names are the ports' is for test_published.py to say."""
+    net = network(name)
+    again = FORMATS[name](net, configs(name), tmp_path / "net.pth")
+    assert largest_difference(FromRGB(net), again) < 1e-5
+
+
+def torchvisions(path: Path) -> Any:
+    theirs = torchvision.models.segmentation.fcn_resnet50(
+        weights=None, weights_backbone=None, num_classes=3, aux_loss=False
+    )
+    theirs.load_state_dict(torch.load(path, weights_only=True))
+    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return lambda images: theirs.eval()(normalise(images))["out"]
+
+
+def onnx(path: Path) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+READERS = {
+    "torchvision": torchvisions,
+    "onnx": onnx,
+    "torch_export": lambda path: torch.export.load(path).module(),
+}
+
+
+def test_fcns_input_is_folded_into_the_exported_weights(tmp_path: Path) -> None:
+    """The first layer gives on FCN's own input, padding included, what it gives on ours."""
+    net = network("pytorch_fcn")
+    FORMATS["pytorch_fcn"](net, configs("pytorch_fcn"), tmp_path / "net.pth")
+    tensors = torch.load(tmp_path / "net.pth", weights_only=True)
+    images = rgb(1, 3, 20, 20)
+    mean = torch.tensor((104.00699, 116.66877, 122.67892)).view(3, 1, 1)
+    weight, bias = tensors["conv1_1.weight"], tensors["conv1_1.bias"]
+    theirs = nn.functional.conv2d(255 * images.flip(1) - mean, weight, bias, padding=100)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs, net.encoder.features[0](net.preprocess(images)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("refinenet_pytorch", ["format=torchvision"], "Weights of torchvision's fcn_resnet50 or fcn_resnet101 are for"),
+        ("onnx", ["format=pytorch_fcn"], "format=pytorch_fcn is FCN with model.geometry=caffe"),
+        ("onnx", ["format=onx"], "There is no format 'onx'. Did you mean 'onnx'?"),
+        ("onnx", [], "Give format=..."),
+        ("onnx", ["format=onnx", "output=."], "output=. is a folder"),
+        ("onnx", ["format=torch_export", "output=/dev/null/net.pt2"], "output=/dev/null/net.pt2 cannot be written"),
+    ],
+)
+def test_mistakes_are_told_in_words(name: str, arguments: list[str], words: str, tmp_path: Path) -> None:
+    path = saved(network(name), name, tmp_path)
+    result = type_in(f"output={tmp_path / 'net.bin'}", *arguments, f"checkpoint={path}")
+    assert result.returncode == MISTAKE
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "net.bin").exists()
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1.01, r"by 0\.01 of the largest"), (math.nan, "by nan of the largest")])
+def test_a_file_whose_outputs_differ_is_not_written(
+    factor: float, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_wrongly(net: SegmentationModel, config: dict[str, Any], path: Path) -> Any:
+        path.write_text("wrong")
+        return lambda images: factor * FromRGB(net)(images)
+
+    path = saved(network("onnx"), "onnx", tmp_path)
+    monkeypatch.setitem(FORMATS, "onnx", write_wrongly)
+    arguments = [f"checkpoint={path}", "format=onnx", f"output={tmp_path / 'net.onnx'}"]
+    register_checkpoint(arguments)
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        cfg = compose("export", overrides=arguments)
+    with pytest.raises(UserError, match=words):
+        export(cfg)
+    assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]
