@@ -73,7 +73,6 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp
         ("evaluate.py", ["checkpoint=gone.ckpt"], "There is no weights file gone.ckpt"),
         ("predict.py", ["checkpoint=gone.ckpt", "input=."], "There is no weights file gone.ckpt"),
         ("predict.py", ["input=."], "Give checkpoint=PATH"),
-        ("train.py", ["+experiment=fcn16s_heavy"], "strict=false takes of init_from what fits"),
     ],
 )
 def test_a_mistake_found_later_is_one_message_too(

@@ -100,6 +100,7 @@ def test_recipes_hold_the_published_values() -> None:
         "refinenet_2017": ("sgd", 5e-4, 0.9, 5e-4, 1.0, True, 0.1, "mean"),
         "lightweight_2018": ("sgd", 5e-3, 0.9, 1e-5, 1.0, True, 0.1, "mean"),
     }
+    assert {recipe["schedule"]["warmup_steps"] for name, recipe in recipes.items() if name != "default"} == {0}
 
 
 @pytest.mark.parametrize(("group", "name"), choices("model", "backbone", "datamodule"))

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from segrefine.checkpoints import KEY, describe
@@ -60,27 +62,48 @@ def type_in(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
 
 
+def config(*arguments: str) -> DictConfig:
+    register_checkpoint(list(arguments))
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose("export", overrides=list(arguments))
+
+
 def rgb(*size: int) -> Tensor:
     return torch.rand(*size, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("name", ["torchvision", "onnx", "torch_export"])
-def test_a_checkpoint_is_exported_checked_and_reported(name: str, tmp_path: Path) -> None:
-    """Read by other code, it gives the network's outputs for another size and number of images."""
+def test_what_is_exported_gives_the_networks_outputs(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Read by other code, for another size and number of images."""
     if name == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
     net = network(name)
     suffix = {"onnx": ".onnx", "torch_export": ".pt2"}.get(name, ".pth")
     output = tmp_path / "out" / f"net{suffix}"
-    result = type_in(f"checkpoint={saved(net, name, tmp_path)}", f"format={name}", f"output={output}")
-    assert result.returncode == 0, result.stderr
-    assert f"{output}: {name}," in result.stderr
+    with caplog.at_level("INFO"):
+        export(config(f"checkpoint={saved(net, name, tmp_path)}", f"format={name}", f"output={output}"))
+    assert f"{output}: {name}," in caplog.text
     assert [file.name for file in output.parent.iterdir()] == [output.name]
     images = rgb(3, 3, 64, 117)
     with torch.no_grad():
         expected, found = FromRGB(net)(images), READERS[name](output)(images)
     assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-4
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    net = network("refinenet_pytorch")
+    arguments = [f"checkpoint={saved(net, 'refinenet_pytorch', tmp_path)}", f"output={tmp_path / 'net.pth'}"]
+    assert type_in(*arguments, "format=refinenet_pytorch").returncode == 0
+    names = torch.load(tmp_path / "net.pth", weights_only=True).keys()
+    assert {"conv1.weight", "mflow_conv_g1_b.0.3_conv.bias", "clf_conv.bias"} <= names
+    assert "torch_export       a .pt2" in type_in("--help").stdout
+    wrong = type_in(*arguments, "format=onx")
+    assert wrong.returncode == MISTAKE
+    assert "There is no format 'onx'. Did you mean 'onnx'?" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
 
 
 @pytest.mark.parametrize("name", ["pytorch_fcn", "refinenet_pytorch"])
@@ -132,7 +155,6 @@ def test_fcns_input_is_folded_into_the_exported_weights(tmp_path: Path) -> None:
     [
         ("refinenet_pytorch", ["format=torchvision"], "Weights of torchvision's fcn_resnet50 or fcn_resnet101 are for"),
         ("onnx", ["format=pytorch_fcn"], "format=pytorch_fcn is FCN with model.geometry=caffe"),
-        ("onnx", ["format=onx"], "There is no format 'onx'. Did you mean 'onnx'?"),
         ("onnx", [], "Give format=..."),
         ("onnx", ["format=onnx", "output=."], "output=. is a folder"),
         ("onnx", ["format=torch_export", "output=/dev/null/net.pt2"], "output=/dev/null/net.pt2 cannot be written"),
@@ -140,11 +162,10 @@ def test_fcns_input_is_folded_into_the_exported_weights(tmp_path: Path) -> None:
 )
 def test_mistakes_are_told_in_words(name: str, arguments: list[str], words: str, tmp_path: Path) -> None:
     path = saved(network(name), name, tmp_path)
-    result = type_in(f"output={tmp_path / 'net.bin'}", *arguments, f"checkpoint={path}")
-    assert result.returncode == MISTAKE
-    assert words in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "net.bin").exists()
+    output = [] if "output=" in "".join(arguments) else [f"output={tmp_path / 'net.bin'}"]
+    with pytest.raises(UserError, match=re.escape(words)):
+        export(config(f"checkpoint={path}", *output, *arguments))
+    assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]
 
 
 @pytest.mark.parametrize(("factor", "words"), [(1.01, r"by 0\.01 of the largest"), (math.nan, "by nan of the largest")])
@@ -157,10 +178,7 @@ def test_a_file_whose_outputs_differ_is_not_written(
 
     path = saved(network("onnx"), "onnx", tmp_path)
     monkeypatch.setitem(FORMATS, "onnx", write_wrongly)
-    arguments = [f"checkpoint={path}", "format=onnx", f"output={tmp_path / 'net.onnx'}"]
-    register_checkpoint(arguments)
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        cfg = compose("export", overrides=arguments)
+    cfg = config(f"checkpoint={path}", "format=onnx", f"output={tmp_path / 'net.onnx'}")
     with pytest.raises(UserError, match=words):
         export(cfg)
     assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]

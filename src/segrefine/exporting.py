@@ -42,6 +42,7 @@ class FromRGB(nn.Module):
     def __init__(self, net: SegmentationModel) -> None:
         super().__init__()
         self.net = net
+        self.train(net.training)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(self.net.preprocess(images))
