@@ -123,13 +123,7 @@ class PanelWriter(Callback):
 
     @rank_zero_only
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_index: int,
-        loader_index: int = 0,
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         for index, image, label, prediction in zip(
             batch["index"].tolist(), batch["image"], batch["label"], outputs, strict=True

@@ -116,13 +116,7 @@ class PredictionWriter(Callback):
         self.folder, self.palette = folder, datamodule.palette
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_index: int,
-        loader_index: int = 0,
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=True):
             write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette)

@@ -1,5 +1,6 @@
 """What every encoder is to the rest of the package; `segrefine.encoders` says what the parts mean."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import nn
@@ -8,7 +9,7 @@ MIN_SIDE = 32
 """The least height and width of an image in pixels: one cell at stride 32."""
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Images (B, 3, H, W) to maps keyed by stride, or by (stride, scale) from an encoder of several scales."""
 
     channels: dict[Any, int]
@@ -16,6 +17,6 @@ class Encoder(nn.Module):
     scale: float = 1.0
 
     @property
+    @abstractmethod
     def stages(self) -> list[list[nn.Module]]:
         """The layers in five lists, fine to coarse."""
-        raise NotImplementedError
