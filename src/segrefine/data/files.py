@@ -1,6 +1,6 @@
 """Data sets of image and label files: pairing the files, decoding label values, and the checks before training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
-from segrefine.data.io import find_images, image_size, read_image, read_label
+from segrefine.data.io import NameOf, find_images, image_size, read_image, read_label, stem_of
 from segrefine.errors import UserError, listing
+from segrefine.labels import VOID
 
 HEADERS_CHECKED = 200
 LABELS_CHECKED = 8
@@ -25,6 +26,10 @@ class Example(NamedTuple):
     label: Path
 
 
+ReadValues = Callable[[Path], np.ndarray]
+"""Reads the stored values (H, W) of a label file, integers from 0 on."""
+
+
 class LabelCode:
     """What the values in label files mean: `meaning` maps a value, 0..65535, to a class 0..K-1 or to 255, void."""
 
@@ -33,6 +38,12 @@ class LabelCode:
         self.table = np.full(2**16, -1, np.int16)
         for value, target in meaning.items():
             self.table[value] = target
+
+    @classmethod
+    def counted(cls, num_classes: int, first: int = 0, void: tuple[int, ...] = (VOID,)) -> "LabelCode":
+        """Classes as consecutive values from `first` on."""
+        classes = {first + index: index for index in range(num_classes)}
+        return cls(classes | dict.fromkeys(void, VOID), num_classes)
 
     def decode(self, values: np.ndarray, path: Path) -> Tensor:
         """Label (H, W) uint8 of the stored values; UserError, naming the file, for a value that means nothing."""
@@ -53,10 +64,17 @@ class LabelCode:
 class FileDataset(SegmentationDataset):
     """Examples read from files when asked for."""
 
-    def __init__(self, examples: list[Example], code: LabelCode, transform: Transform | None = None) -> None:
+    def __init__(
+        self,
+        examples: list[Example],
+        code: LabelCode,
+        transform: Transform | None = None,
+        read_values: ReadValues = read_label,
+    ) -> None:
         super().__init__([example.id for example in examples], transform)
         self.examples = examples
         self.code = code
+        self.read_values = read_values
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         image, label = read_image(self.examples[index].image), self.read_label(index)
@@ -65,16 +83,24 @@ class FileDataset(SegmentationDataset):
 
     def read_label(self, index: int) -> Tensor:
         path = self.examples[index].label
-        return self.code.decode(read_label(path), path)
+        return self.code.decode(self.read_values(path), path)
 
     def check(self) -> None:
-        """Compares image and label sizes, from the headers, and decodes a few labels, spread over the split."""
+        """Looks for every file, compares image and label sizes, from the headers, and decodes a few labels, spread over
+        the split."""
         super().check()
+        absent = [path for example in self.examples for path in (example.image, example.label) if not path.is_file()]
+        if absent:
+            raise UserError(f"{len(absent)} files are not there: {listing([str(path) for path in absent])}.")
         for index in spread(len(self), HEADERS_CHECKED):
             example = self.examples[index]
-            self._check_size(example, image_size(example.image), image_size(example.label, upright=False))
+            self._check_size(example, image_size(example.image), self._label_size(example.label))
         for index in spread(len(self), LABELS_CHECKED):
             self.read_label(index)
+
+    def _label_size(self, path: Path) -> tuple[int, ...]:
+        """Height and width, where there is a header to tell them, from that alone."""
+        return self.read_values(path).shape if path.suffix == ".mat" else image_size(path, upright=False)
 
     @staticmethod
     def _check_size(example: Example, image: tuple[int, ...], label: tuple[int, ...]) -> None:
@@ -88,7 +114,8 @@ class FileDataset(SegmentationDataset):
 
 
 class FileDataModule(SegmentationDataModule):
-    """A data module over files below `root`; a subclass says in `expects` what has to lie there."""
+    """A data module over files below `root`; a subclass gives its `code` and the `examples` of a split, and says in
+    `expects` what has to lie there."""
 
     expects: str
 
@@ -106,29 +133,64 @@ class FileDataModule(SegmentationDataModule):
             raise UserError(f"datamodule.root={self._root}: there is no such folder. {self.expects}")
         return root
 
-    def pairs(self, images: Path, labels: Path) -> list[Example]:
+    @property
+    def code(self) -> LabelCode:
+        """What the values in the label files mean."""
+        raise NotImplementedError
+
+    def examples(self, split: str) -> list[Example]:
+        """The files of "train", "val" or "test"."""
+        raise NotImplementedError
+
+    def read_values(self, path: Path) -> np.ndarray:
+        """The stored values of a label file."""
+        return read_label(path)
+
+    def dataset(self, split: str, transform: Transform | None = None) -> FileDataset:
+        return FileDataset(self.examples(split), self.code, transform, self.read_values)
+
+    def folder(self, *places: str) -> Path:
+        """The first of `places`, relative to `root`, that is a folder."""
+        for place in places:
+            if (self.root / place).is_dir():
+                return self.root / place
+        raise UserError(f"There is no folder {' or '.join(places)} in datamodule.root={self._root}. {self.expects}")
+
+    def listed(self, file: Path, image: str, label: str) -> list[Example]:
+        """Examples of the stems that a list file names, a line each; `image` and `label` are paths with {} for it."""
+        return [Example(stem, Path(image.format(stem)), Path(label.format(stem))) for stem in self.stems(file)]
+
+    def stems(self, file: Path) -> list[str]:
+        """The lines of a list file."""
+        if not file.is_file():
+            raise UserError(f"There is no list file {file}. {self.expects}")
+        return file.read_text(encoding="utf-8").split()
+
+    def pairs(
+        self, images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of
+    ) -> list[Example]:
         """`pair_files`, which for a missing folder says what was expected."""
         for folder in (images, labels):
             if not folder.is_dir():
                 raise UserError(f"There is no folder {folder}. {self.expects}")
-        return pair_files(images, labels)
+        return pair_files(images, labels, image_id, label_id)
 
 
-def pair_files(images: Path, labels: Path) -> list[Example]:
-    """Images and labels of the same stem; UserError if one lacks the other, or if there are none at all."""
-    image_files, label_files = find_images(images), find_images(labels)
+def pair_files(images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of) -> list[Example]:
+    """Images and labels of the same id, by default their stems; a file without an id is left out. UserError if one
+    lacks the other, or if there are none at all."""
+    image_files, label_files = find_images(images, image_id), find_images(labels, label_id)
     for have, lack, what, missing in (
         (image_files, label_files, "image", f"label in {labels}"),
         (label_files, image_files, "label", f"image in {images}"),
     ):
-        alone = [have[stem].name for stem in have if stem not in lack]
+        alone = [have[name].name for name in have if name not in lack]
         if alone:
-            raise UserError(
-                f"{len(alone)} of {len(have)} {what}s have no {missing} of the same stem: {listing(alone)}."
-            )
+            of_same = "of the same stem" if image_id is label_id is stem_of else "that belongs to it"
+            raise UserError(f"{len(alone)} of {len(have)} {what}s have no {missing} {of_same}: {listing(alone)}.")
     if not image_files:
         raise UserError(f"There are no image files in {images}.")
-    return [Example(stem, path, label_files[stem]) for stem, path in image_files.items()]
+    return [Example(name, path, label_files[name]) for name, path in image_files.items()]
 
 
 def has_files(folder: Path) -> bool:

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from segrefine.data.datamodule import SPLITS
-from segrefine.data.dataset import Transform
 from segrefine.data.files import (
     LABELS_CHECKED,
     Example,
     FileDataModule,
-    FileDataset,
     LabelCode,
     has_files,
     spread,
@@ -90,9 +88,6 @@ class FolderDataModule(FileDataModule):
     def has_test(self) -> bool:
         return self.lists["test"] is not None or has_files(self.root / "masks" / "test")
 
-    def dataset(self, split: str, transform: Transform | None = None) -> FileDataset:
-        return FileDataset(self._examples(split), self.code, transform)
-
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
         if stage in (None, "fit") and self.label_map is None and self.void == VOID:
@@ -100,7 +95,7 @@ class FolderDataModule(FileDataModule):
             labels = [dataset.read_label(index) for index in spread(len(dataset), LABELS_CHECKED)]
             refuse_binary({value for label in labels for value in label.unique().tolist()})
 
-    def _examples(self, split: str) -> list[Example]:
+    def examples(self, split: str) -> list[Example]:
         name = self.lists[split]
         if name is None:
             return self.pairs(self.root / "images" / split, self.root / "masks" / split)
@@ -117,7 +112,7 @@ class FolderDataModule(FileDataModule):
         if self.label_map is not None:
             values = set(self.label_map.values()) - {VOID}
         else:
-            paths = [example.label for split in ("train", "val") for example in self._examples(split)]
+            paths = [example.label for split in ("train", "val") for example in self.examples(split)]
             with ThreadPoolExecutor() as pool:
                 values = {int(value) for found in pool.map(_distinct, paths) for value in found}
             if self.void == VOID:

@@ -1,6 +1,6 @@
 """Reading image and label files of any common kind; every failure is a UserError that names the file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,24 +14,34 @@ from segrefine.errors import UserError
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 
 
-def list_images(place: Path) -> list[Path]:
+NameOf = Callable[[Path], str | None]
+"""The id of an example from the path of its image or label, None for a file that is not wanted."""
+
+
+def list_images(place: Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[Path]:
     """An image file, or those of a folder (not of folders in it), sorted; hidden files and other endings left out."""
     if place.is_file():
         return [place]
     if not place.is_dir():
         raise UserError(f"There is no file or folder {place}.")
     return sorted(
-        path for path in place.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+        path for path in place.iterdir() if path.suffix.lower() in extensions and not path.name.startswith(".")
     )
 
 
-def find_images(folder: Path) -> dict[str, Path]:
-    """The image files of a folder as {stem: path}, sorted by stem; UserError if two share one."""
+def stem_of(path: Path) -> str:
+    return path.stem
+
+
+def find_images(folder: Path, name_of: NameOf = stem_of) -> dict[str, Path]:
+    """The image and .mat files of a folder by the id that `name_of` gives each, sorted; UserError if two share one."""
     found: dict[str, Path] = {}
-    for path in list_images(folder):
-        if path.stem in found:
-            raise UserError(f"{folder} holds both {found[path.stem].name} and {path.name}; remove or rename one.")
-        found[path.stem] = path
+    for path in list_images(folder, (*EXTENSIONS, ".mat")):
+        name = name_of(path)
+        if name in found:
+            raise UserError(f"{folder} holds both {found[name].name} and {path.name}; remove or rename one.")
+        if name is not None:
+            found[name] = path
     return dict(sorted(found.items()))
 
 
@@ -62,6 +72,32 @@ def read_label(path: Path) -> np.ndarray:
     if values.dtype.kind == "f":
         raise UserError(f"{path} holds fractions. Labels must hold class numbers: convert it to a palette or grey PNG.")
     return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def read_mat(path: Path, variable: str) -> np.ndarray:
+    """A variable (H, W) of a MATLAB file, up to its version 7, as integers; "GTcls.Segmentation" is in a struct."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise UserError(f'Reading {path} needs scipy: pip install "segrefine[mat]".') from None
+    name, *fields = variable.split(".")
+    with _naming(path):
+        content = loadmat(path, variable_names=[name])
+        if name not in content:
+            raise UserError(f"{path} holds no variable '{name}'. Is it a label file of this data set?")
+        values = content[name]
+        for field in fields:
+            if field not in (values.dtype.names or ()):
+                raise UserError(f"{path}: its variable '{name}' has no field '{field}'.")
+            values = values[field].flat[0]
+        if values.ndim != 2 or values.dtype.kind not in "buif":
+            raise UserError(f"{path}: its variable '{variable}' is no map of numbers.")
+        if values.dtype.kind != "f":
+            return values
+        whole = values.astype(np.int32)
+        if (whole != values).any():
+            raise UserError(f"{path} holds fractions. Labels must hold class numbers.")
+        return whole
 
 
 def image_size(path: Path, upright: bool = True) -> tuple[int, int]:

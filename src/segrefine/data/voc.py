@@ -1,0 +1,91 @@
+"""PASCAL VOC 2011 and 2012 segmentation, alone or with the labels of SBD: 20 kinds of objects and background.
+
+Everingham et al., The PASCAL Visual Object Classes Challenge. SBD: Hariharan et al., Semantic Contours from Inverse
+Detectors, ICCV 2011, which labels 11,355 images of VOC 2011.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segrefine.data.files import Example, FileDataModule, LabelCode
+from segrefine.data.io import read_label, read_mat
+from segrefine.errors import UserError
+from segrefine.labels import names
+
+CLASSES = names("""
+background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike,
+person, pottedplant, sheep, sofa, train, tvmonitor
+""")
+
+SBD_FOLDERS = ("benchmark_RELEASE/dataset", "SBD/dataset", "sbd")
+SBD_EXPECTED = (
+    "SBD's img/, cls/, train.txt and val.txt belong into benchmark_RELEASE/dataset (as its archive has them), "
+    "SBD/dataset or sbd."
+)
+
+
+def voc_folder(module: FileDataModule, year: int) -> Path:
+    """The folder of a year's development kit, with JPEGImages and ImageSets: within `root`, or `root` itself."""
+    name = f"VOCdevkit/VOC{year}"
+    return module.folder(name, f"TrainVal/{name}", f"VOC{year}", ".")
+
+
+class VOCDataModule(FileDataModule):
+    """VOC of a `year`: train and val as its lists have them; the labels of test are not public."""
+
+    classes = CLASSES
+    code = LabelCode.counted(len(CLASSES))
+    has_test = False
+    expects = (
+        "It should hold VOCdevkit/VOC2012 (or VOC2011) with JPEGImages/, SegmentationClass/ and ImageSets/"
+        "Segmentation/, as the archive has them. Get it from host.robots.ox.ac.uk/pascal/VOC."
+    )
+
+    def __init__(self, *, year: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.year = year
+
+    def examples(self, split: str) -> list[Example]:
+        voc = voc_folder(self, self.year)
+        lists, images, labels = voc / "ImageSets/Segmentation", voc / "JPEGImages", voc / "SegmentationClass"
+        return self.listed(lists / f"{split}.txt", f"{images}/{{}}.jpg", f"{labels}/{{}}.png")
+
+
+class VOCWithSBDDataModule(VOCDataModule):
+    """VOC with SBD's labels beside its own, in either of the two ways that the papers take.
+
+    merge="augmented": the "trainaug" that most train on: VOC's train and all of SBD without VOC's val (10,582 images
+        with VOC 2012), VOC's label where it has one; val is VOC's.
+    merge="seg11valid": FCN's: SBD's train (8,498 images) for training, VOC 2011's val without it (736 images) for val
+        (CVPR 2015, section 5).
+    """
+
+    expects = f"{VOCDataModule.expects} {SBD_EXPECTED}"
+
+    def __init__(self, *, merge: str, **options: Any) -> None:
+        super().__init__(**options)
+        if merge not in ("augmented", "seg11valid"):
+            raise UserError(f"datamodule.merge={merge} should be augmented or seg11valid.")
+        self.merge = merge
+
+    def examples(self, split: str) -> list[Example]:
+        sbd = self.folder(*SBD_FOLDERS)
+        parts = {
+            part: self.listed(sbd / f"{part}.txt", f"{sbd}/img/{{}}.jpg", f"{sbd}/cls/{{}}.mat")
+            for part in ("train", "val")
+        }
+        own = super().examples(split)
+        if self.merge == "seg11valid":
+            if split == "train":
+                return parts["train"]
+            taken = {example.id for example in parts["train"]}
+            return [example for example in own if example.id not in taken]
+        if split != "train":
+            return own
+        taken = {example.id for example in [*own, *super().examples("val")]}
+        return own + [example for part in parts.values() for example in part if example.id not in taken]
+
+    def read_values(self, path: Path) -> np.ndarray:
+        return read_mat(path, "GTcls.Segmentation") if path.suffix == ".mat" else read_label(path)
