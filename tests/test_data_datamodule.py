@@ -6,10 +6,10 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
-from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
+from segrefine.configs import read_group
 from segrefine.data.__main__ import main
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
@@ -172,11 +172,9 @@ def test_trainer_runs_the_stages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_configs_build_and_name_themselves(path: Path) -> None:
-    """Without a root, too: what needs the files comes later. The first key is the name, and it is the file's."""
-    config = OmegaConf.load(path)
-    datamodule = instantiate(config)
+    """Without a root, too: what needs the files comes later."""
+    datamodule = instantiate(read_group("datamodule", path.stem))
     assert isinstance(datamodule, SegmentationDataModule)
-    assert next(iter(config)) == "name"
     assert datamodule.name == path.stem
 
 
@@ -212,9 +210,25 @@ def test_check_command_reports_every_bad_file(tmp_path: Path, capsys: pytest.Cap
         assert sum(name in line for line in report.splitlines() if line.startswith("  BAD")) == 1
 
 
+def test_show_command_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new" / "sheet.png"
+    assert main(["show", f"output={output}", "split=val", "count=3", "datamodule.val_size=5"]) == 0
+    assert "3 of 5 images of val" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(output))
+    colours = {tuple(colour) for colour in np.unique(sheet.reshape(-1, 3), axis=0).tolist()}
+    scenes = ShapesDataModule(val_size=5)
+    for index in (0, 1, 3):
+        assert {
+            tuple(scenes.palette[label].tolist()) for label in scenes.dataset("val").read(index)[1].unique()
+        } <= colours
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["show"], "Give output=FILE.png"),
+        (["show", "output=x.png", "split=vall"], "Did you mean 'val'"),
+        (["show", "output=x.png", "count=0"], "count=0 should be"),
         (["chek"], "Did you mean 'check'"),
         (["check", "datamodule=camvd"], "Did you mean 'camvid'"),
         (["check", "datamodule=camvid"], "datamodule.root"),
@@ -229,4 +243,4 @@ def test_mistakes_in_the_check_command(arguments: list[str], message: str, capsy
 
 def test_check_command_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    assert "camvid, folder, shapes" in capsys.readouterr().out
+    assert "camvid, cityscapes, folder" in capsys.readouterr().out

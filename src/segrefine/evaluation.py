@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +20,7 @@ from segrefine.errors import UserError, did_you_mean
 from segrefine.inference import Inference
 from segrefine.lit_module import SCORES, SegmentationModule
 from segrefine.prediction import write_pictures
+from segrefine.submission import check_benchmark
 from segrefine.summary import write_per_image, write_summary
 from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
 
@@ -50,8 +52,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     module = SegmentationModule(net.to(memory_format=torch.channels_last), datamodule.num_classes, recipe, inference)
     timer = Timer()
     callbacks: list[Callback] = [timer]
-    if cfg.save_predictions:
-        callbacks.append(PredictionWriter(folder / "predictions", datamodule))
+    check_benchmark(cfg.submission, datamodule.num_classes)
+    if cfg.save_predictions or cfg.submission:
+        callbacks.append(PredictionWriter(folder / "predictions", datamodule.palette, cfg.submission))
     trainer = create_trainer(config["trainer"], folder, callbacks)
     cost = measure_cost(net, datamodule.image_size(cfg.split))
     scores = score(trainer, module, datamodule, cfg.split, folder)
@@ -112,14 +115,14 @@ def render(summary: dict[str, Any]) -> str:
 class PredictionWriter(Callback):
     """Writes what the network says of every image it is tested on."""
 
-    def __init__(self, folder: Path, datamodule: SegmentationDataModule) -> None:
-        self.folder, self.palette = folder, datamodule.palette
+    def __init__(self, folder: Path, palette: np.ndarray, submission: str | None) -> None:
+        self.folder, self.palette, self.submission = folder, palette, submission
 
     def on_test_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=True):
-            write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette)
+            write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette, self.submission)
 
 
 def _finite(value: float) -> float | None:

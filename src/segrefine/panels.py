@@ -1,4 +1,6 @@
-"""Pictures: coloured label maps, overlays, panels of input, truth, prediction, error. H W size, K classes."""
+"""Pictures: coloured label maps, overlays, panels of input, truth, prediction, error, contact sheets. H W size, K
+classes.
+"""
 
 import os
 from collections.abc import Sequence
@@ -59,28 +61,49 @@ def panel(
     may differ from row to row. Small images are enlarged by whole factors, large ones reduced to `MAX_SIDE`.
     """
     rows = [
-        (
+        [
             _fitted(image, Image.Resampling.BOX),
             _fitted(colourise(truth, palette), Image.Resampling.NEAREST),
             _fitted(colourise(prediction, palette), Image.Resampling.NEAREST),
             _fitted(errors(image, truth, prediction), Image.Resampling.BOX),  # a thin error fades, but never vanishes
-        )
+        ]
         for image, truth, prediction in zip(images, truths, predictions, strict=True)
     ]
-    column = max(MIN_SIDE // 2, *(row[0].width for row in rows))  # titles need some room
-    width = len(COLUMNS) * (column + GAP) + GAP
-    legend = _legend(_entries(truths, predictions, palette, class_names), width)
+    entries = _entries([*truths, *predictions], palette, class_names)
+    if ("void", VOID_COLOUR) in entries:
+        entries.append(("void (in errors)", VOID_ERROR_COLOUR))
+    return _table(rows, COLUMNS, [*entries, ("wrong", WRONG_COLOUR)])
 
-    height = TEXT_HEIGHT + GAP + sum(row[0].height + GAP for row in rows)
+
+def contact_sheet(
+    images: Sequence[np.ndarray], labels: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]
+) -> Image.Image:
+    """Images (H, W, 3) uint8 beside their labels (H, W), 0..K-1 or VOID, in two columns; below, the colours."""
+    pairs = [
+        [_fitted(image, Image.Resampling.BOX), _fitted(colourise(label, palette), Image.Resampling.NEAREST)]
+        for image, label in zip(images, labels, strict=True)
+    ]
+    rows = [[picture for pair in pairs[first : first + 2] for picture in pair] for first in range(0, len(pairs), 2)]
+    return _table(rows, ("Image", "Labels") * min(len(pairs), 2), _entries(labels, palette, class_names))
+
+
+def _table(rows: list[list[Image.Image]], titles: Sequence[str], entries: list[tuple[str, Colour]]) -> Image.Image:
+    """Pictures in rows and columns, with a title over each column and a legend below."""
+    column = max(MIN_SIDE // 2, *(picture.width for row in rows for picture in row))  # titles need some room
+    width = len(titles) * (column + GAP) + GAP
+    legend = _legend(entries, width)
+
+    heights = [max(picture.height for picture in row) for row in rows]
+    height = TEXT_HEIGHT + GAP + sum(height + GAP for height in heights)
     canvas = Image.new("RGB", (width, height + legend.height), BACKGROUND)
-    lefts = [GAP + number * (column + GAP) for number in range(len(COLUMNS))]
-    for left, title in zip(lefts, COLUMNS, strict=True):
+    lefts = [GAP + number * (column + GAP) for number in range(len(titles))]
+    for left, title in zip(lefts, titles, strict=True):
         _write(canvas, (left + column // 2, GAP + TEXT_HEIGHT // 2), title, anchor="mm")
     top = TEXT_HEIGHT + GAP
-    for row in rows:
-        for left, picture in zip(lefts, row, strict=True):
+    for row, height in zip(rows, heights, strict=True):
+        for left, picture in zip(lefts, row, strict=False):  # the last row may be shorter
             canvas.paste(picture, (left + (column - picture.width) // 2, top))
-        top += row[0].height + GAP
+        top += height + GAP
     canvas.paste(legend, (0, top))
     return canvas
 
@@ -105,18 +128,14 @@ def _fitted(picture: np.ndarray, resampling: Image.Resampling) -> Image.Image:
     return Image.fromarray(picture).resize(size, resampling)
 
 
-def _entries(
-    truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]
-) -> list[tuple[str, Colour]]:
-    """Name and colour of each class that occurs, in the classes' order, then of void and of errors."""
-    occurring = np.unique(np.concatenate([np.unique(labels) for labels in (*truths, *predictions)]))
+def _entries(maps: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, Colour]]:
+    """Name and colour of each class that occurs in the label maps, in the classes' order, then of void."""
+    occurring = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
     entries: list[tuple[str, Colour]] = []
     for label in occurring[occurring < len(class_names)]:
         red, green, blue = map(int, palette[label])
         entries.append((class_names[label], (red, green, blue)))
-    if VOID in occurring:
-        entries += [("void", VOID_COLOUR), ("void (in errors)", VOID_ERROR_COLOUR)]
-    return [*entries, ("wrong", WRONG_COLOUR)]
+    return [*entries, ("void", VOID_COLOUR)] if VOID in occurring else entries
 
 
 def _legend(entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:

@@ -19,6 +19,7 @@ from segrefine.inference import Inference
 from segrefine.model import SegmentationModel
 from segrefine.panels import colourise, overlay, save_atomically
 from segrefine.precision import choose_precision
+from segrefine.submission import check_benchmark, write_submission
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def predict(cfg: DictConfig) -> int:
         raise UserError(f"input={cfg.input} holds no image files ({', '.join(EXTENSIONS)}).")
     checkpoint = read_checkpoint(Path(cfg.checkpoint))
     net = restore(checkpoint, options["model"], options["backbone"])
+    check_benchmark(cfg.submission, len(checkpoint.palette))
     device = _device(cfg.device)
     net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = _autocast(cfg.precision, device)
@@ -58,7 +60,7 @@ def predict(cfg: DictConfig) -> int:
             continue
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
             labels = segment(net, whole if image[0].numel() <= WHOLE_PIXELS else tiled, image.to(device))
-        write_pictures(Path(cfg.output), name, image, labels.cpu(), checkpoint.palette)
+        write_pictures(Path(cfg.output), name, image, labels.cpu(), checkpoint.palette, cfg.submission)
         log.info(f"{path}: {image.shape[2]}x{image.shape[1]}")
     log.info(f"{len(paths) - bad} of {len(paths)} images segmented, in {cfg.output}")
     return bad
@@ -77,11 +79,16 @@ def segment(net: SegmentationModel, inference: Inference, image: Tensor) -> Tens
     return scores[0, :, :height, :width].argmax(0).to(torch.uint8)
 
 
-def write_pictures(folder: Path, name: str, image: Tensor, labels: Tensor, palette: np.ndarray) -> None:
+def write_pictures(
+    folder: Path, name: str, image: Tensor, labels: Tensor, palette: np.ndarray, submission: str | None = None
+) -> None:
     """`NAME_label.png` (class indices), `NAME_colour.png` and `NAME_overlay.png` of an image (3, H, W) and labels (H,
-    W).
+    W); or just the `NAME.png` that a benchmark takes.
     """
     indices = labels.numpy().astype(np.uint8)
+    if submission is not None:
+        write_submission(folder / f"{name}.png", indices, submission)
+        return
     colours = colourise(indices, palette)
     pictures = {"label": indices, "colour": colours, "overlay": overlay(image.permute(1, 2, 0).numpy(), colours)}
     for kind, picture in pictures.items():

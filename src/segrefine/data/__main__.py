@@ -1,6 +1,7 @@
-"""`python -m segrefine.data check`: reads a data set through and reports what it holds."""
+"""`python -m segrefine.data`: check reads a data set through and reports what it holds, show makes a picture of it."""
 
 import sys
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -9,18 +10,26 @@ from segrefine.cli import explain
 from segrefine.configs import CONFIG_FOLDER
 from segrefine.data import create_datamodule
 from segrefine.data.check import check, render
-from segrefine.data.datamodule import SegmentationDataModule
+from segrefine.data.datamodule import SPLITS, SegmentationDataModule
+from segrefine.data.files import spread
 from segrefine.errors import UserError, did_you_mean
+from segrefine.panels import contact_sheet, save_atomically
 
 HELP = """Usage: python -m segrefine.data check [datamodule=NAME] [datamodule.OPTION=VALUE ...]
+       python -m segrefine.data show output=FILE.png [split=train] [count=12] [datamodule=NAME] ...
 
-Reads every image and label of every split and reports their sizes, how much of the pixels each class has, the weights
-of median frequency balancing, and every file that cannot be used, by name. The exit status is 1 if there is any.
+check reads every image and label of every split and reports their sizes, how much of the pixels each class has, the
+weights of median frequency balancing, and every file that cannot be used, by name. The exit status is 1 if there is
+any.
+
+show writes a picture of a few images, spread over the split, beside their coloured labels, with the classes' names.
 
 datamodule: one of {names} (shapes if not given)
 options: those of conf/datamodule/NAME.yaml, such as datamodule.root=FOLDER
 
 Example: python -m segrefine.data check datamodule=camvid datamodule.root=data/CamVid"""
+
+COMMANDS = ("check", "show")
 
 
 def main(arguments: list[str]) -> int:
@@ -31,8 +40,10 @@ def main(arguments: list[str]) -> int:
         return 0
     command, *overrides = arguments
     try:
-        if command != "check":
-            raise UserError(f"There is no command '{command}'.{did_you_mean(command, ['check'])}")
+        if command not in COMMANDS:
+            raise UserError(f"There is no command '{command}'.{did_you_mean(command, COMMANDS)}")
+        if command == "show":
+            return show(overrides, names)
         datamodule = build(overrides, names)
         reports = check(datamodule)
     except UserError as error:
@@ -40,6 +51,27 @@ def main(arguments: list[str]) -> int:
         return 2
     print(render(reports, datamodule.classes))
     return 1 if any(report.bad for report in reports) else 0
+
+
+def show(arguments: list[str], names: list[str]) -> int:
+    """Writes the contact sheet; raises UserError."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    own = {name: value for name, value in given.items() if name in ("output", "split", "count")}
+    datamodule = build([argument for argument in arguments if argument.split("=")[0] not in own], names)
+    output, split, count = own.get("output"), own.get("split", "train"), own.get("count", "12")
+    if output is None:
+        raise UserError("Give output=FILE.png, where the picture goes.")
+    if split not in SPLITS:
+        raise UserError(f"There is no split '{split}'.{did_you_mean(split, SPLITS)}")
+    if not count.isdecimal() or int(count) < 1:
+        raise UserError(f"count={count} should be a whole number, 1 or more.")
+    dataset = datamodule.dataset(split)
+    examples = [dataset.read(index) for index in spread(len(dataset), int(count))]
+    images = [image.permute(1, 2, 0).numpy() for image, _ in examples]
+    sheet = contact_sheet(images, [label.numpy() for _, label in examples], datamodule.palette, datamodule.classes)
+    save_atomically(sheet, Path(output))
+    print(f"{len(examples)} of {len(dataset)} images of {split}: {output}")
+    return 0
 
 
 def build(overrides: list[str], names: list[str]) -> SegmentationDataModule:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.data.statistics import class_pixels, median_frequency
@@ -48,7 +49,8 @@ def render(reports: list[SplitReport], classes: list[str]) -> str:
             share = report.pixels[:, index].sum() / max(report.pixels.sum(), 1)
             cells.append(f"{share:>14.3%}{np.count_nonzero(report.pixels[:, index]):>8}")
         lines.append(f"{f'{index} {name}':<24}{weights[index]:>10.4f}{''.join(cells)}")
-    return "\n".join(lines)
+    pasted = ",".join(f"{weight:.4g}" for weight in weights)
+    return "\n".join([*lines, "", f"'recipe.class_weights=[{pasted}]'  (or =median_frequency, the same)"])
 
 
 def _check_split(datamodule: SegmentationDataModule, split: str) -> SplitReport:
@@ -68,7 +70,8 @@ def _check_split(datamodule: SegmentationDataModule, split: str) -> SplitReport:
 
     histograms = []
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        for found in pool.map(read, range(len(dataset))):
+        found_all = pool.map(read, range(len(dataset)))
+        for found in tqdm(found_all, split, len(dataset), leave=False, disable=None):  # silent but on a terminal
             if isinstance(found, str):
                 report.bad.append(found)
             else:

@@ -45,6 +45,12 @@ class LabelCode:
         classes = {first + index: index for index in range(num_classes)}
         return cls(classes | dict.fromkeys(void, VOID), num_classes)
 
+    def encode(self, label: np.ndarray) -> np.ndarray:
+        """The stored values (H, W) uint8 of classes (H, W), for codes whose values fit: the inverse of `decode`, the
+        lowest value where several mean one class."""
+        values = [int(np.flatnonzero(self.table == index)[0]) for index in range(self.num_classes)]
+        return np.array(values, np.uint8)[label]
+
     def decode(self, values: np.ndarray, path: Path) -> Tensor:
         """Label (H, W) uint8 of the stored values; UserError, naming the file, for a value that means nothing."""
         if values.min() < 0 or values.max() >= len(self.table):
