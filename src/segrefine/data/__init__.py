@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 
 def create_datamodule(config: "DictConfig") -> "SegmentationDataModule":
-    """The data module that a file of conf/datamodule describes. Raises UserError for options that make no sense."""
+    """The data module that a file of conf/datamodule describes, its data downloaded if that is asked for. Raises
+    UserError for options that make no sense."""
     try:
-        return instantiate(config)
+        datamodule = instantiate(config)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
+    datamodule.prepare_data()
+    return datamodule

@@ -3,6 +3,7 @@
 Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017.
 """
 
+from segrefine.data.download import Archive
 from segrefine.data.files import Example, FileDataModule, LabelCode
 from segrefine.labels import names
 
@@ -28,6 +29,13 @@ class ADE20KDataModule(FileDataModule):
     classes = CLASSES
     code = LabelCode.counted(len(CLASSES), first=1, void=(0,))
     has_test = False
+    archives = (
+        Archive(
+            "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+            "7328b3957e407ddae1d3cbf487f149ef",
+            "ADEChallengeData2016",
+        ),
+    )
     expects = (
         "It should hold ADEChallengeData2016 with images/{training,validation} and annotations/{training,validation}. "
         "Get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu."

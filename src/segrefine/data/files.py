@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
+from segrefine.data.download import Archive, provide
 from segrefine.data.io import NameOf, find_images, image_size, read_image, read_label, stem_of
 from segrefine.errors import UserError, listing
 from segrefine.labels import VOID
@@ -125,9 +126,23 @@ class FileDataModule(SegmentationDataModule):
 
     expects: str
 
-    def __init__(self, *, root: str | None = None, **options: Any) -> None:
+    archives: tuple[Archive, ...] = ()
+    """What `download` fetches; empty where the owner asks for a login or an agreement."""
+
+    def __init__(self, *, root: str | None = None, download: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._root = root
+        self.download = download
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing, if that is asked for. Lightning calls it before `setup`, once a machine."""
+        if not self.download:
+            return
+        if not self.archives:
+            raise UserError(f"datamodule.download=true: datamodule={self.name} cannot be downloaded. {self.expects}")
+        if self._root is None:
+            raise UserError("Set datamodule.root to the folder that the download goes to.")
+        provide(self.archives, Path(self._root).expanduser())
 
     @property
     def root(self) -> Path:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torchvision.datasets import SBDataset
+from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from segrefine.data.download import Archive
 from segrefine.data.files import Example, FileDataModule, LabelCode
 from segrefine.data.io import read_label, read_mat
 from segrefine.errors import UserError
@@ -32,6 +35,12 @@ def voc_folder(module: FileDataModule, year: int) -> Path:
     return module.folder(name, f"TrainVal/{name}", f"VOC{year}", ".")
 
 
+def voc_archive(year: int) -> Archive:
+    """The kit of a year with its train and val images, as torchvision knows it."""
+    about = DATASET_YEAR_DICT[str(year)]
+    return Archive(about["url"], about["md5"], about["base_dir"])
+
+
 class VOCDataModule(FileDataModule):
     """VOC of a `year`: train and val as its lists have them; the labels of test are not public."""
 
@@ -46,6 +55,7 @@ class VOCDataModule(FileDataModule):
     def __init__(self, *, year: int, **options: Any) -> None:
         super().__init__(**options)
         self.year = year
+        self.archives = (voc_archive(year),)
 
     def examples(self, split: str) -> list[Example]:
         voc = voc_folder(self, self.year)
@@ -69,6 +79,7 @@ class VOCWithSBDDataModule(VOCDataModule):
         if merge not in ("augmented", "seg11valid"):
             raise UserError(f"datamodule.merge={merge} should be augmented or seg11valid.")
         self.merge = merge
+        self.archives = (*self.archives, Archive(SBDataset.url, SBDataset.md5, "benchmark_RELEASE"))
 
     def examples(self, split: str) -> list[Example]:
         sbd = self.folder(*SBD_FOLDERS)

@@ -1,0 +1,174 @@
+"""Downloads, from a server of our own on this machine: resumed, checked, unpacked safely, refused in words."""
+
+import hashlib
+import io
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from miniatures import ade20k
+
+from segrefine.configs import read_group
+from segrefine.data import create_datamodule
+from segrefine.data.ade20k import ADE20KDataModule
+from segrefine.data.download import Archive, fetch, provide, unpack
+from segrefine.errors import UserError
+
+CONTENT = bytes(range(256)) * 40
+
+
+class Server(ThreadingHTTPServer):
+    """Gives `files`, whole or from an offset on, and keeps what was asked for."""
+
+    files: dict[str, bytes]
+    asked: list[str | None]
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        content = self.server.files.get(self.path[1:])
+        if content is None:
+            return self.send_error(404)
+        span = self.headers.get("Range")
+        self.server.asked.append(span)
+        first = int(span.removeprefix("bytes=").removesuffix("-")) if span else 0
+        if first >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if span else 200)
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        self.wfile.write(content[first:])
+        return None
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.files, server.asked = {"a.zip": CONTENT}, []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+@pytest.mark.parametrize("have", [0, 1000, len(CONTENT)])
+def test_a_download_goes_on_where_it_stopped(have: int, server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    if have:
+        (tmp_path / "a.zip.part").write_bytes(CONTENT[:have])
+    fetch(server.url("a.zip"), md5(CONTENT), path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == [f"bytes={have}-" if have else None]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zip"]
+    fetch(server.url("a.zip"), md5(CONTENT), path)
+    assert len(server.asked) == 1  # nothing is fetched twice
+
+
+def test_a_damaged_download_is_deleted(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="came with another checksum"):
+        fetch(server.url("a.zip"), md5(b"other"), tmp_path / "a.zip")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_out_of_reach_is_told_and_what_came_is_kept(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:10])
+    for url in (server.url("gone/a.zip"), "http://127.0.0.1:9/a.zip"):
+        with pytest.raises(UserError, match=rf"{url} could not be downloaded .*run the command again"):
+            fetch(url, md5(CONTENT), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:10]
+
+
+def zipped(*names: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    return buffer.getvalue()
+
+
+def tarred(*members: tarfile.TarInfo) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(b"x" * member.size))
+    return buffer.getvalue()
+
+
+def member(name: str, **options: object) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    for key, value in options.items():
+        setattr(info, key, value)
+    return info
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("up.zip", zipped("data/a", "../evil")),
+        ("absolute.zip", zipped("data/a", "/tmp/evil")),
+        ("windows.zip", zipped("data/a", "..\\evil")),
+        ("up.tgz", tarred(member("data/a"), member("../evil"))),
+        ("link.tgz", tarred(member("data/a"), member("data/b", type=tarfile.SYMTYPE, linkname="/etc"))),
+        ("device.tgz", tarred(member("data/a", type=tarfile.CHRTYPE))),
+        ("cut.tgz", tarred(member("data/a", size=9000))[:60]),
+        ("cut.zip", zipped("data/a")[:20]),
+    ],
+)
+def test_hostile_and_damaged_archives_leave_nothing(name: str, content: bytes, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} was not unpacked"):
+        unpack(root / name, root, "data")
+    assert [path.name for path in tmp_path.rglob("*")] == ["root", name]
+
+
+def test_folders_of_several_archives_stand_beside_each_other(server: Server, tmp_path: Path) -> None:
+    server.files = {"one.zip": zipped("kit/2010/a", "kit/readme"), "two.tgz": tarred(member("kit/2012/b"))}
+    archives = tuple(
+        Archive(server.url(name), md5(server.files[name]), folder)
+        for name, folder in (("one.zip", "kit/2010"), ("two.tgz", "kit/2012"))
+    )
+    root = tmp_path / "new" / "root"
+    provide(archives, root)
+    assert {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} >= {"kit/2010/a", "kit/2012/b"}
+    assert not list(root.glob("*.zip"))
+    provide(archives, root)
+    assert len(server.asked) == 2
+
+
+def test_a_data_set_comes_by_itself(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ade20k(tmp_path / "theirs")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in (tmp_path / "theirs").rglob("*.*"):
+            archive.write(path, path.relative_to(tmp_path / "theirs"))
+    server.files["ADE.zip"] = buffer.getvalue()
+    ours = Archive(server.url("ADE.zip"), md5(buffer.getvalue()), ADE20KDataModule.archives[0].folder)
+    monkeypatch.setattr(ADE20KDataModule, "archives", (ours,))
+    config = read_group("datamodule", "ade20k") | {"root": str(tmp_path / "mine"), "download": True}
+    assert len(create_datamodule(config).dataset("train")) == 2
+
+
+def test_what_needs_a_login_says_where(tmp_path: Path) -> None:
+    config = read_group("datamodule", "cityscapes") | {"root": str(tmp_path), "download": True}
+    with pytest.raises(UserError, match=r"datamodule=cityscapes cannot be downloaded.*with a login"):
+        create_datamodule(config)
+    config = read_group("datamodule", "ade20k") | {"download": True}
+    with pytest.raises(UserError, match=r"Set datamodule\.root to the folder that the download goes to"):
+        create_datamodule(config)
