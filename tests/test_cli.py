@@ -67,12 +67,8 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp
     [
         ("train.py", ["trainer.max_epochs=ten"], "trainer.max_epochs=ten should be a whole number"),
         ("train.py", ["datamodule.batch_size=0"], "datamodule.batch_size=0 should be"),
-        ("train.py", ["datamodule=camvid"], "Set datamodule.root"),
-        ("train.py", ["model=fcn_dilated"], "resnet18 cannot be dilated"),
         ("evaluate.py", [], "Give checkpoint=PATH"),
-        ("evaluate.py", ["checkpoint=gone.ckpt"], "There is no weights file gone.ckpt"),
         ("predict.py", ["checkpoint=gone.ckpt", "input=."], "There is no weights file gone.ckpt"),
-        ("predict.py", ["input=."], "Give checkpoint=PATH"),
     ],
 )
 def test_a_mistake_found_later_is_one_message_too(

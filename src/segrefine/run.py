@@ -78,7 +78,7 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     panels = PanelWriter(folder, datamodule.classes, datamodule.palette)
     callbacks = [timer, best, last, description, EpochLine(timer), panels, LastValidation()]
     loggers = create_loggers(config["logger"], folder, config)
-    trainer = create_trainer(config["trainer"], folder, callbacks, loggers, recipe["clip_norm"])
+    trainer = create_trainer(config["trainer"], folder, callbacks, loggers)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resumed)
 
     speed = {"train_seconds": timer.train_seconds, "images_per_second": timer.images_per_second}
@@ -121,7 +121,7 @@ def resolve_recipe(
     """The recipe with its `auto` values and class weights worked out."""
     recipe = dict(recipe)
     if recipe["encoder_lr_multiplier"] == "auto":
-        recipe["encoder_lr_multiplier"] = 0.1 if pretrained else 1.0
+        recipe["encoder_lr_multiplier"] = 0.1 if pretrained else 2.5
     if recipe["class_weights"] == "median_frequency":
         recipe["class_weights"] = datamodule.median_frequency_weights().tolist()
         weights = zip(datamodule.classes, recipe["class_weights"], strict=True)
