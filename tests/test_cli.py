@@ -52,10 +52,14 @@ def test_help_names_every_choice(tmp_path: Path) -> None:
         ("+experiment=nothing", "experiment has no value 'nothing'"),
         ("model.upsample", "model.upsample"),
         ("recipe.momentun=1", "Did you mean 'recipe.momentum'"),
+        (
+            "model=fcn_dilated model.crp_links=2",
+            "model.crp_links is no option of model=fcn_dilated. Its options: upsample",
+        ),
     ],
 )
 def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp_path: Path) -> None:
-    result = type_in(tmp_path, "train.py", argument)
+    result = type_in(tmp_path, "train.py", *argument.split())
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr

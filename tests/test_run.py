@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from segrefine.checkpoints import read_checkpoint
-from segrefine.configs import CONFIG_FOLDER
+from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.errors import UserError
 from segrefine.metrics import COUNTS
 from segrefine.model import create_model
@@ -192,6 +192,7 @@ def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
         ("init_from=gone.ckpt", "init_from=gone.ckpt: there is no such file"),
         ("recipe.loss=median", "recipe.loss=median should be mean or sum"),
         ("recipe.class_weights=[1,2]", "a list of 8 numbers"),
+        ("datamodule.batch_size=9", "batch_size=9 is more than the 8 training images"),
         ("recipe.optimizer=adam", "Did you mean 'adamw'"),
         ("recipe.schedule.name=polly", "Did you mean 'poly'"),
     ],
@@ -199,6 +200,7 @@ def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
 def test_mistakes_are_told_in_words(override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         run(config(override), tmp_path)
+    assert not list(tmp_path.iterdir())  # nothing is written before the mistake is found
 
 
 def test_auto_values_of_a_recipe_are_worked_out() -> None:
@@ -206,13 +208,7 @@ def test_auto_values_of_a_recipe_are_worked_out() -> None:
 
     datamodule = ShapesDataModule(train_size=4, val_size=1, test_size=1)
     net = create_model("fcn32s", "resnet18", 8)
-    recipe = {
-        "encoder_lr_multiplier": "auto",
-        "class_weights": "median_frequency",
-        "loss": "mean",
-        "frozen_norm": False,
-        "clip_norm": None,
-    }
+    recipe = read_group("recipe", "default") | {"class_weights": "median_frequency"}
     pretrained = resolve_recipe(recipe, True, net, datamodule)
     assert pretrained["encoder_lr_multiplier"] == 0.1
     assert pretrained["class_weights"] == datamodule.median_frequency_weights().tolist()
@@ -282,7 +278,13 @@ def test_without_a_test_split_the_best_is_scored_on_val(tmp_path: Path) -> None:
 
 
 TWO_STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=2"]
-TINY_FCN = ["backbone=vgg11", "backbone.classifier_channels=4", "datamodule.batch_size=1", *TWO_STEPS]
+TINY_FCN = [
+    "backbone=vgg11",
+    "backbone.classifier_channels=4",
+    "datamodule.batch_size=1",
+    "trainer.precision=bf16-mixed",
+]
+TINY_FCN += TWO_STEPS
 TINY_REFINENET = [
     *("backbone=resnet18", "model.widths={4:8,8:8,16:8,32:8}", "datamodule.batch_size=2"),
     *TWO_STEPS,

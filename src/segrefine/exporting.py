@@ -77,7 +77,9 @@ def export(cfg: DictConfig) -> None:
         with contextlib.suppress(OSError):  # not written, or its folder could not be made
             part.unlink()
     size = output.stat().st_size / 2**20
-    log.info(f"{output}: {cfg.format}, {size:.1f} MiB; its outputs differ by {found:.1e} of the largest at most")
+    log.info(
+        f"{output}: {cfg.format}, {size:.1f} MiB; its outputs differ from the network's by {found:.1e} of the largest"
+    )
 
 
 @torch.no_grad()
@@ -129,6 +131,7 @@ def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network
         dynamo=True,
         dynamic_shapes=_any_size(),
         external_data=False,
+        verbose=False,
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])

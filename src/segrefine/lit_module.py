@@ -137,16 +137,8 @@ class SegmentationModule(LightningModule):
         # A fused optimizer takes float16's loss scale out of the gradients by itself, too late for them to be clipped.
         fused = recipe["clip_norm"] is None or self.trainer.precision != "16-mixed"
         optimizer = create_optimizer(recipe["optimizer"], groups, recipe["momentum"], fused)
-        schedule = recipe["schedule"]
         if self.trainer.estimated_stepping_batches == float("inf"):
             raise UserError("The training has no end: set trainer.max_epochs or trainer.max_steps to 1 or more.")
-        factor = schedule_factor(
-            schedule["name"],
-            int(self.trainer.estimated_stepping_batches),
-            power=schedule["power"],
-            milestones=schedule["milestones"],
-            gamma=schedule["gamma"],
-            warmup_steps=schedule["warmup_steps"],
-        )
+        factor = schedule_factor(total_steps=int(self.trainer.estimated_stepping_batches), **recipe["schedule"])
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

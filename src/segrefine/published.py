@@ -59,7 +59,8 @@ class Form:
         another kind.
         """
         if not isinstance(net.decoder, self.decoder) or not isinstance(net.encoder, self.encoder):
-            raise UserError(f"Weights of {self.title} are for {self.options}. The network is another one.")
+            kinds = f"{type(net.decoder).__name__} over {type(net.encoder).__name__}"
+            raise UserError(f"Weights of {self.title} are for {self.options}; the network is a {kinds}.")
         layers = self.layers(net)
         return {name: _rename(name, layers) for name in net.state_dict() if name not in INPUT_TENSORS}
 
