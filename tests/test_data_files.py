@@ -331,6 +331,12 @@ def test_folder_counts_classes_from_the_masks(tmp_path: Path) -> None:
     assert (datamodule.dataset("train").read(0)[1].numpy() == mask).all()
 
 
+def test_folder_counting_classes_tells_of_gaps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    datamodule = FolderDataModule(root=str(make_folder(tmp_path, np.array([0, 1, 40], np.uint8)[GREY % 3])))
+    assert datamodule.num_classes == 41
+    assert "highest value is 40, but 38 of the lower ones never occur: 2, 3, 4, 5, 6 and 33 more" in caplog.text
+
+
 def test_folder_class_names_from_file_and_list(tmp_path: Path) -> None:
     make_folder(tmp_path, GREY % 3)
     (tmp_path / "names.txt").write_text("road\n\n sky \ncar\n")

@@ -31,6 +31,7 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "refinenet_pytorch": ("refinenet", "resnet18", WIDTHS, {}),
     "onnx": ("fcn8s", "resnet18", {}, {}),
     "torch_export": ("refinenet_lw", "vgg11", WIDTHS, {}),
+    "same": ("fcn32s", "vgg11", {}, {"classifier_channels": 4}),
 }
 
 
@@ -154,7 +155,8 @@ def test_fcns_input_is_folded_into_the_exported_weights(tmp_path: Path) -> None:
     ("name", "arguments", "words"),
     [
         ("refinenet_pytorch", ["format=torchvision"], "Weights of torchvision's fcn_resnet50 or fcn_resnet101 are for"),
-        ("onnx", ["format=pytorch_fcn"], "format=pytorch_fcn is FCN with model.geometry=caffe"),
+        ("onnx", ["format=pytorch_fcn"], "Weights of FCN on VGG-16"),
+        ("same", ["format=pytorch_fcn"], "format=pytorch_fcn: the release's geometry is model.geometry=caffe"),
         ("onnx", [], "Give format=..."),
         ("onnx", ["format=onnx", "output=."], "output=. is a folder"),
         ("onnx", ["format=torch_export", "output=/dev/null/net.pt2"], "output=/dev/null/net.pt2 cannot be written"),

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from segrefine.checkpoints import read_checkpoint
-from segrefine.configs import CONFIG_FOLDER
+from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.errors import UserError
 from segrefine.metrics import COUNTS
 from segrefine.model import create_model
@@ -31,6 +31,7 @@ TINY = [
     "datamodule.val_size=3",
     "datamodule.test_size=2",
     "datamodule.batch_size=4",
+    "datamodule.crop_size=64",
 ]
 
 
@@ -169,7 +170,7 @@ def test_steps_that_end_within_an_epoch_are_scored_and_kept(tmp_path: Path) -> N
 
 
 def test_a_few_steps_overfit_one_batch(tmp_path: Path) -> None:
-    run(config("datamodule.train_size=4", "trainer.max_epochs=25", "trainer.limit_val_batches=1"), tmp_path)
+    run(config("datamodule.train_size=4", "trainer.max_epochs=25", "trainer.check_val_every_n_epoch=25"), tmp_path)
     losses = [float(row["train/loss"]) for row in rows(tmp_path) if row["train/loss"]]
     assert losses[0] == pytest.approx(math.log(8), abs=1e-3)  # zero scores: all classes are equally likely
     assert losses[-1] < 0.5 * losses[1]
@@ -191,6 +192,7 @@ def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
         ("init_from=gone.ckpt", "init_from=gone.ckpt: there is no such file"),
         ("recipe.loss=median", "recipe.loss=median should be mean or sum"),
         ("recipe.class_weights=[1,2]", "a list of 8 numbers"),
+        ("datamodule.batch_size=9", "batch_size=9 is more than the 8 training images"),
         ("recipe.optimizer=adam", "Did you mean 'adamw'"),
         ("recipe.schedule.name=polly", "Did you mean 'poly'"),
     ],
@@ -198,6 +200,7 @@ def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
 def test_mistakes_are_told_in_words(override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         run(config(override), tmp_path)
+    assert not list(tmp_path.iterdir())  # nothing is written before the mistake is found
 
 
 def test_auto_values_of_a_recipe_are_worked_out() -> None:
@@ -205,30 +208,38 @@ def test_auto_values_of_a_recipe_are_worked_out() -> None:
 
     datamodule = ShapesDataModule(train_size=4, val_size=1, test_size=1)
     net = create_model("fcn32s", "resnet18", 8)
-    recipe = {
-        "encoder_lr_multiplier": "auto",
-        "class_weights": "median_frequency",
-        "loss": "mean",
-        "frozen_norm": False,
-        "clip_norm": None,
-    }
+    recipe = read_group("recipe", "default") | {"class_weights": "median_frequency"}
     pretrained = resolve_recipe(recipe, True, net, datamodule)
     assert pretrained["encoder_lr_multiplier"] == 0.1
     assert pretrained["class_weights"] == datamodule.median_frequency_weights().tolist()
-    assert resolve_recipe(recipe, False, net, datamodule)["encoder_lr_multiplier"] == 1.0
+    assert resolve_recipe(recipe, False, net, datamodule)["encoder_lr_multiplier"] == 2.5
 
 
 def test_a_poly_schedule_ends_near_zero_and_encoder_rates_follow(tmp_path: Path) -> None:
     run(config("recipe.encoder_lr_multiplier=0.5", "recipe.schedule.power=1.0"), tmp_path)
     rates = [float(row["lr"]) for row in rows(tmp_path) if row["lr"]]
-    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])  # four steps down a straight line
+    assert rates == pytest.approx([4e-4, 3e-4, 2e-4, 1e-4])  # four steps down a straight line
     groups = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
     assert {group["name"]: group["initial_lr"] for group in groups} == {
-        "encoder/weights": 0.5e-3,
-        "encoder/biases": 0.5e-3,
-        "decoder/weights": 1e-3,
-        "decoder/biases": 1e-3,
+        "encoder/weights": 2e-4,
+        "encoder/biases": 2e-4,
+        "decoder/weights": 4e-4,
+        "decoder/biases": 4e-4,
     }
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_clipped_step_is_as_long_as_the_rate_times_the_limit(precision: str, tmp_path: Path) -> None:
+    """With plain SGD; from the same seed, against a step of no length."""
+    plain = ["recipe.optimizer=sgd", "recipe.momentum=0.0", "recipe.weight_decay=0.0", "recipe.schedule.name=constant"]
+    plain += ["recipe.clip_norm=0.01", "recipe.encoder_lr_multiplier=1.0", f"trainer.precision={precision}"]
+    ends = []
+    for rate in ("1e-30", "0.5"):
+        run(config(*plain, f"recipe.lr={rate}", "trainer.max_epochs=-1", "trainer.max_steps=1"), tmp_path / rate)
+        last = torch.load(tmp_path / rate / "checkpoints/last.ckpt", weights_only=True)
+        names = {f"net.{name}" for name, _ in create_model("fcn8s", "resnet18", 8).named_parameters()}
+        ends.append(torch.cat([tensor.flatten() for name, tensor in last["state_dict"].items() if name in names]))
+    assert torch.linalg.vector_norm(ends[1] - ends[0]).item() == pytest.approx(0.5 * 0.01, rel=1e-3)
 
 
 def test_frozen_norms_keep_their_statistics(tmp_path: Path) -> None:
@@ -266,10 +277,17 @@ def test_without_a_test_split_the_best_is_scored_on_val(tmp_path: Path) -> None:
     assert not any(name.startswith("test/") for name in rows(tmp_path / "run")[0])
 
 
-TINY_FCN = ["backbone=vgg11", "backbone.classifier_channels=4", "datamodule.batch_size=1", "trainer.max_steps=2"]
+TWO_STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=2"]
+TINY_FCN = [
+    "backbone=vgg11",
+    "backbone.classifier_channels=4",
+    "datamodule.batch_size=1",
+    "trainer.precision=bf16-mixed",
+]
+TINY_FCN += TWO_STEPS
 TINY_REFINENET = [
-    *("backbone=resnet18", "model.widths={4:8,8:8,16:8,32:8}", "datamodule.crop_size=64", "datamodule.batch_size=2"),
-    *("trainer.max_epochs=-1", "trainer.max_steps=2"),
+    *("backbone=resnet18", "model.widths={4:8,8:8,16:8,32:8}", "datamodule.batch_size=2"),
+    *TWO_STEPS,
 ]
 SMALLER = ["datamodule.train_size=4", "datamodule.val_size=1", "datamodule.test_size=1", "datamodule.eval_batch_size=1"]
 

@@ -20,7 +20,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segrefine.configs import CONFIG_FOLDER
+from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def main(
         try:
             job(cfg)
         except UserError as error:
-            log.error(str(error))
+            log.error(f"error: {error}")
             sys.exit(MISTAKE)
 
     try:
@@ -124,9 +124,19 @@ def explain(error: Exception) -> str:
     if unknown and ("is not in struct" in text or "No match in the defaults list" in text):
         key = unknown.group(1).lstrip("+")
         if key in known_options():
-            return f"{key} is no option of what was chosen. Give another {key.split('.')[0]}=NAME, or leave it out."
+            return _option_of_another(key)
         return f"There is no option {key!r}.{did_you_mean(key, known_options())}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _option_of_another(key: str) -> str:
+    """A message for an option of the group that its chosen value lacks."""
+    group = key.split(".")[0]
+    chosen = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(f"{group}=")]
+    if not chosen or not (CONFIG_FOLDER / group / f"{chosen[-1]}.yaml").is_file():
+        return f"{key} is no option of what was chosen. Give another {group}=NAME, or leave it out."
+    options = sorted(read_group(group, chosen[-1]).keys() - {"name", "_target_"})
+    return f"{key} is no option of {group}={chosen[-1]}. Its options: {', '.join(options)}."
 
 
 def known_options() -> set[str]:

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torchvision.transforms import Normalize
 
-from segrefine.checkpoints import load_weights, read_checkpoint, restore
+from segrefine.checkpoints import read_checkpoint, restore
 from segrefine.errors import UserError, did_you_mean
-from segrefine.model import MEAN, STD, SegmentationModel, build_model
+from segrefine.model import MEAN, STD, SegmentationModel
 from segrefine.published import FORMS, Form, to_published
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,9 @@ def export(cfg: DictConfig) -> None:
         with contextlib.suppress(OSError):  # not written, or its folder could not be made
             part.unlink()
     size = output.stat().st_size / 2**20
-    log.info(f"{output}: {cfg.format}, {size:.1f} MiB; its outputs differ by {found:.1e} of the largest at most")
+    log.info(
+        f"{output}: {cfg.format}, {size:.1f} MiB; its outputs differ from the network's by {found:.1e} of the largest"
+    )
 
 
 @torch.no_grad()
@@ -95,14 +97,10 @@ def largest_difference(network: Network, other: Network) -> float:
 
 
 def _published(form: Form, net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:
-    if form.caffe_input and getattr(net.decoder, "geometry", "caffe") != "caffe":
-        raise UserError(f"format={form.name} is FCN with model.geometry=caffe; this network was made without.")
     torch.save(to_published(form, net), path)
     if form.name == "torchvision":
         return _torchvision_network(config["backbone"]["name"], path)
-    again = build_model(config["model"], config["backbone"] | {"weights": None}, _num_classes(net))
-    load_weights(again, path)
-    return FromRGB(again.eval())
+    return FromRGB(restore(read_checkpoint(path), config["model"], config["backbone"]).eval())
 
 
 def _torchvision_network(backbone: str, path: Path) -> Network:
@@ -133,6 +131,7 @@ def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network
         dynamo=True,
         dynamic_shapes=_any_size(),
         external_data=False,
+        verbose=False,
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
@@ -152,11 +151,6 @@ def _any_size() -> tuple[dict[int, Any]]:
     for which torch.export would need a program of its own.
     """
     return (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
-
-
-@torch.no_grad()
-def _num_classes(net: SegmentationModel) -> int:
-    return net(torch.zeros(1, 3, 32, 32)).shape[1]
 
 
 FORMATS: dict[str, Export] = {

@@ -7,6 +7,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from segrefine.errors import UserError
 from segrefine.inference import Inference
@@ -84,8 +85,8 @@ class SegmentationModule(LightningModule):
             rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self._rates().items())
             raise UserError(
                 f"The loss became {loss.item()} at step {self.global_step} (learning rates: {rates}; images: "
-                f"{', '.join(batch['id'])}). Lower recipe.lr, set recipe.clip_norm, or use trainer.precision=32-true; "
-                "A checkpoints/last.ckpt in the run's folder is from before."
+                f"{', '.join(batch['id'])}). Lower recipe.lr, set recipe.clip_norm, or use trainer.precision=32-true. "
+                "The run's checkpoints/last.ckpt, if there is one, is from before."
             )
 
     def _rates(self) -> dict[str, float]:
@@ -118,6 +119,11 @@ class SegmentationModule(LightningModule):
         self.test_scores = self.test_metrics.compute()
         self.test_metrics.reset()
 
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        """Clips to `recipe.clip_norm`; Lightning's own way refuses fused optimizers (pytorch-lightning issue 21435)."""
+        if self.recipe["clip_norm"] is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.recipe["clip_norm"])
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         recipe = self.recipe
         groups = parameter_groups(
@@ -128,19 +134,11 @@ class SegmentationModule(LightningModule):
             recipe["bias_lr_multiplier"],
             recipe["bias_decay"],
         )
-        # Lightning 2.6 clips no gradients of a fused optimizer under mixed precision (pytorch-lightning issue 21435).
-        fused = recipe["clip_norm"] is None
+        # A fused optimizer takes float16's loss scale out of the gradients by itself, too late for them to be clipped.
+        fused = recipe["clip_norm"] is None or self.trainer.precision != "16-mixed"
         optimizer = create_optimizer(recipe["optimizer"], groups, recipe["momentum"], fused)
-        schedule = recipe["schedule"]
         if self.trainer.estimated_stepping_batches == float("inf"):
             raise UserError("The training has no end: set trainer.max_epochs or trainer.max_steps to 1 or more.")
-        factor = schedule_factor(
-            schedule["name"],
-            int(self.trainer.estimated_stepping_batches),
-            power=schedule["power"],
-            milestones=schedule["milestones"],
-            gamma=schedule["gamma"],
-            warmup_steps=schedule["warmup_steps"],
-        )
+        factor = schedule_factor(total_steps=int(self.trainer.estimated_stepping_batches), **recipe["schedule"])
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from segrefine.configs import read_group
 from segrefine.decoders import DilatedFCNDecoder, FCNDecoder, RefineNetDecoder
 from segrefine.decoders.refinenet import ChainedResidualPooling, RefineNetBlock, ResidualConvUnit
 from segrefine.encoders.resnet import ResNetEncoder
@@ -24,9 +25,6 @@ log = logging.getLogger(__name__)
 
 INPUT_TENSORS = ("mean", "std")
 """The network's tensors that say what input it takes; files of weights alone need not have them."""
-
-ATONCE_SCALES = {16: 0.01, 8: 0.0001}
-"""Factors on pool4 and pool3 of FCN-8s at-once (release, voc-fcn8s-atonce/net.py)."""
 
 _FIRST = "encoder.features.0"  # VGG's conv1_1
 
@@ -61,7 +59,8 @@ class Form:
         another kind.
         """
         if not isinstance(net.decoder, self.decoder) or not isinstance(net.encoder, self.encoder):
-            raise UserError(f"Weights of {self.title} are for {self.options}. The network is another one.")
+            kinds = f"{type(net.decoder).__name__} over {type(net.encoder).__name__}"
+            raise UserError(f"Weights of {self.title} are for {self.options}; the network is a {kinds}.")
         layers = self.layers(net)
         return {name: _rename(name, layers) for name in net.state_dict() if name not in INPUT_TENSORS}
 
@@ -106,6 +105,8 @@ def to_published(form: Form, net: SegmentationModel) -> dict[str, Tensor]:
     """
     names = form.tensor_names(net)
     departure = form.departure(net)
+    if form.caffe_input and net.decoder.geometry != "caffe":
+        departure = departure or "the release's geometry is model.geometry=caffe; this network was made without"
     if departure:
         raise UserError(f"format={form.name}: {departure}.")
     state = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
@@ -125,10 +126,9 @@ def _fcn_departure(net: SegmentationModel) -> str:
     assert isinstance(decoder, FCNDecoder)
     if decoder.strides not in ([32], [32, 16], [32, 16, 8]):
         return f"the release has no FCN with scores at strides {decoder.strides}"
-    if decoder.skip_scales not in ({}, ATONCE_SCALES):
-        return (
-            f"the release scales pool4 and pool3 by 0.01 and 0.0001 or not at all, the network by {decoder.skip_scales}"
-        )
+    published = read_group("model", "fcn8s_atonce")["skip_scales"]
+    if decoder.skip_scales not in ({}, published):
+        return f"the release scales maps by {published} or not at all, the network by {decoder.skip_scales}"
     return ""
 
 

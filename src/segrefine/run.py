@@ -20,6 +20,8 @@ from segrefine.evaluation import render, score
 from segrefine.lit_module import SegmentationModule
 from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
 from segrefine.model import SegmentationModel, build_model
+from segrefine.optimizers import create_optimizer, parameter_groups
+from segrefine.schedules import schedule_factor
 from segrefine.summary import describe_environment, write_summary, write_text
 from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
 
@@ -47,6 +49,7 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     datamodule = create_datamodule(cfg.datamodule)
     datamodule.setup()
+    datamodule.train_dataloader()  # refuses batches larger than the set, as long as nothing is written
     if not config["trainer"]["limit_val_batches"]:
         raise UserError("trainer.limit_val_batches=0: the best checkpoint is chosen on val. Use 1 or more.")
     resumed = find_checkpoint(cfg.ckpt_path, folder)
@@ -78,7 +81,7 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     panels = PanelWriter(folder, datamodule.classes, datamodule.palette)
     callbacks = [timer, best, last, description, EpochLine(timer), panels, LastValidation()]
     loggers = create_loggers(config["logger"], folder, config)
-    trainer = create_trainer(config["trainer"], folder, callbacks, loggers, recipe["clip_norm"])
+    trainer = create_trainer(config["trainer"], folder, callbacks, loggers)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resumed)
 
     speed = {"train_seconds": timer.train_seconds, "images_per_second": timer.images_per_second}
@@ -121,7 +124,7 @@ def resolve_recipe(
     """The recipe with its `auto` values and class weights worked out."""
     recipe = dict(recipe)
     if recipe["encoder_lr_multiplier"] == "auto":
-        recipe["encoder_lr_multiplier"] = 0.1 if pretrained else 1.0
+        recipe["encoder_lr_multiplier"] = 0.1 if pretrained else 2.5
     if recipe["class_weights"] == "median_frequency":
         recipe["class_weights"] = datamodule.median_frequency_weights().tolist()
         weights = zip(datamodule.classes, recipe["class_weights"], strict=True)
@@ -134,6 +137,9 @@ def resolve_recipe(
         )
     if recipe["loss"] not in ("mean", "sum"):
         raise UserError(f"recipe.loss={recipe['loss']} should be mean or sum.")
+    # Made and thrown away: mistakes in their options are told before anything is written.
+    create_optimizer(recipe["optimizer"], parameter_groups(net, recipe["lr"], recipe["weight_decay"]))
+    schedule_factor(total_steps=1, **recipe["schedule"])
     clip_norm = recipe["clip_norm"]
     if clip_norm is not None and not (isinstance(clip_norm, (int, float)) and clip_norm > 0):
         raise UserError(f"recipe.clip_norm={clip_norm} should be null or a number above 0.")
@@ -152,7 +158,8 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
             if before.get(key) != now.get(key):
                 raise UserError(
                     f"{path} is of a run with {group}.{key}={before.get(key)}, not {now.get(key)}. To go on with it, "
-                    "give the options of its config.yaml; to start a new run from its weights, use init_from."
+                    "give the options of its config.yaml; to go on with another, ckpt_path=PATH; to start a new run "
+                    "from its weights, init_from."
                 )
     if checkpoint.classes != classes:
         raise UserError(f"{path} knows the classes {', '.join(checkpoint.classes)}; the data has {', '.join(classes)}.")

@@ -33,7 +33,6 @@ def create_trainer(
     folder: Path,
     callbacks: list[Callback],
     loggers: list[Logger] | None = None,
-    clip_norm: float | None = None,
 ) -> Trainer:
     """A Trainer from the `trainer` config group, which writes under `folder`."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
@@ -51,7 +50,6 @@ def create_trainer(
     try:
         return Trainer(
             **options,
-            gradient_clip_val=clip_norm,
             callbacks=callbacks,
             logger=loggers or False,
             default_root_dir=folder,

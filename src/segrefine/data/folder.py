@@ -19,7 +19,7 @@ from segrefine.data.files import (
     spread,
 )
 from segrefine.data.io import read_label
-from segrefine.errors import UserError
+from segrefine.errors import UserError, listing
 from segrefine.labels import VOID
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,12 @@ class FolderDataModule(FileDataModule):
             values -= {self.void}
         count = max(values, default=-1) + 1
         log.info("datamodule.classes is null: counted %d classes in the masks.", count)
+        absent = sorted(set(range(count)) - values)
+        if absent:
+            log.warning(
+                f"The masks' highest value is {count - 1}, but {len(absent)} of the lower ones never occur: "
+                f"{listing(absent)}. If the values are no class numbers, give datamodule.classes or label_map."
+            )
         return count
 
 
