@@ -206,8 +206,38 @@ def test_check_command_reports_every_bad_file(tmp_path: Path, capsys: pytest.Cap
     assert main(arguments) == 1
     report = capsys.readouterr().out
     assert "bad files: 3" in report
-    for name in ("small.png", "strange.png", "broken.png", "good.png"):
+    for name in ("small.png", "strange.png", "broken.png", "good.*"):
         assert sum(name in line for line in report.splitlines() if line.startswith("  BAD")) == 1
+
+
+def test_check_command_finds_twenty_planted_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten kinds of them, each in train and in val, among good files; every one by name and nothing else."""
+    rng = np.random.default_rng(0)
+    planted = []
+    for split in ("train", "val"):
+        for index in range(14):
+            image, mask = rng.integers(0, 255, (24, 32, 3), np.uint8), rng.integers(0, 3, (24, 32), np.uint8)
+            saved_pair(tmp_path, split, f"{split}{index:02d}", image, mask)
+        images = [tmp_path / "images" / split / f"{split}{index:02d}.png" for index in range(14)]
+        masks = [tmp_path / "masks" / split / path.name for path in images]
+        images[0].write_bytes(images[0].read_bytes()[:200])
+        images[1].write_bytes(b"")
+        images[2].unlink()
+        Image.fromarray(rng.integers(0, 255, (32, 24, 3), np.uint8)).save(images[3])
+        masks[4].unlink()
+        masks[5].write_bytes(b"no picture")
+        Image.fromarray(np.full((24, 32), 3, np.uint8)).save(masks[6])
+        Image.fromarray(rng.integers(0, 3, (24, 31), np.uint8)).save(masks[7])
+        Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8)).save(masks[8])
+        Image.fromarray(rng.random((24, 32), np.float32)).save(masks[9].with_suffix(".tif"))
+        masks[9].unlink()
+        planted += [f"{split}{index:02d}" for index in range(10)]
+    arguments = ["check", "datamodule=folder", f"datamodule.root={tmp_path}", "datamodule.classes=[a,b,c]"]
+    assert main(arguments) == 1
+    bad = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  BAD")]
+    assert len(bad) == len(planted) == 20
+    for name in planted:
+        assert sum(name in line for line in bad) == 1, name
 
 
 def test_show_command_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

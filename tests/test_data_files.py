@@ -249,11 +249,11 @@ def test_label_values_beyond_16_bits(tmp_path: Path, value: int) -> None:
 def test_unmatched_files_are_named(tmp_path: Path) -> None:
     make_camvid(tmp_path)
     saved(tmp_path / "train" / "extra.png", PICTURE)
-    with pytest.raises(UserError, match=r"1 of 4 images.*extra\.png"):
+    with pytest.raises(UserError, match=r"1 of the 8 images and labels are not there: .*trainannot/extra\.\*"):
         CamVidDataModule(root=str(tmp_path)).setup("fit")
     os.remove(tmp_path / "train" / "extra.png")
     os.remove(tmp_path / "val" / "1.png")
-    with pytest.raises(UserError, match=r"1 of 3 labels.*1\.png"):
+    with pytest.raises(UserError, match=r"1 of the 6 images and labels are not there: .*val/1\.\*"):
         CamVidDataModule(root=str(tmp_path)).setup("fit")
 
 

@@ -66,8 +66,8 @@ def fetch(url: str, md5: str, path: Path) -> None:
     except OSError as error:  # URLError is one
         if not (isinstance(error, HTTPError) and error.code == 416):  # nothing is left to send
             raise UserError(
-                f"{url} could not be downloaded ({error}). What came so far is kept: run the command again to go on, or "
-                f"fetch the file by other means and put it in {path.parent}."
+                f"{url} could not be downloaded ({error}). What came so far is kept: run the command again to go on, "
+                f"or fetch the file by other means and put it in {path.parent}."
             ) from error
     if _md5(part) != md5:
         part.unlink()

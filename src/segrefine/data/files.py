@@ -96,9 +96,10 @@ class FileDataset(SegmentationDataset):
         """Looks for every file, compares image and label sizes, from the headers, and decodes a few labels, spread over
         the split."""
         super().check()
-        absent = [path for example in self.examples for path in (example.image, example.label) if not path.is_file()]
+        files = [path for example in self.examples for path in (example.image, example.label)]
+        absent = [str(path) for path in files if not path.is_file()]
         if absent:
-            raise UserError(f"{len(absent)} files are not there: {listing([str(path) for path in absent])}.")
+            raise UserError(f"{len(absent)} of the {len(files)} images and labels are not there: {listing(absent)}.")
         for index in spread(len(self), HEADERS_CHECKED):
             example = self.examples[index]
             self._check_size(example, image_size(example.image), self._label_size(example.label))
@@ -198,20 +199,18 @@ class FileDataModule(SegmentationDataModule):
 
 
 def pair_files(images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of) -> list[Example]:
-    """Images and labels of the same id, by default their stems; a file without an id is left out. UserError if one
-    lacks the other, or if there are none at all."""
+    """Images and labels of the same id, by default their stems; a file without an id is left out.
+
+    One that lacks the other is paired with the name of what is not there, ID.*, so that it is missed by name when it is
+    read or checked for. UserError if there are no images at all.
+    """
     image_files, label_files = find_images(images, image_id), find_images(labels, label_id)
-    for have, lack, what, missing in (
-        (image_files, label_files, "image", f"label in {labels}"),
-        (label_files, image_files, "label", f"image in {images}"),
-    ):
-        alone = [have[name].name for name in have if name not in lack]
-        if alone:
-            of_same = "of the same stem" if image_id is label_id is stem_of else "that belongs to it"
-            raise UserError(f"{len(alone)} of {len(have)} {what}s have no {missing} {of_same}: {listing(alone)}.")
     if not image_files:
         raise UserError(f"There are no image files in {images}.")
-    return [Example(name, path, label_files[name]) for name, path in image_files.items()]
+    return [
+        Example(name, image_files.get(name, images / f"{name}.*"), label_files.get(name, labels / f"{name}.*"))
+        for name in sorted(image_files.keys() | label_files.keys())
+    ]
 
 
 def has_files(folder: Path) -> bool:

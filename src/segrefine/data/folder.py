@@ -112,7 +112,8 @@ class FolderDataModule(FileDataModule):
         if self.label_map is not None:
             values = set(self.label_map.values()) - {VOID}
         else:
-            paths = [example.label for split in ("train", "val") for example in self.examples(split)]
+            examples = [example for split in ("train", "val") for example in self.examples(split)]
+            paths = [example.label for example in examples if example.label.is_file()]  # the others are missed later
             with ThreadPoolExecutor() as pool:
                 values = {int(value) for found in pool.map(_distinct, paths) for value in found}
             if self.void == VOID:

@@ -10,7 +10,6 @@ import numpy as np
 
 from segrefine.data.files import Example, FileDataModule, LabelCode
 from segrefine.data.io import find_images, read_label, read_mat
-from segrefine.errors import UserError, listing
 from segrefine.labels import names
 
 CLASSES = names("""
@@ -36,13 +35,13 @@ class NYUDv2DataModule(FileDataModule):
     def examples(self, split: str) -> list[Example]:
         lists = [self.root / name for name in (("trainval.txt", "train.txt") if split == "train" else ("test.txt",))]
         wanted = self.stems(next((file for file in lists if file.is_file()), lists[-1]))
-        images = find_images(self.folder("data/images", "images"))
-        labels = find_images(self.folder("labels", "segmentation"))
+        folders = self.folder("data/images", "images"), self.folder("labels", "segmentation")
+        images, labels = map(find_images, folders)
         stems = [f"img_{line}" if line.isdecimal() and line not in images else line for line in wanted]
-        lacking = [stem for stem in stems if stem not in images or stem not in labels]
-        if lacking:
-            raise UserError(f"{len(lacking)} of the listed examples have no image or no label: {listing(lacking)}.")
-        return [Example(stem, images[stem], labels[stem]) for stem in stems]
+        return [
+            Example(stem, images.get(stem, folders[0] / f"{stem}.*"), labels.get(stem, folders[1] / f"{stem}.*"))
+            for stem in stems
+        ]
 
     def read_values(self, path: Path) -> np.ndarray:
         return read_mat(path, "segmentation") if path.suffix == ".mat" else read_label(path)
