@@ -1,14 +1,18 @@
 """The loss against F.cross_entropy and against a pixel-by-pixel sum in float64."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segrefine.configs import read_group
 from segrefine.labels import VOID
-from segrefine.losses import segmentation_loss
+from segrefine.lit_module import SegmentationModule
+from segrefine.losses import banded_loss, segmentation_loss
 
 
 def batch(classes: int = 5, void: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -99,3 +103,47 @@ def test_label_outside_the_classes_is_refused() -> None:
     labels[0, 0, 0] = 5
     with pytest.raises(IndexError):
         segmentation_loss(logits, labels)
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "refinenet_lw"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 0.1])])
+def test_loss_in_bands_is_the_whole_ones_in_value_and_gradients(
+    name: str, reduction: str, weights: Tensor | None, cheap_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every parameter, over an odd size; and no band is larger than was asked for."""
+    net = cheap_model(name, "resnet18")
+    images, labels = torch.randn(2, 3, 45, 67), torch.randint(0, 3, (2, 45, 67))
+    labels[:, :9] = VOID
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    whole = segmentation_loss(net(images), labels, weights, reduction)  # type: ignore[arg-type]
+    expected = torch.autograd.grad(whole, trained)
+
+    sizes = []
+    plain = F.cross_entropy
+    monkeypatch.setattr(
+        F,
+        "cross_entropy",
+        lambda logits, *more, **options: sizes.append(logits.numel()) or plain(logits, *more, **options),
+    )
+    rows = partial(net.rows, net(images, upsampled=False), 67)
+    loss = banded_loss(rows, labels, 3, weights, reduction, band=3000)  # type: ignore[arg-type]
+    found = torch.autograd.grad(loss, trained)
+    assert max(sizes) <= 3000
+    assert len(sizes) > 2 * 45 // 8
+    torch.testing.assert_close(loss, whole, rtol=1e-5, atol=0)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6 * theirs.abs().max().item())
+
+
+def test_many_logits_are_taken_in_bands_in_training(cheap_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = cheap_model("fcn8s", "resnet18")
+    recipe = read_group("recipe", "default") | {"class_weights": None}
+    module = SegmentationModule(net, 3, recipe)
+    images, labels = torch.randn(2, 3, 45, 67), torch.randint(0, 3, (2, 45, 67))
+    whole = module._training_loss(images, labels)
+    monkeypatch.setattr("segrefine.lit_module.BAND", 1000)
+    used = []
+    monkeypatch.setattr("segrefine.lit_module.banded_loss", lambda *more: used.append(1) or banded_loss(*more))
+    torch.testing.assert_close(module._training_loss(images, labels), whole)
+    assert used

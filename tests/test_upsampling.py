@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segrefine.errors import UserError
-from segrefine.upsampling import Interpolate, TransposedConvolution, bilinear_kernel, create_upsampling
+from segrefine.upsampling import (
+    CaffeUpsampling,
+    Interpolate,
+    TransposedConvolution,
+    bilinear_kernel,
+    create_upsampling,
+)
 
 STRIDES = (2, 4, 8, 16, 32)
 GEOMETRIES = [(stride, centre) for stride in STRIDES for centre in (0.0, (stride - 1) / 2)]
@@ -140,3 +146,29 @@ def test_unknown_kind_and_geometry_are_refused_in_words() -> None:
         create_upsampling("bilinear", 4, 2, 0.5)
     with pytest.raises(ValueError, match=r"centre 1.0 is neither 0 nor 3.5 at stride 8"):
         Interpolate(8, 1.0)
+
+
+LAYERS = {
+    "interpolate": lambda stride, centre: Interpolate(stride, centre),
+    "transposed": lambda stride, centre: TransposedConvolution(2, stride, centre).double(),
+    "caffe": lambda stride, _: CaffeUpsampling(2, stride, -(stride // 2 + 3) - 0.5).double(),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(("stride", "centre"), GEOMETRIES)
+def test_rows_are_those_of_the_whole(kind: str, stride: int, centre: float) -> None:
+    """Also where a learned kernel is no longer bilinear."""
+    layer = LAYERS[kind](stride, centre)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    size = (4 * stride + 1, 3 * stride + 1)
+    counts = [
+        -(-(side + getattr(layer, "offset", 0)) // stride) if kind == "caffe" else -(-side // stride) for side in size
+    ]
+    scores = torch.randn(2, 2, *counts, dtype=torch.float64)
+    whole = layer(scores, size)
+    assert whole.shape[-2:] == size
+    for height in (1, 3, stride, size[0]):
+        bands = [layer.rows(scores, size[1], top, min(top + height, size[0])) for top in range(0, size[0], height)]
+        torch.testing.assert_close(torch.cat(bands, dim=2), whole, atol=1e-12, rtol=1e-12)

@@ -1,5 +1,6 @@
 """The LightningModule: loss, steps, logged scores, optimiser groups. It trains any network of ours, knowing none."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 
 from segrefine.errors import UserError
 from segrefine.inference import Inference
-from segrefine.losses import segmentation_loss
+from segrefine.losses import BAND, banded_loss, segmentation_loss
 from segrefine.metrics import SegmentationMetrics
 from segrefine.model import SegmentationModel
 from segrefine.optimizers import create_optimizer, parameter_groups
@@ -38,7 +39,7 @@ class SegmentationModule(LightningModule):
         self, net: SegmentationModel, num_classes: int, recipe: dict[str, Any], inference: Inference | None = None
     ) -> None:
         super().__init__()
-        self.net, self.recipe = net, recipe
+        self.net, self.num_classes, self.recipe = net, num_classes, recipe
         self.inference = inference or Inference(net)
         weights = recipe["class_weights"]
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
@@ -67,7 +68,7 @@ class SegmentationModule(LightningModule):
         return segmentation_loss(logits, labels, self.class_weights, self.recipe["loss"])
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        loss = self.loss(self.net(self.images(batch)), batch["label"])
+        loss = self._training_loss(self.images(batch), batch["label"])
         self.log("train/loss", loss, prog_bar=True)
         self.log("lr", self._rates()["decoder/weights"])  # the recipe's; the encoder's is a fixed multiple of it
         # A look at the value makes a GPU wait, so there it is taken only as often as the log is written.
@@ -79,6 +80,14 @@ class SegmentationModule(LightningModule):
         ):
             self._refuse_nonfinite(loss, batch)
         return loss
+
+    def _training_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss, in bands where logits for all pixels would be many."""
+        if self.num_classes * labels.numel() <= BAND or not self.net.has_rows:
+            return self.loss(self.net(images), labels)
+        scores = self.net(images, upsampled=False)
+        rows = partial(self.net.rows, scores, labels.shape[-1])
+        return banded_loss(rows, labels, self.num_classes, self.class_weights, self.recipe["loss"])
 
     def _refuse_nonfinite(self, loss: Tensor, batch: Batch) -> None:
         if not torch.isfinite(loss):

@@ -1,10 +1,12 @@
 """The training loss: per-pixel cross-entropy that leaves void pixels out. B batch, K classes, H W size."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from segrefine.labels import VOID
 
@@ -21,19 +23,55 @@ def segmentation_loss(
     `F.cross_entropy` does, but is 0 with zero gradient where that method gives NaN: when every pixel is void.
     `sum` adds up over pixels and images, FCN's unnormalised loss (Shelhamer et al., PAMI 2016, "heavy" learning;
     `normalize: false` in the authors' release); its learning rates are some 1e6 times smaller.
+    """
+    total = _sum(logits, labels, class_weights)
+    return total if reduction == "sum" else total / _divisor(labels, class_weights)
+
+
+BAND = 2**22
+"""Logits that `banded_loss` has at a time: 16 MiB of float32, which the caches of a server's processor hold."""
+
+
+def banded_loss(
+    rows: Callable[[int, int], Tensor],
+    labels: Tensor,
+    num_classes: int,
+    class_weights: Tensor | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    band: int = BAND,
+) -> Tensor:
+    """`segmentation_loss` of logits that never exist as a whole, forward or backward, equal to rounding.
+
+    `rows(top, bottom)` gives the logits (B, K, bottom - top, W) of those rows. It is called for a band of them at a
+    time, of `band` numbers or one row at least, and again in backward, since nothing of a band is kept.
+    """
+    height = max(band // (num_classes * labels[:, 0].numel()), 1)
+    total = labels.new_zeros((), dtype=torch.float32)
+    for top in range(0, labels.shape[1], height):
+        part = labels[:, top : top + height]
+        total = total + checkpoint(_band_sum, rows, part, top, class_weights, use_reentrant=False)
+    return total if reduction == "sum" else total / _divisor(labels, class_weights)
+
+
+def _band_sum(rows: Callable[[int, int], Tensor], labels: Tensor, top: int, class_weights: Tensor | None) -> Tensor:
+    return _sum(rows(top, top + labels.shape[1]), labels, class_weights)
+
+
+def _sum(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    """The loss summed over pixels and images.
 
     Reducing here, not in `F.cross_entropy`, is as fast and keeps training deterministic: on CUDA its 2-D form sums with
-    atomic additions and is refused by `torch.use_deterministic_algorithms`, unless nothing is reduced.
+    atomic additions and is refused by `torch.use_deterministic_algorithms`, unless nothing is reduced. In fp32 also
+    under autocast or for a half-precision network: log-sums over classes and sums over 1e6 pixels need it.
     """
-    targets = labels.long()
-    # fp32 also under autocast or for a half-precision network: log-sums over classes and sums over 1e6 pixels need it.
     weights = None if class_weights is None else class_weights.float()
-    losses = F.cross_entropy(logits.float(), targets, weights, ignore_index=VOID, reduction="none")
-    if reduction == "sum":
-        return losses.sum()
+    return F.cross_entropy(logits.float(), labels.long(), weights, ignore_index=VOID, reduction="none").sum()
 
-    valid = targets != VOID
-    if weights is None:
-        return losses.sum() / valid.sum().clamp(min=1)
-    weight_sum = (weights[targets.where(valid, 0)] * valid).sum()
-    return losses.sum() / weight_sum.clamp(min=torch.finfo(torch.float32).tiny)
+
+def _divisor(labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    """The number of valid pixels, or the sum of their weights; never 0."""
+    valid = labels != VOID
+    if class_weights is None:
+        return valid.sum().clamp(min=1)
+    weights = class_weights.float()[labels.long().where(valid, 0)] * valid
+    return weights.sum().clamp(min=torch.finfo(torch.float32).tiny)

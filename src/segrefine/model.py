@@ -17,6 +17,7 @@ from segrefine.encoders import create_encoder
 from segrefine.encoders.base import MIN_SIDE, Encoder
 from segrefine.encoders.multiscale import MultiScaleEncoder, scaled_size
 from segrefine.errors import UserError, did_you_mean
+from segrefine.upsampling import Rows
 
 # What torchvision's ImageNet weights were trained with (torchvision/transforms/_presets.py, ImageClassification).
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,8 +47,11 @@ class SegmentationModel(nn.Module):
         """RGB (B, 3, H, W) float in [0, 1] -> what `forward` takes: less `mean`, over `std`."""
         return (images - self.mean) / self.std
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float, normalised RGB, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32."""
+    def forward(self, images: Tensor, upsampled: bool = True) -> Tensor:
+        """(B, 3, H, W) float, normalised RGB, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32.
+
+        With `upsampled=False` the decoder's scores on their coarser grid, (B, K, h, w), for `upsample` and `rows`.
+        """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(
                 f"The network takes a float tensor (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}."
@@ -56,16 +60,31 @@ class SegmentationModel(nn.Module):
         if size[0] < MIN_SIDE or size[1] < MIN_SIDE:  # not by min(): torch.export would then fix which side is shorter
             raise UserError(f"Images must be at least {MIN_SIDE}x{MIN_SIDE} pixels; this one is {size[0]}x{size[1]}.")
         scores = self.decoder(self.encoder(images))
-        return self.upsample(scores, (size[0], size[1]))
+        return self.upsample(scores, (size[0], size[1])) if upsampled else scores
 
     def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """The decoder's scores (B, K, h, w) -> logits (B, K, *size) float32, each on the pixels it comes from."""
         scale = self.encoder.scale
-        # In float32: the metrics compare these, and bilinear gradients are slow in bfloat16 (pytorch issue 140096).
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # a float64 network stays in float64
         with torch.autocast(scores.device.type, enabled=False):
-            logits = self.decoder.to_pixels(scores, size if scale == 1 else scaled_size(size, scale))
+            logits = self.decoder.to_pixels(_single(scores), size if scale == 1 else scaled_size(size, scale))
             return logits if scale == 1 else F.interpolate(logits, size, mode="bilinear")
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether logits can be had by `rows`: upsampling is by a whole stride and ends at the image's size."""
+        return self.encoder.scale == 1 and isinstance(self.decoder.to_pixels, Rows)
+
+    def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
+        """Rows `top` to `bottom` of what `upsample` gives, (B, K, bottom - top, width) float32, of the rest nothing."""
+        with torch.autocast(scores.device.type, enabled=False):
+            return self.decoder.to_pixels.rows(_single(scores), width, top, bottom)
+
+
+def _single(scores: Tensor) -> Tensor:
+    """In float32: the metrics compare logits, and bilinear gradients are slow in bfloat16 (pytorch issue 140096). A
+    float64 network stays in float64.
+    """
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, **options: Any) -> SegmentationModel:

@@ -5,6 +5,7 @@ here honour it for every size, hold the outermost cell's value constant beyond i
 The usual `interpolate(size=...)` does not: over a ResNet it shifts stride-32 scores by 15.5 pixels.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,23 @@ from torch import Tensor, nn
 from segrefine.errors import UserError
 
 
-class Interpolate(nn.Module):
+class Rows:
+    """For upsampling where cell j lands on pixel stride * j + centre and reaches less than a stride to either side."""
+
+    stride: int | tuple[int, ...]
+    centre: float
+
+    def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
+        """Rows `top` to `bottom` of the whole at `width`, (B, K, h, w) -> (B, K, bottom - top, width), from the cells
+        alone that they come from."""
+        stride = self.stride if isinstance(self.stride, int) else self.stride[0]
+        first = max(math.floor((top - max(self.centre, 0)) / stride), 0)  # row 0 stays that of the cells taken
+        last = max(math.ceil((bottom - 1 - self.centre) / stride), 0)
+        size = (bottom - stride * first, width)
+        return self(scores[:, :, first : last + 1], size)[:, :, top - stride * first :]  # type: ignore[operator]
+
+
+class Interpolate(Rows, nn.Module):
     """Bilinear interpolation by a whole stride; `centre` is 0 (odd kernels) or (stride - 1) / 2 (even ones)."""
 
     def __init__(self, stride: int, centre: float) -> None:
@@ -45,7 +62,7 @@ class Resize(nn.Module):
         return F.interpolate(scores, size, mode="bilinear", align_corners=False)
 
 
-class TransposedConvolution(nn.ConvTranspose2d):
+class TransposedConvolution(Rows, nn.ConvTranspose2d):
     """FCN's in-network upsampling: a transposed convolution that starts as bilinear interpolation (CVPR 2015, section
     3.3).
 
@@ -56,6 +73,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
     def __init__(self, num_classes: int, stride: int, centre: float, learned: bool = True) -> None:
         kernel = 2 * stride - (1 if centre == int(centre) else 0)
         super().__init__(num_classes, num_classes, kernel, stride=stride, bias=False)
+        self.centre = centre
         self.offset = int(stride + bilinear_centre(kernel) - centre)  # where pixel 0 falls, one cell of padding counted
         self.weight.requires_grad_(learned)
 
@@ -93,7 +111,7 @@ def bilinear_kernel(kernel: int) -> Tensor:
     return taps[:, None] * taps[None, :]
 
 
-class CaffeUpsampling(nn.ConvTranspose2d):
+class CaffeUpsampling(Rows, nn.ConvTranspose2d):
     """FCN's upsampling as released: a transposed convolution with 2 * stride taps and no padding, then a crop.
 
     `offset` is where the finer grid's cell 0 lies in what comes out. It is negative where the output begins within the
@@ -102,6 +120,7 @@ class CaffeUpsampling(nn.ConvTranspose2d):
 
     def __init__(self, num_classes: int, stride: int, centre: float, learned: bool = True) -> None:
         super().__init__(num_classes, num_classes, 2 * stride, stride=stride, bias=False)
+        self.centre = centre
         self.offset = int(bilinear_centre(2 * stride) - centre)
         self.weight.requires_grad_(learned)
 
