@@ -1,4 +1,4 @@
-"""Which precision a device does well."""
+"""Which device there is, and which precision it does well."""
 
 import torch
 
@@ -25,3 +25,21 @@ def cpu_computes_bfloat16() -> bool:
     # PyTorch has no public question for this in all the versions we take; where it drops these, float32 is safe.
     questions = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
     return any(question() for question in questions if question is not None)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of autocast, or None for float32."""
+    types = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    chosen = choose_precision(precision, device.type)
+    if chosen not in types:
+        raise UserError(f"precision={precision} is not known here.{did_you_mean(precision, types)}")
+    return types[chosen]
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`wanted`, or for "auto" the GPU if there is one."""
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={wanted} should be auto, cpu or cuda.")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: PyTorch finds no CUDA device here. Use device=cpu.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

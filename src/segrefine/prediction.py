@@ -14,11 +14,11 @@ from torch import Tensor
 from segrefine.checkpoints import read_checkpoint, restore
 from segrefine.data.io import EXTENSIONS, list_images, read_image
 from segrefine.encoders.base import MIN_SIDE
-from segrefine.errors import UserError, did_you_mean
+from segrefine.errors import UserError
 from segrefine.inference import Inference
 from segrefine.model import SegmentationModel
 from segrefine.panels import colourise, overlay, save_atomically
-from segrefine.precision import choose_precision
+from segrefine.precision import autocast_dtype, choose_device
 from segrefine.submission import check_benchmark, write_submission
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,9 @@ def predict(cfg: DictConfig) -> int:
     checkpoint = read_checkpoint(Path(cfg.checkpoint))
     net = restore(checkpoint, options["model"], options["backbone"])
     check_benchmark(cfg.submission, len(checkpoint.palette))
-    device = _device(cfg.device)
+    device = choose_device(cfg.device)
     net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    autocast = _autocast(cfg.precision, device)
+    autocast = autocast_dtype(cfg.precision, device)
     whole, tiled = (
         Inference(net, **options["tta"], window=window) for window in (options["window"], options["window"] or WINDOW)
     )
@@ -99,20 +99,3 @@ def _names(paths: list[Path]) -> list[str]:
     """The files' stems, or whole names where stems repeat (a.jpg and a.png), so that no result overwrites another."""
     stems = [path.stem for path in paths]
     return [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, paths, strict=True)]
-
-
-def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of autocast, or None for float32."""
-    types = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    chosen = choose_precision(precision, device.type)
-    if chosen not in types:
-        raise UserError(f"precision={precision} is not known here.{did_you_mean(precision, types)}")
-    return types[chosen]
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device={wanted} should be auto, cpu or cuda.")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: PyTorch finds no CUDA device here. Use device=cpu.")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,224 @@
+"""Timing networks: images/s, memory, and how much of the machine's own rates they reach. Rounds are interleaved."""
+
+import importlib
+import importlib.util
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from segrefine.errors import UserError, did_you_mean
+from segrefine.model import build_model
+from segrefine.precision import autocast_dtype, choose_device
+from segrefine.summary import describe_environment, write_text
+
+log = logging.getLogger(__name__)
+
+STEPS = ("train", "predict")
+WARM_UP = 2
+"""Steps before the clock runs: memory is taken, kernels are chosen."""
+
+
+@dataclass
+class Subject:
+    """A network under the clock."""
+
+    name: str
+    net: nn.Module
+    precision: torch.dtype | None
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-6, fused=True)
+
+    def logits(self) -> Tensor:
+        device = self.images.device.type
+        with torch.autocast(device, self.precision, enabled=self.precision is not None):
+            found = self.net(self.images)
+        found = found["out"] if isinstance(found, dict) else found
+        if found.shape[-2:] != self.labels.shape[-2:]:  # refinenet-pytorch gives a quarter of the size
+            found = F.interpolate(found.float(), self.labels.shape[-2:], mode="bilinear")
+        return found
+
+    def train(self) -> None:
+        """A step of training; the loss in float32."""
+        self.net.train()
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.logits().float(), self.labels).backward()
+        self.optimizer.step()
+
+    def predict(self) -> None:
+        """Class maps of the images."""
+        self.net.eval()
+        with torch.inference_mode():
+            self.logits().argmax(1)
+
+
+def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Time what `conf/benchmark.yaml` describes; prints a table and returns its rows."""
+    options: Any = OmegaConf.to_container(cfg, resolve=True)
+    steps = [options["steps"]] if isinstance(options["steps"], str) else options["steps"]
+    for step in steps:
+        if step not in STEPS:
+            raise UserError(f"steps={step} is not known.{did_you_mean(step, STEPS)}")
+    if options["rounds"] < 1 or options["batch_size"] < 1:
+        raise UserError("rounds and batch_size should be 1 or more.")
+    device = choose_device(options["device"])
+    torch.manual_seed(0)
+    ours = build_model(options["model"], options["backbone"], options["num_classes"])
+    name = f"{options['model']['name']}/{options['backbone']['name']}"
+    subjects = [_subject(name, ours, options["precision"], options["channels_last"], device, options)]
+    if options["compile"]:
+        ours.compile()
+    if options["peer"]:
+        peer = load_peer(options["peer"])
+        layout = options["peer_channels_last"]
+        subjects.append(_subject(options["peer"], peer, options["peer_precision"], layout, device, options))
+    ceilings = {precision: matmul_rate(device, precision) for precision in {subject.precision for subject in subjects}}
+    rows = [row for step in steps for row in compare(subjects, step, options["rounds"], ceilings)]
+    log.info(render(rows))
+    if options["output"]:
+        about = {"options": options, "environment": describe_environment(), "results": rows}
+        write_text(Path(options["output"]), json.dumps(about, indent=1))
+    return rows
+
+
+def _subject(
+    name: str, net: nn.Module, precision: str, channels_last: bool, device: torch.device, options: dict[str, Any]
+) -> Subject:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    size = options["batch_size"], 3, *options["size"]
+    images = torch.randn(size, device=device).to(memory_format=layout)
+    labels = torch.randint(options["num_classes"], (size[0], *size[2:]), device=device)
+    net.to(device, memory_format=layout)  # type: ignore[call-overload]
+    return Subject(name, net, autocast_dtype(precision, device), images, labels)
+
+
+def load_peer(path: str) -> nn.Module:
+    """The network that `module:function` or `file.py:function` returns; UserError if there is none."""
+    place, colon, function = path.rpartition(":")
+    if not colon:
+        raise UserError(f"peer={path} should be module:function or file.py:function.")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location("peer", place)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+        net = getattr(module, function)()
+    except (ImportError, AttributeError, OSError) as error:
+        raise UserError(f"peer={path}: {error}.") from error
+    if not isinstance(net, nn.Module):
+        raise UserError(f"peer={path} returned a {type(net).__name__}, not a torch.nn.Module.")
+    return net
+
+
+def compare(
+    subjects: list[Subject], step: str, rounds: int, ceilings: dict[torch.dtype | None, float]
+) -> list[dict[str, Any]]:
+    """A row for each subject: its step timed in turn with the others'."""
+    work: list[Callable[[], None]] = [partial(getattr(subject, step)) for subject in subjects]
+    for function in work:
+        for _ in range(WARM_UP):
+            function()
+    seconds: list[list[float]] = [[] for _ in subjects]
+    for _ in range(rounds):
+        for function, taken in zip(work, seconds, strict=True):
+            _wait(subjects[0].images.device)
+            started = time.perf_counter()
+            function()
+            _wait(subjects[0].images.device)
+            taken.append(time.perf_counter() - started)
+    rows = []
+    for subject, function, taken in zip(subjects, work, seconds, strict=True):
+        with FlopCounterMode(display=False) as counter:
+            function()
+        count = len(subject.images)
+        low, median, high = statistics.quantiles(taken, n=4) if len(taken) > 1 else taken * 3
+        rows.append(
+            {
+                "network": subject.name,
+                "step": step,
+                "precision": str(subject.precision or torch.float32).removeprefix("torch."),
+                "images_per_second": count / median,
+                "quartiles": [count / high, count / low],
+                "memory_bytes": step_memory(function, subject.images.device),
+                "multiply_adds_per_image": counter.get_total_flops() // 2 // count,
+                "share_of_matmul_rate": counter.get_total_flops() / median / ceilings[subject.precision],
+            }
+        )
+    return rows
+
+
+def step_memory(step: Callable[[], None], device: torch.device) -> int:
+    """Most bytes that tensors made in a step hold at a time, beside what was there before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def matmul_rate(device: torch.device, precision: torch.dtype | None, side: int = 2048, tries: int = 8) -> float:
+    """Operations a second of square matrix products, the best of several: what this machine can do in that type."""
+    factors = torch.randn(2, side, side, device=device, dtype=precision or torch.float32)
+    best = float("inf")
+    for _ in range(tries):
+        _wait(device)
+        started = time.perf_counter()
+        factors[0] @ factors[1]
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table; the ratio is to the last network of the same step."""
+    lines = [
+        "| network | step | precision | images/s (quartiles) | memory | G multiply-adds | of matmul rate | ratio |"
+    ]
+    lines.append("| --- " * 8 + "|")
+    last = {row["step"]: row["images_per_second"] for row in rows}
+    for row in rows:
+        low, high = row["quartiles"]
+        cells = (
+            row["network"],
+            row["step"],
+            row["precision"],
+            f"{row['images_per_second']:.3g} ({low:.3g} to {high:.3g})",
+            f"{row['memory_bytes'] / 2**20:.0f} MiB",
+            f"{row['multiply_adds_per_image'] / 1e9:.2f}",
+            f"{row['share_of_matmul_rate']:.0%}",
+            f"{row['images_per_second'] / last[row['step']]:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
