@@ -119,7 +119,8 @@ class PanelWriter(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         count = len(trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
-        self.chosen = {index * count // self.IMAGES for index in range(self.IMAGES)}  # neighbours are often alike
+        world = trainer.world_size  # the first process, which writes, sees every so many-th image
+        self.chosen = {index * count // self.IMAGES // world * world for index in range(self.IMAGES)}  # far apart
 
     @rank_zero_only
     def on_validation_batch_end(

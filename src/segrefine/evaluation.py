@@ -83,7 +83,8 @@ def score(
     trainer: Trainer, module: SegmentationModule, datamodule: SegmentationDataModule, split: str, folder: Path
 ) -> dict[str, Any]:
     """Score the module's network on a split; writes per_image.csv and returns the split's part of summary.json."""
-    trainer.test(module, dataloaders=datamodule.eval_dataloader(split), verbose=False)
+    datamodule.test_split = split
+    trainer.test(module, datamodule=datamodule, verbose=False)
     scores = module.test_scores
     if trainer.is_global_zero:
         ids = datamodule.dataset(split).ids

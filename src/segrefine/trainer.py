@@ -57,6 +57,7 @@ def create_trainer(
             enable_model_summary=False,
             enable_progress_bar=sys.stderr.isatty(),
             num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the data modules share out the images themselves, none twice
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"The trainer's options do not go together or not with this machine: {error}") from error

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, DistributedSampler, default_collate
 
 from segrefine.data.dataset import Item, SegmentationDataset, Transform
 from segrefine.data.statistics import class_pixels, median_frequency
@@ -30,6 +30,9 @@ class SegmentationDataModule(LightningDataModule):
     The signature's defaults are neutral; what a data set is trained with stands in its file in conf/datamodule.
     Batches are dicts: image (B, 3, H, W) uint8, label (B, H, W) uint8, id (list of str), index (B,) int64.
     """
+
+    test_split = "test"
+    """The split that `test_dataloader` gives; val where a checkpoint is scored on that."""
 
     in_memory = False
     """Whether reading an item costs so little that worker processes would only slow it down."""
@@ -83,7 +86,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Cheap checks of the splits the stage needs; raises UserError."""
-        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+        needed = {"fit": ("train", "val"), "validate": ("val",), "test": (self.test_split,), "predict": ()}
         for split in needed[stage] if stage else SPLITS:
             # Lightning sets up "test" also to score val at the end of a run whose data has no test split.
             if split != "test" or self.has_test:
@@ -98,13 +101,20 @@ class SegmentationDataModule(LightningDataModule):
                 "set it to that number or less."
             )
         remedy = "Set datamodule.crop_size (or datamodule.batch_size=1)."
-        return self._loader(dataset, self.batch_size, remedy, shuffle=True, drop_last=True)
+        rank, world = self._place()
+        order: dict[str, Any] = {"shuffle": True}
+        if world > 1:
+            # All processes were seeded alike, so they agree on the order of which each takes its share.
+            order = {
+                "sampler": DistributedSampler(dataset, world, rank, seed=torch.initial_seed() % 2**31, drop_last=True)
+            }
+        return self._loader(dataset, self.batch_size, remedy, drop_last=True, **order)
 
     def val_dataloader(self) -> DataLoader[Item]:
-        return self.eval_dataloader("val")
+        return self._eval_dataloader("val")
 
     def test_dataloader(self) -> DataLoader[Item]:
-        return self.eval_dataloader("test")
+        return self._eval_dataloader(self.test_split)
 
     def class_pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Of the train split, as `statistics.class_pixels` gives them: reads every label."""
@@ -124,9 +134,17 @@ class SegmentationDataModule(LightningDataModule):
             log.warning("Class '%s' never occurs in the training labels; its loss weight is 0.", self.classes[index])
         return torch.from_numpy(weights)
 
-    def eval_dataloader(self, split: str) -> DataLoader[Item]:
-        """A split in order, at native size, nothing left out."""
-        return self._loader(self.dataset(split), self.eval_batch_size, "Set datamodule.eval_batch_size=1.")
+    def _eval_dataloader(self, split: str) -> DataLoader[Item]:
+        """A split in order, at native size, nothing left out. Of several processes each takes every so many-th image,
+        one more or less than another, so that none counts twice; PyTorch's sampler would repeat some."""
+        dataset = self.dataset(split)
+        rank, world = self._place()
+        share = range(rank, len(dataset), world)
+        return self._loader(dataset, self.eval_batch_size, "Set datamodule.eval_batch_size=1.", sampler=share)
+
+    def _place(self) -> tuple[int, int]:
+        """The rank of this process and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: SegmentationDataset, batch_size: int, remedy: str, **options: Any) -> DataLoader[Item]:
         return DataLoader(

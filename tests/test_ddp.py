@@ -1,0 +1,77 @@
+"""Two processes on the CPU over gloo: the scores and weights of one, one run folder."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+CHECKOUT = Path(__file__).parents[1]
+TINY = [
+    *("trainer.precision=32-true", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "logger=csv"),
+    *("datamodule.train_size=4", "datamodule.val_size=5", "datamodule.test_size=3", "datamodule.eval_batch_size=2"),
+    *("datamodule.augment.flip=false", "recipe.optimizer=sgd", "recipe.lr=0.1", "recipe.frozen_norm=true"),
+    "recipe.schedule.warmup_steps=0",
+]
+TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "datamodule.batch_size=2"]
+ONE = ["trainer=cpu", "datamodule.batch_size=4"]
+
+
+def type_in(script: str, folder: Path, *arguments: str) -> dict[str, Any]:
+    """Runs a command; returns its summary.json."""
+    command = [sys.executable, str(CHECKOUT / script), *arguments, f"hydra.run.dir={folder}"]
+    result = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=280, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads((folder / "summary.json").read_text())
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders of a run in one process, and of the same in two with half the batch each."""
+    top = tmp_path_factory.mktemp("ddp")
+    type_in("train.py", top / "one", *TINY, *ONE)
+    type_in("train.py", top / "two", *TINY, *TWO)
+    return top / "one", top / "two"
+
+
+def test_two_processes_give_the_weights_of_one(runs: tuple[Path, Path]) -> None:
+    one, two = map(weights, runs)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_scores_are_those_of_one_process(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Five images of val and three of test over two processes: none is left out, none counts twice."""
+    _, two = runs
+    checkpoint = f"checkpoint={two / 'checkpoints/best.ckpt'}"
+    alone = type_in(
+        "evaluate.py", tmp_path / "test", checkpoint, "split=test", "trainer=cpu", "trainer.precision=32-true"
+    )
+    together = json.loads((two / "summary.json").read_text())
+    assert together["num_images"] == alone["num_images"] == 3
+    assert together["per_class"] == alone["per_class"]
+    assert sorted(map(str, rows(two / "per_image.csv"))) == sorted(map(str, rows(tmp_path / "test/per_image.csv")))
+    val = type_in("evaluate.py", tmp_path / "val", checkpoint, "trainer=cpu", "trainer.precision=32-true")
+    logged = [float(row["val/mIoU"]) for row in rows(two / "metrics.csv") if row["val/mIoU"]]
+    assert max(logged) == pytest.approx(val["mIoU"], abs=1e-7)
+
+
+def test_one_folder_is_written_once(runs: tuple[Path, Path]) -> None:
+    one, two = ({str(path.relative_to(folder)) for path in folder.rglob("*.*")} for folder in runs)
+    assert one == two
+    assert [row["step"] for row in rows(runs[0] / "metrics.csv")] == [
+        row["step"] for row in rows(runs[1] / "metrics.csv")
+    ]
