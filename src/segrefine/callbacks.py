@@ -102,10 +102,7 @@ class EpochLine(Callback):
             if name in scores
         )
         epoch = trainer.fit_loop.epoch_progress.current.ready  # begun so far; at the end of training too
-        log.info(
-            f"epoch {epoch} step {trainer.global_step}: {values}"
-            + (f" ({rate:.1f} images/s)" if rate else "")
-        )
+        log.info(f"epoch {epoch} step {trainer.global_step}: {values}" + (f" ({rate:.1f} images/s)" if rate else ""))
 
 
 class PanelWriter(Callback):
