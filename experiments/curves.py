@@ -20,8 +20,10 @@ def main(output: str, *runs: str) -> None:
         label, folder = run.split("=", 1)
         for axis, name in zip(axes, ("val/mIoU", "val/boundary_IoU"), strict=True):
             axis.plot(*curve(Path(folder), name), marker="o", markersize=3, label=label)
-            axis.set(xlabel="step", ylabel=name, ylim=(0, None))
+            axis.set(xlabel="step", ylabel=name)
             axis.grid(alpha=0.3)
+    for axis in axes:
+        axis.set_ylim(bottom=0)  # after all curves: it ends the automatic choice
     axes[0].legend()
     figure.savefig(output, dpi=110)
 

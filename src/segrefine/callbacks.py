@@ -101,10 +101,8 @@ class EpochLine(Callback):
             for name in ("train/loss", "val/loss", "val/mIoU", "val/boundary_IoU")
             if name in scores
         )
-        log.info(
-            f"epoch {trainer.current_epoch + 1} step {trainer.global_step}: {values}"
-            + (f" ({rate:.1f} images/s)" if rate else "")
-        )
+        epoch = trainer.fit_loop.epoch_progress.current.ready  # begun so far; at the end of training too
+        log.info(f"epoch {epoch} step {trainer.global_step}: {values}" + (f" ({rate:.1f} images/s)" if rate else ""))
 
 
 class PanelWriter(Callback):
