@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from miniatures import ade20k
+from scipy.io import savemat
 
 from segrefine.configs import read_group
-from segrefine.data import create_datamodule
+from segrefine.data import create_datamodule, nyudv2
 from segrefine.data.ade20k import ADE20KDataModule
 from segrefine.data.download import Archive, fetch, provide, unpack
 from segrefine.errors import UserError
@@ -163,6 +165,48 @@ def test_a_data_set_comes_by_itself(server: Server, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(ADE20KDataModule, "archives", (ours,))
     config = read_group("datamodule", "ade20k") | {"root": str(tmp_path / "mine"), "download": True}
     assert len(create_datamodule(config).dataset("train")) == 2
+
+
+def test_a_folder_is_known_by_git_s_hash_where_its_archive_is_packed_anew(server: Server, tmp_path: Path) -> None:
+    # git init; put a and d/b in CamVid/, "x" in each; git add .; git write-tree --prefix=CamVid
+    tree = "a6789d1090b515b92eb593d00e4a8e5d9d1b1864"
+    server.files["abc.zip"] = zipped("Project-abc/CamVid/a", "Project-abc/CamVid/d/b", "Project-abc/more")
+    provide((Archive(server.url("abc.zip"), None, "CamVid", tree),), tmp_path)
+    assert (tmp_path / "CamVid/d/b").read_text() == "x"
+    assert not list(tmp_path.glob("*.zip"))
+    with pytest.raises(UserError, match="held another CamVid than the known one"):
+        provide((Archive(server.url("abc.zip"), None, "CamVid", "0" * 40),), tmp_path / "other")
+    assert not list((tmp_path / "other").glob("[!.]*"))
+
+
+def test_nyudv2_is_made_of_the_labelled_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (3, 48, 64, 3), np.uint8)
+    stored = rng.integers(0, 895, (3, 48, 64), np.uint16)
+    mapping = rng.integers(1, 41, 894).astype(np.uint8)
+    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "w") as file:  # MATLAB's order of axes is the other way round
+        file["images"], file["labels"] = pictures.transpose(0, 3, 2, 1), stored.transpose(0, 2, 1)
+    savemat(tmp_path / "classMapping40.mat", {"mapClass": mapping[None]})
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.uint16([[2]]), "testNdxs": np.uint16([[1], [3]])})
+    server.files = {name: (tmp_path / name).read_bytes() for name in nyudv2.SOURCES}
+    sources = {name: (server.url(name), md5(content)) for name, content in server.files.items()}
+    monkeypatch.setattr(nyudv2, "SOURCES", sources)
+
+    config = read_group("datamodule", "nyudv2") | {"root": str(tmp_path / "mine"), "download": True}
+    datamodule = create_datamodule(config)
+    for split, numbers in {"train": [1], "val": [0, 2]}.items():
+        dataset = datamodule.dataset(split)
+        assert dataset.ids == [f"img_{5001 + number}" for number in numbers]
+        for position, number in enumerate(numbers):
+            image, label = dataset.read(position)
+            assert np.array_equal(image.permute(1, 2, 0), pictures[number])
+            assert label.tolist() == [
+                [mapping[value - 1] - 1 if value else 255 for value in row] for row in stored[number]
+            ]
+    create_datamodule(config)
+    assert len(server.asked) == 3  # nothing is fetched twice, though the large file is gone
+    assert not (tmp_path / "mine/nyu_depth_v2_labeled.mat").exists()
 
 
 def test_what_needs_a_login_says_where(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from segrefine.atomic import write_text
 from segrefine.errors import UserError, did_you_mean
 from segrefine.model import build_model
 from segrefine.precision import autocast_dtype, choose_device
-from segrefine.summary import describe_environment, write_text
+from segrefine.summary import describe_environment
 
 log = logging.getLogger(__name__)
 

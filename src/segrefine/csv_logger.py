@@ -1,12 +1,13 @@
 """metrics.csv: a row per step at which something was logged."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from segrefine.atomic import replacing
 
 
 class MetricsCSV(Logger):
@@ -45,12 +46,10 @@ class MetricsCSV(Logger):
     def save(self) -> None:
         """Called by Lightning now and then; writes every row."""
         names = sorted({name for row in self.rows.values() for name in row} - {"step", "epoch"})
-        temporary = self.path.with_suffix(".csv.tmp")
-        with temporary.open("w", newline="") as file:
+        with replacing(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["step", "epoch", *names], restval="")
             writer.writeheader()
             writer.writerows(self.rows[step] for step in sorted(self.rows))
-        os.replace(temporary, self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -1,8 +1,6 @@
 """Writing a network in the form of other code. Every file is read back and compared before it gets its name."""
 
-import contextlib
 import logging
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torchvision.transforms import Normalize
 
+from segrefine.atomic import replacing
 from segrefine.checkpoints import read_checkpoint, restore
 from segrefine.errors import UserError, did_you_mean
 from segrefine.model import MEAN, STD, SegmentationModel
@@ -61,21 +60,16 @@ def export(cfg: DictConfig) -> None:
     checkpoint = read_checkpoint(Path(cfg.checkpoint))
     config: Any = OmegaConf.to_container(cfg)
     net = restore(checkpoint, config["model"], config["backbone"]).eval()
-    part = output.with_name(f".{output.stem}.part{output.suffix}")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        found = largest_difference(FromRGB(net), FORMATS[cfg.format](net, config, part))
-        if not found <= TOLERANCE:  # as for NaN
-            raise UserError(
-                f"format={cfg.format}: outputs of the file differ from the network's by {found:.2g} of the largest, "
-                "so it was not written."
-            )
-        os.replace(part, output)
+        with replacing(output) as part:
+            found = largest_difference(FromRGB(net), FORMATS[cfg.format](net, config, part))
+            if not found <= TOLERANCE:  # as for NaN
+                raise UserError(
+                    f"format={cfg.format}: outputs of the file differ from the network's by {found:.2g} of the "
+                    "largest, so it was not written."
+                )
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # not written, or its folder could not be made
-            part.unlink()
     size = output.stat().st_size / 2**20
     log.info(
         f"{output}: {cfg.format}, {size:.1f} MiB; its outputs differ from the network's by {found:.1e} of the largest"

@@ -77,7 +77,9 @@ class SegmentationModel(nn.Module):
     def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
         """Rows `top` to `bottom` of what `upsample` gives, (B, K, bottom - top, width) float32, of the rest nothing."""
         with torch.autocast(scores.device.type, enabled=False):
-            return self.decoder.to_pixels.rows(_single(scores), width, top, bottom)
+            to_pixels = self.decoder.to_pixels
+            assert isinstance(to_pixels, Rows)
+            return to_pixels.rows(_single(scores), width, top, bottom)
 
 
 def _single(scores: Tensor) -> Tensor:

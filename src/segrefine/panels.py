@@ -2,13 +2,13 @@
 classes.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from segrefine.atomic import replacing
 from segrefine.labels import VOID
 
 Colour = tuple[int, int, int]
@@ -110,13 +110,8 @@ def _table(rows: list[list[Image.Image]], titles: Sequence[str], entries: list[t
 
 def save_atomically(image: Image.Image, path: Path) -> None:
     """Write `image` in the format of the path's ending, and its folder; an interrupted write leaves no broken file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the same folder, so that renaming is one step
-    try:
+    with replacing(path) as part:
         image.save(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _fitted(picture: np.ndarray, resampling: Image.Resampling) -> Image.Image:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from segrefine.atomic import write_text
 from segrefine.callbacks import Description, EpochLine, LastValidation, PanelWriter, Timer
 from segrefine.checkpoints import Checkpoint, describe, load_weights, read_checkpoint
 from segrefine.cost import count_parameters, measure_cost
@@ -22,7 +23,7 @@ from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
 from segrefine.model import SegmentationModel, build_model
 from segrefine.optimizers import create_optimizer, parameter_groups
 from segrefine.schedules import schedule_factor
-from segrefine.summary import describe_environment, write_summary, write_text
+from segrefine.summary import describe_environment, write_summary
 from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
 
 log = logging.getLogger(__name__)

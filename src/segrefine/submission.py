@@ -13,9 +13,9 @@ from segrefine.labels import voc_colour_map
 from segrefine.panels import save_atomically
 
 BENCHMARKS = {
-    "voc": VOCDataModule,  # class numbers, in VOC's palette
-    "cityscapes": CityscapesDataModule,  # labelIds, not trainIds
-    "ade20k": ADE20KDataModule,  # class numbers from 1
+    "voc": VOCDataModule.code,  # class numbers, in VOC's palette
+    "cityscapes": CityscapesDataModule.code,  # labelIds, not trainIds
+    "ade20k": ADE20KDataModule.code,  # class numbers from 1
 }
 
 
@@ -25,14 +25,14 @@ def check_benchmark(benchmark: str | None, num_classes: int) -> None:
         return
     if benchmark not in BENCHMARKS:
         raise UserError(f"submission={benchmark} is not known.{did_you_mean(benchmark, BENCHMARKS)}")
-    expected = BENCHMARKS[benchmark].code.num_classes
+    expected = BENCHMARKS[benchmark].num_classes
     if num_classes != expected:
         raise UserError(f"submission={benchmark} is for {expected} classes; the network has {num_classes}.")
 
 
 def write_submission(path: Path, labels: np.ndarray, benchmark: str) -> None:
     """`labels` (H, W) of classes 0..K-1 as the benchmark's PNG."""
-    picture = Image.fromarray(BENCHMARKS[benchmark].code.encode(labels))
+    picture = Image.fromarray(BENCHMARKS[benchmark].encode(labels))
     if benchmark == "voc":
         picture.putpalette(voc_colour_map().flatten().tolist())
     save_atomically(picture, path)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from segrefine.atomic import replacing, write_text
 from segrefine.metrics import COUNTS
 
 PACKAGES = (
@@ -40,12 +41,10 @@ def write_per_image(folder: Path, ids: Sequence[str], counts: np.ndarray, classe
 
     Rows add up, so any score of any subset follows from them (`segrefine.metrics.scores_from_counts`).
     """
-    temporary = folder / "per_image.csv.tmp"
-    with temporary.open("w", newline="") as file:
+    with replacing(folder / "per_image.csv") as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *(f"{count}:{name}" for count in COUNTS for name in classes)])
         writer.writerows([image, *row.flatten().tolist()] for image, row in zip(ids, counts, strict=True))
-    os.replace(temporary, folder / "per_image.csv")
 
 
 def describe_environment() -> str:
@@ -61,13 +60,6 @@ def describe_environment() -> str:
     lines.append(f"cpu {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {capabilities}")
     lines.append(f"gpu {', '.join(devices) or 'none'}")
     return "\n".join([*lines, f"git {_git_commit()}"]) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write to a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _cpu_name() -> str:

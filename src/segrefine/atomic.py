@@ -1,0 +1,28 @@
+"""Files that are whole or not there: written under another name beside their own, then renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name to write to, which becomes `path` at the end of the block; an error in it leaves `path` as it was.
+
+    The name keeps the ending, from which some writers take the format, and names the process, since several may write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the same folder, so that renaming is one step
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # else a machine that goes down may keep the name and lose the content
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
