@@ -44,7 +44,7 @@ class ShapesDataModule(SegmentationDataModule):
     in_memory = True
 
     def __init__(
-        self, *, train_size: int = 1600, val_size: int = 200, test_size: int = 200, seed: int = 0, **options: Any
+        self, *, train_size: int = 1500, val_size: int = 200, test_size: int = 200, seed: int = 0, **options: Any
     ) -> None:
         super().__init__(**options)
         self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
