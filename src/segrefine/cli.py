@@ -56,7 +56,7 @@ def main(
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {explain(error, config_name)}", file=sys.stderr)
         sys.exit(MISTAKE)
 
 
@@ -114,8 +114,9 @@ def check_types(cfg: DictConfig, config_name: str) -> None:
 _TYPES = {bool: "true or false", int: "whole number", float: "number", str: "word"}
 
 
-def explain(error: Exception) -> str:
-    """A config error in one message that names the option and the nearest valid names."""
+def explain(error: Exception, config_name: str | None = None) -> str:
+    """A config error in one message that names the option and the nearest valid names that the command
+    has."""
     text = "\n".join(str(part) for part in (error, error.__cause__) if part)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, value = error.missing_cfg_file.rpartition("/")
@@ -123,35 +124,46 @@ def explain(error: Exception) -> str:
     unknown = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if unknown and ("is not in struct" in text or "No match in the defaults list" in text):
         key = unknown.group(1).lstrip("+")
-        if key in known_options():
-            return _option_of_another(key)
-        return f"There is no option {key!r}.{did_you_mean(key, known_options())}"
+        groups = _groups(config_name)
+        group, dot, _ = key.partition(".")
+        known = group_options(group) if dot and group in groups else command_options(config_name)
+        if key in known:
+            return _option_of_another(key, groups[group])
+        return f"There is no option {key!r}.{did_you_mean(key, known)}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _option_of_another(key: str) -> str:
-    """A message for an option of the group that its chosen value lacks."""
+def _option_of_another(key: str, default: str) -> str:
+    """A message for an option of the group that its chosen value, or the command's default, lacks."""
     group = key.split(".")[0]
     chosen = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(f"{group}=")]
-    if not chosen or not (CONFIG_FOLDER / group / f"{chosen[-1]}.yaml").is_file():
+    value = (chosen or [default])[-1]
+    if not (CONFIG_FOLDER / group / f"{value}.yaml").is_file():
         return f"{key} is no option of what was chosen. Give another {group}=NAME, or leave it out."
-    options = sorted(read_group(group, chosen[-1]).keys() - {"name", "_target_"})
-    return f"{key} is no option of {group}={chosen[-1]}. Its options: {', '.join(options)}."
+    options = sorted(read_group(group, value).keys() - {"name", "_target_"})
+    return f"{key} is no option of {group}={value}. Its options: {', '.join(options)}."
 
 
-def known_options() -> set[str]:
-    """Every group and every `group.option` of the config files."""
-    known: set[str] = set()
-    for file in CONFIG_FOLDER.glob("**/*.yaml"):
-        text = file.read_text()
-        group = file.parent.name if file.parent != CONFIG_FOLDER else ""
-        known |= {group} if group else set()
-        group = "" if text.startswith("# @package _global_") else group
-        content = yaml.safe_load(text) or {}
-        known |= {
-            f"{group}.{key}" if group else key for key in _flatten(content) if not key.startswith(("hydra", "defaults"))
-        }
-    return known
+def _groups(config_name: str | None) -> dict[str, str]:
+    """The groups of a command, with the value each has by default."""
+    if config_name is None:
+        return {"datamodule": "shapes"}
+    entries = yaml.safe_load((CONFIG_FOLDER / f"{config_name}.yaml").read_text())["defaults"]
+    pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
+    return {group: value for group, value in pairs if not group.startswith("override")}
+
+
+def group_options(group: str) -> set[str]:
+    """`group.option` of all its files."""
+    files = [yaml.safe_load(file.read_text()) or {} for file in (CONFIG_FOLDER / group).glob("*.yaml")]
+    return {f"{group}.{key}" for content in files for key in _flatten(content) if not key.startswith("defaults")}
+
+
+def command_options(config_name: str | None) -> set[str]:
+    """The groups of a command and the options of its own."""
+    content = yaml.safe_load((CONFIG_FOLDER / f"{config_name}.yaml").read_text()) if config_name else {}
+    own = {key for key in _flatten(content) if not key.startswith(("hydra", "defaults"))}
+    return own | _groups(config_name).keys()
 
 
 def _flatten(mapping: dict[Any, Any], prefix: str = "") -> list[str]:
