@@ -17,7 +17,7 @@ from scipy.io import savemat
 from segrefine.configs import read_group
 from segrefine.data import create_datamodule, nyudv2
 from segrefine.data.ade20k import ADE20KDataModule
-from segrefine.data.download import Archive, fetch, provide, unpack
+from segrefine.data.download import Archive, alone, fetch, provide, unpack
 from segrefine.errors import UserError
 
 CONTENT = bytes(range(256)) * 40
@@ -147,7 +147,8 @@ def test_folders_of_several_archives_stand_beside_each_other(server: Server, tmp
         for name, folder in (("one.zip", "kit/2010"), ("two.tgz", "kit/2012"))
     )
     root = tmp_path / "new" / "root"
-    provide(archives, root)
+    with alone(root):
+        provide(archives, root)
     assert {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} >= {"kit/2010/a", "kit/2012/b"}
     assert not list(root.glob("*.zip"))
     provide(archives, root)
@@ -174,7 +175,7 @@ def test_a_folder_is_known_by_git_s_hash_where_its_archive_is_packed_anew(server
     provide((Archive(server.url("abc.zip"), None, "CamVid", tree),), tmp_path)
     assert (tmp_path / "CamVid/d/b").read_text() == "x"
     assert not list(tmp_path.glob("*.zip"))
-    with pytest.raises(UserError, match="held another CamVid than the known one"):
+    with pytest.raises(UserError, match="held another CamVid than the known one"), alone(tmp_path / "other"):
         provide((Archive(server.url("abc.zip"), None, "CamVid", "0" * 40),), tmp_path / "other")
     assert not list((tmp_path / "other").glob("[!.]*"))
 

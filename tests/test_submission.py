@@ -12,7 +12,7 @@ from segrefine.submission import BENCHMARKS, check_benchmark, write_submission
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_what_is_written_decodes_to_what_was_predicted(benchmark: str, tmp_path: Path) -> None:
-    code = BENCHMARKS[benchmark].code
+    code = BENCHMARKS[benchmark]
     labels = np.arange(300, dtype=np.uint8).reshape(15, 20) % code.num_classes
     write_submission(tmp_path / "a.png", labels, benchmark)
     stored = np.asarray(Image.open(tmp_path / "a.png"))
