@@ -3,9 +3,14 @@
 Encoders are shared between tests, so a test that alters one takes a copy.
 """
 
+import logging
+import os
+import runpy
+import sys
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,11 +22,53 @@ from segrefine.model import SegmentationModel, create_model
 
 Build = Callable[..., Any]
 
+# The cores are shared out between the processes of pytest-xdist, and those that they start.
+THREADS = max((os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)), 1)
+torch.set_num_threads(THREADS)
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test draws the same numbers, alone or among others."""
     torch.manual_seed(0)
+
+
+class Typed(NamedTuple):
+    """What a command did: its exit status and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+TypeIn = Callable[..., Typed]
+
+
+@pytest.fixture
+def type_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> TypeIn:
+    """Calls `type_in("train.py" or a module of python -m, *arguments)` as if typed in `tmp_path`, but in this process:
+    a new one takes seconds to import everything."""
+
+    def command(script: str, *arguments: str) -> Typed:
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        monkeypatch.chdir(tmp_path)
+        root = logging.getLogger()
+        before = root.handlers[:], root.level
+        capsys.readouterr()
+        status = 0
+        try:
+            if script.endswith(".py"):
+                runpy.run_path(str(Path(__file__).parents[1] / script), run_name="__main__")
+            else:
+                runpy.run_module(script, run_name="__main__", alter_sys=True)
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        finally:
+            root.handlers[:], root.level = before  # Hydra sets up its own
+        return Typed(status, *capsys.readouterr())
+
+    return command
 
 
 def fill(module: nn.Module) -> nn.Module:

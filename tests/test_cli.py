@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import TypeIn
 
 from segrefine.cli import run_folder
 
 CHECKOUT = Path(__file__).parents[1]
 
 
-def type_in(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def in_a_process(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(CHECKOUT / script), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
 
@@ -21,7 +22,7 @@ def type_in(folder: Path, script: str, *arguments: str) -> subprocess.CompletedP
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py"])
 def test_help_is_in_words_and_quick(script: str, tmp_path: Path) -> None:
     started = time.perf_counter()
-    result = type_in(tmp_path, script, "--help")
+    result = in_a_process(tmp_path, script, "--help")
     assert result.returncode == 0
     assert f"python {script} " in result.stdout
     assert "Options (set with name=value" in result.stdout
@@ -30,7 +31,7 @@ def test_help_is_in_words_and_quick(script: str, tmp_path: Path) -> None:
 
 
 def test_help_names_every_choice(tmp_path: Path) -> None:
-    words = type_in(tmp_path, "train.py", "--help").stdout
+    words = in_a_process(tmp_path, "train.py", "--help").stdout
     for name in (
         "refinenet_2scale",
         "fcn8s_atonce",
@@ -59,7 +60,7 @@ def test_help_names_every_choice(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp_path: Path) -> None:
-    result = type_in(tmp_path, "train.py", *argument.split())
+    result = in_a_process(tmp_path, "train.py", *argument.split())
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -76,9 +77,9 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp
     ],
 )
 def test_a_mistake_found_later_is_one_message_too(
-    script: str, arguments: list[str], message: str, tmp_path: Path
+    script: str, arguments: list[str], message: str, type_in: TypeIn
 ) -> None:
-    result = type_in(tmp_path, script, *arguments)
+    result = type_in(script, *arguments)
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -105,10 +106,10 @@ def test_a_path_continues_the_run_it_belongs_to(tmp_path: Path) -> None:
     assert run_folder("bare.ckpt", "outputs/day/new_a_b") == "outputs/day/new_a_b"
 
 
-def test_a_sweep_gives_every_job_a_folder(tmp_path: Path) -> None:
+def test_a_sweep_gives_every_job_a_folder(tmp_path: Path, type_in: TypeIn) -> None:
     tiny = "trainer=debug trainer.limit_train_batches=1 logger=none datamodule.train_size=2 datamodule.val_size=1"
     tiny += " datamodule.test_size=1 datamodule.batch_size=2"
-    result = type_in(tmp_path, "train.py", "-m", "model=fcn32s,fcn16s", *tiny.split())
+    result = type_in("train.py", "-m", "model=fcn32s,fcn16s", *tiny.split())
     assert result.returncode == 0, result.stderr
     folders = sorted(path.parent.name for path in tmp_path.glob("multirun/*/*/*/summary.json"))
     assert folders == ["0_fcn32s_resnet18_seed0", "1_fcn16s_resnet18_seed0"]

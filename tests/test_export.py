@@ -1,16 +1,14 @@
 """Exported files give the network's outputs in the code they are for."""
 
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
+from conftest import TypeIn
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -58,11 +56,6 @@ def saved(net: SegmentationModel, name: str, folder: Path) -> Path:
     return folder / "best.ckpt"
 
 
-def type_in(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "segrefine.export", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
-
-
 def config(*arguments: str) -> DictConfig:
     register_checkpoint(list(arguments))
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
@@ -94,14 +87,14 @@ def test_what_is_exported_gives_the_networks_outputs(
     assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-4
 
 
-def test_from_the_command_line(tmp_path: Path) -> None:
+def test_from_the_command_line(tmp_path: Path, type_in: TypeIn) -> None:
     net = network("refinenet_pytorch")
     arguments = [f"checkpoint={saved(net, 'refinenet_pytorch', tmp_path)}", f"output={tmp_path / 'net.pth'}"]
-    assert type_in(*arguments, "format=refinenet_pytorch").returncode == 0
+    assert type_in("segrefine.export", *arguments, "format=refinenet_pytorch").returncode == 0
     names = torch.load(tmp_path / "net.pth", weights_only=True).keys()
     assert {"conv1.weight", "mflow_conv_g1_b.0.3_conv.bias", "clf_conv.bias"} <= names
-    assert "torch_export       a .pt2" in type_in("--help").stdout
-    wrong = type_in(*arguments, "format=onx")
+    assert "torch_export       a .pt2" in type_in("segrefine.export", "--help").stdout
+    wrong = type_in("segrefine.export", *arguments, "format=onx")
     assert wrong.returncode == MISTAKE
     assert "There is no format 'onx'. Did you mean 'onnx'?" in wrong.stderr
     assert "Traceback" not in wrong.stderr

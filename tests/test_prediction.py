@@ -1,13 +1,11 @@
 """`predict.py` on the files people have: any size, any common format, and the broken ones named."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TypeIn
 from PIL import Image
 
 from segrefine.checkpoints import KEY, describe
@@ -62,15 +60,10 @@ def odd_images(folder: Path) -> None:
     (folder / "notes.txt").write_text("no image")
 
 
-def type_in(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(CHECKOUT / "predict.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=os.environ)
-
-
-def test_a_folder_of_odd_images(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_of_odd_images(checkpoint: Path, tmp_path: Path, type_in: TypeIn) -> None:
     (tmp_path / "in").mkdir()
     odd_images(tmp_path / "in")
-    result = type_in(f"checkpoint={checkpoint}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}")
+    result = type_in("predict.py", f"checkpoint={checkpoint}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}")
     assert result.returncode == 1
     assert "skipped" in result.stderr
     assert "truncated.jpg" in result.stderr
@@ -87,11 +80,15 @@ def test_a_folder_of_odd_images(checkpoint: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").iterdir())) == 3 * 11
 
 
-def test_one_file_with_every_option(checkpoint: Path, tmp_path: Path, net: SegmentationModel) -> None:
+def test_one_file_with_every_option(checkpoint: Path, tmp_path: Path, net: SegmentationModel, type_in: TypeIn) -> None:
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (80, 100, 3), np.uint8)).save(tmp_path / "photo.png")
     options = ["tta.scales=[0.5,1.0]", "tta.flip=true", "window=[64,48]", "precision=32-true", "device=cpu"]
     result = type_in(
-        f"checkpoint={checkpoint}", f"input={tmp_path / 'photo.png'}", f"output={tmp_path / 'out'}", *options
+        "predict.py",
+        f"checkpoint={checkpoint}",
+        f"input={tmp_path / 'photo.png'}",
+        f"output={tmp_path / 'out'}",
+        *options,
     )
     assert result.returncode == 0, result.stderr
     label = np.asarray(Image.open(tmp_path / "out/photo_label.png"))
@@ -119,10 +116,12 @@ def test_a_small_image_is_segmented_as_if_it_went_on(net: SegmentationModel) -> 
         ({"tta.scales": "[0]"}, "must be one or more positive numbers"),
     ],
 )
-def test_mistakes_are_told_in_words(change: dict[str, str], message: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_mistakes_are_told_in_words(
+    change: dict[str, str], message: str, checkpoint: Path, tmp_path: Path, type_in: TypeIn
+) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
     options = {"checkpoint": checkpoint, "input": tmp_path / "photo.png", "output": tmp_path / "out"} | change
-    result = type_in(*(f"{name}={value}" for name, value in options.items()))
+    result = type_in("predict.py", *(f"{name}={value}" for name, value in options.items()))
     assert result.returncode == 2
     assert message in "\n" + result.stderr
     assert "Traceback" not in result.stderr
