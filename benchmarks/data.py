@@ -4,6 +4,7 @@
 
 decode        the JPEG alone: the floor
 ours          the whole of `datamodule=camvid` in training: image and label read, random scale, crop, flip
+ours, cached  the same with datamodule.cache
 reference     torchvision's references/segmentation preset (v2 on tensors: decode, random resize, flip, random crop),
               written here with its steps and the same settings
 
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torchvision import tv_tensors
@@ -26,7 +28,7 @@ from torchvision.transforms import v2
 from segrefine.configs import read_group
 from segrefine.data import create_datamodule
 from segrefine.data.files import FileDataset
-from segrefine.data.io import read_image, read_label
+from segrefine.data.io import read_label
 
 IMAGES, ROUNDS = 60, 7
 CROP, SCALE = (256, 320), (0.5, 2.0)
@@ -36,7 +38,7 @@ def reference() -> Callable:
     """SegmentationPresetTrain of torchvision's references, with `SCALE` of the shorter side and `CROP`."""
     transform = v2.Compose(
         [
-            v2.PILToTensor(),
+            v2.ToImage(),
             v2.RandomResize(min_size=int(SCALE[0] * 360), max_size=int(SCALE[1] * 360), antialias=True),
             v2.RandomHorizontalFlip(0.5),
             v2.RandomCrop(CROP, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: 255}),
@@ -70,15 +72,18 @@ def enlarged(source: Path, target: Path, size: tuple[int, int]) -> None:
             Image.open(path).resize(size, resample).save(target / kind / f"{path.stem}.{ending}", quality=95)
 
 
-def measure(root: Path) -> dict[str, list[float]]:
+def measure(root: Path, cache: Path) -> dict[str, list[float]]:
     options = {"root": str(root), "crop_size": list(CROP), "num_workers": 0}
     datamodule = create_datamodule(read_group("datamodule", "camvid") | options)
     dataset = datamodule.dataset("train", datamodule.train_transform)
     assert isinstance(dataset, FileDataset)
+    cached = create_datamodule(read_group("datamodule", "camvid") | options | {"cache": str(cache)})
+    kept = cached.dataset("train", cached.train_transform)
     read = reference()
     work: dict[str, Callable[[int], object]] = {
-        "decode": lambda index: read_image(dataset.examples[index].image),
+        "decode": lambda index: np.array(Image.open(dataset.examples[index].image)),
         "ours": lambda index: dataset[index],
+        "ours, cached": lambda index: kept[index],
         "reference": lambda index: read(dataset.examples[index].image, dataset.examples[index].label),
     }
     rates: dict[str, list[float]] = {name: [] for name in work}
@@ -91,14 +96,15 @@ def measure(root: Path) -> dict[str, list[float]]:
 def main(camvid: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print("| images | decode | ours | reference | ours / decode | ours / reference |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| images | decode | ours | ours, cached | reference | ours / decode | cached / decode | ours / reference |")
+    print("| --- " * 8 + "|")
     with tempfile.TemporaryDirectory() as folder:
         enlarged(camvid, Path(folder), (500, 375))
         for name, root in (("CamVid, 480x360", camvid), ("500x375", Path(folder))):
-            rates = {kind: statistics.median(values) for kind, values in measure(root).items()}
+            rates = {kind: statistics.median(values) for kind, values in measure(root, Path(folder) / "cache").items()}
             cells = [f"{value:.0f}" for value in rates.values()]
-            ratios = [f"{rates['ours'] / rates[other]:.2f}" for other in ("decode", "reference")]
+            pairs = (("ours", "decode"), ("ours, cached", "decode"), ("ours", "reference"))
+            ratios = [f"{rates[one] / rates[other]:.2f}" for one, other in pairs]
             print(f"| {' | '.join([name, *cells, *ratios])} |")
 
 

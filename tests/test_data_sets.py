@@ -1,11 +1,13 @@
 """Every published data set in miniature (`miniatures.py`): splits, label values, and what is said of broken files."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TypeIn
 from miniatures import MINIATURES, SIZE, Expected, from_one, grey, lines, mat, palette, photograph, raw, siftflow
 
 from segrefine.configs import read_group
@@ -58,6 +60,22 @@ def test_batches_come_out(name: str, tmp_path: Path) -> None:
     assert batch["image"].shape == (2, 3, 32, 40)
     assert not datamodule.has_test
     assert len(datamodule.palette) == datamodule.num_classes
+
+
+FCNS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn8s_atonce")
+
+
+@pytest.mark.parametrize(("name", "model"), [(name, FCNS[index % 5]) for index, name in enumerate(MINIATURES)])
+def test_a_network_is_trained_on_it_from_the_command_line(
+    name: str, model: str, tmp_path: Path, type_in: TypeIn
+) -> None:
+    MINIATURES[name](tmp_path)
+    datamodule = f"datamodule={name} datamodule.root={tmp_path} datamodule.crop_size=[32,40] datamodule.batch_size=2"
+    options = f"{datamodule} datamodule.num_workers=0 model={model} model.upsample=interpolate trainer=debug"
+    result = type_in("train.py", *options.split(), "logger=none", "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert list(summary["per_class"]) == module(name, None).classes
 
 
 @pytest.mark.parametrize("name", MINIATURES)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -48,16 +49,19 @@ def find_images(folder: Path, name_of: NameOf = stem_of) -> dict[str, Path]:
 def read_image(path: Path) -> Tensor:
     """RGB (3, H, W) uint8, upright by its EXIF orientation. Grey and palette images become RGB, 16 bits are scaled
     to 8, CMYK is converted without a colour profile, and transparency is dropped: colours are taken as stored."""
-    with _naming(path), Image.open(path) as image:
-        # Pillow throughout: torchvision's JPEG decoder would take a third less time, but is to be removed from it.
-        upright = ImageOps.exif_transpose(image)
-        return torch.from_numpy(np.array(_to_8_bit(upright).convert("RGB"))).permute(2, 0, 1)
+    with _naming(path), _open(path) as image:
+        # Pillow throughout: torchvision's JPEG decoder is no faster now, and is to be removed from it. What changes
+        # nothing is left out, since Pillow copies all pixels all the same.
+        upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+        if upright.mode != "RGB":
+            upright = _to_8_bit(upright).convert("RGB")
+        return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
 
 
 def read_label(path: Path) -> np.ndarray:
     """Stored values (H, W), an integer array, with a palette's index and not its colour. EXIF is not looked at: a mask
     is as its pixels lie, and has to match the upright image. Colour pictures and JPEG raise a UserError."""
-    with _naming(path), Image.open(path) as image:
+    with _naming(path), _open(path) as image:
         if image.format == "JPEG":
             raise UserError(f"{path} is a JPEG, which changes label values. Save labels as PNG.")
         values = np.array(image)
@@ -106,6 +110,11 @@ def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
         width, height = image.size
         turned = upright and _orientation(image) >= 5  # 5 to 8 swap the axes
     return (width, height) if turned else (height, width)
+
+
+def _open(path: Path) -> Image.Image:
+    """The image file, read at once: Pillow itself reads in dozens of small steps, each a wait on a slow file system."""
+    return Image.open(BytesIO(path.read_bytes()))
 
 
 def _orientation(image: Image.Image) -> int:

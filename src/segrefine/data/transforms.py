@@ -116,7 +116,9 @@ def resize(image: Tensor, label: Tensor, size: Sequence[int]) -> tuple[Tensor, T
     """Image by antialiased bilinear, label by nearest-exact: plain "nearest" shifts borders by up to half a pixel."""
     if tuple(label.shape) == tuple(size):
         return image, label
-    image = functional.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+    # The window of a photograph is rows with gaps between, channels last; without the gaps resizing is twice as fast.
+    image = image[None].contiguous(memory_format=torch.channels_last)
+    image = functional.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)[0]
     return image, functional.resize(label[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
 
 

@@ -1,0 +1,67 @@
+"""Decoded examples kept in a folder, so that from the second time on nothing is decoded any more."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segrefine.atomic import replacing
+from segrefine.errors import UserError
+
+Pair = tuple[Tensor, Tensor]
+"""Image (3, H, W) and label (H, W), uint8."""
+
+HEADER = 8  # bytes: height and width
+
+
+class Cache:
+    """A file for each example, of 4 * H * W bytes and a header, mapped into memory by all processes that read it.
+
+    Whatever is read is exactly what was decoded; a source file that changes is decoded anew.
+
+    Args:
+        folder: where the files go; one in /dev/shm keeps them in memory.
+        meaning: changes whenever the same label files mean something else.
+    """
+
+    def __init__(self, folder: Path, meaning: bytes) -> None:
+        self.folder, self.meaning = folder, hashlib.sha1(meaning).digest()
+
+    def get(self, sources: Sequence[Path], decode: Callable[[], Pair]) -> Pair:
+        """What `decode()` gives for these files, from the cache if it is there."""
+        try:
+            path = self.folder / f"{self._key(sources)}.bin"
+        except OSError:  # a source is not there, which decoding says better
+            return decode()
+        try:
+            stored = np.memmap(path, np.uint8, mode="c")  # its pages are shared until somebody writes to them
+            height, width = stored[:HEADER].view(np.int32).tolist()
+            image, label = np.split(stored[HEADER:], [3 * height * width])
+            pair = image.reshape(height, width, 3), label.reshape(height, width)
+        except (OSError, ValueError):  # not there, or damaged
+            return self._put(path, decode())
+        return torch.from_numpy(pair[0]).permute(2, 0, 1), torch.from_numpy(pair[1])
+
+    def _put(self, path: Path, pair: Pair) -> Pair:
+        """Writes height, width, the image with channels last and the label."""
+        image, label = pair
+        try:
+            with replacing(path) as part, part.open("wb") as file:
+                for array in (np.array(label.shape, np.int32), image.permute(1, 2, 0).numpy(), label.numpy()):
+                    file.write(np.ascontiguousarray(array).data)
+        except OSError as error:
+            raise UserError(
+                f"datamodule.cache={self.folder} cannot be written: {error}. Free space there, give another folder, or "
+                "set datamodule.cache=null."
+            ) from error
+        return pair
+
+    def _key(self, sources: Sequence[Path]) -> str:
+        parts = [self.meaning]
+        for path in sources:
+            about = path.stat()
+            parts.append(f"{path.absolute()} {about.st_size} {about.st_mtime_ns}".encode())
+        return hashlib.sha1(b"\0".join(parts)).hexdigest()
