@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from segrefine.benchmarking import benchmark, load_peer, matmul_rate, step_memory
+from segrefine.benchmarking import Traffic, benchmark, load_peer, matmul_rate, step_memory
 from segrefine.configs import CONFIG_FOLDER
 from segrefine.cost import count_multiply_adds
 from segrefine.errors import UserError
@@ -46,6 +46,7 @@ def test_ours_and_a_peer_are_timed_and_counted(tmp_path: Path, caplog: pytest.Lo
         assert row["quartiles"][0] <= row["images_per_second"] <= row["quartiles"][1]
         assert row["memory_bytes"] > 0
         assert 0 < row["share_of_matmul_rate"] < 1
+        assert row["share_of_copy_rate"] > 0
     net = create_model("refinenet_lw", "resnet18", widths={4: 8, 8: 8, 16: 8, 32: 8})
     assert rows[2]["multiply_adds_per_image"] == count_multiply_adds(net, (64, 96))
     assert 2.5 < rows[0]["multiply_adds_per_image"] / rows[2]["multiply_adds_per_image"] < 3
@@ -90,3 +91,10 @@ def test_mistakes_are_told_in_words(overrides: list[str], words: str) -> None:
 
 def test_a_peer_may_come_from_an_installed_package() -> None:
     assert isinstance(load_peer("torchvision.models:squeezenet1_1"), torch.nn.Module)
+
+
+def test_traffic_is_what_operations_take_in_and_give_out() -> None:
+    a, b = torch.zeros(10, 20), torch.zeros(20, 5)
+    with Traffic() as traffic:
+        (a @ b).t()  # a view moves nothing
+    assert traffic.bytes == 4 * (200 + 100 + 50)

@@ -21,10 +21,10 @@ TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "datamodul
 ONE = ["trainer=cpu", "datamodule.batch_size=4"]
 
 
-def type_in(script: str, folder: Path, *arguments: str) -> dict[str, Any]:
+def command(script: str, folder: Path, *arguments: str) -> dict[str, Any]:
     """Runs a command; returns its summary.json."""
-    command = [sys.executable, str(CHECKOUT / script), *arguments, f"hydra.run.dir={folder}"]
-    result = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=280, check=False)
+    words = [sys.executable, str(CHECKOUT / script), *arguments]
+    result = subprocess.run(words, cwd=folder.parent, capture_output=True, text=True, timeout=280, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads((folder / "summary.json").read_text())
 
@@ -40,11 +40,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folders of a run in one process, and of the same in two with half the batch each."""
+    """The folders of a run in one process, and of the same in two, as a job of a sweep, with half the batch each."""
     top = tmp_path_factory.mktemp("ddp")
-    type_in("train.py", top / "one", *TINY, *ONE)
-    type_in("train.py", top / "two", *TINY, *TWO)
-    return top / "one", top / "two"
+    command("train.py", top / "one", *TINY, *ONE, f"hydra.run.dir={top / 'one'}")
+    sweep = [f"hydra.sweep.dir={top}", "hydra.sweep.subdir=two_${seed}", "seed=0,1"]
+    command("train.py", top / "two_0", "-m", *TINY, *TWO, *sweep)
+    return top / "one", top / "two_0"
 
 
 def test_two_processes_give_the_weights_of_one(runs: tuple[Path, Path]) -> None:
@@ -57,14 +58,14 @@ def test_scores_are_those_of_one_process(runs: tuple[Path, Path], tmp_path: Path
     """Five images of val and three of test over two processes: none is left out, none counts twice."""
     _, two = runs
     checkpoint = f"checkpoint={two / 'checkpoints/best.ckpt'}"
-    alone = type_in(
-        "evaluate.py", tmp_path / "test", checkpoint, "split=test", "trainer=cpu", "trainer.precision=32-true"
-    )
+    one_process = [checkpoint, "trainer=cpu", "trainer.precision=32-true"]
+    test = tmp_path / "test"
+    alone = command("evaluate.py", test, *one_process, "split=test", f"hydra.run.dir={test}")
     together = json.loads((two / "summary.json").read_text())
     assert together["num_images"] == alone["num_images"] == 3
     assert together["per_class"] == alone["per_class"]
     assert sorted(map(str, rows(two / "per_image.csv"))) == sorted(map(str, rows(tmp_path / "test/per_image.csv")))
-    val = type_in("evaluate.py", tmp_path / "val", checkpoint, "trainer=cpu", "trainer.precision=32-true")
+    val = command("evaluate.py", tmp_path / "val", *one_process, f"hydra.run.dir={tmp_path / 'val'}")
     logged = [float(row["val/mIoU"]) for row in rows(two / "metrics.csv") if row["val/mIoU"]]
     assert max(logged) == pytest.approx(val["mIoU"], abs=1e-7)
 
@@ -75,3 +76,9 @@ def test_one_folder_is_written_once(runs: tuple[Path, Path]) -> None:
     assert [row["step"] for row in rows(runs[0] / "metrics.csv")] == [
         row["step"] for row in rows(runs[1] / "metrics.csv")
     ]
+
+
+def test_every_job_of_a_sweep_trains_by_its_own_values(runs: tuple[Path, Path]) -> None:
+    first, second = weights(runs[1]), weights(runs[1].with_name("two_1"))
+    assert not torch.equal(first["net.encoder.conv1.weight"], second["net.encoder.conv1.weight"])
+    assert json.loads((runs[1].with_name("two_1") / "summary.json").read_text())["seed"] == 1

@@ -9,10 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segrefine.configs import read_group
 from segrefine.labels import VOID
-from segrefine.lit_module import SegmentationModule
-from segrefine.losses import banded_loss, segmentation_loss
+from segrefine.losses import banded_loss, segmentation_loss, training_loss
 
 
 def batch(classes: int = 5, void: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -138,12 +136,10 @@ def test_loss_in_bands_is_the_whole_ones_in_value_and_gradients(
 
 def test_many_logits_are_taken_in_bands_in_training(cheap_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     net = cheap_model("fcn8s", "resnet18")
-    recipe = read_group("recipe", "default") | {"class_weights": None}
-    module = SegmentationModule(net, 3, recipe)
     images, labels = torch.randn(2, 3, 45, 67), torch.randint(0, 3, (2, 45, 67))
-    whole = module._training_loss(images, labels)
-    monkeypatch.setattr("segrefine.lit_module.BAND", 1000)
+    whole = training_loss(net, images, labels, 3)
+    monkeypatch.setattr("segrefine.losses.BAND", 1000)
     used = []
-    monkeypatch.setattr("segrefine.lit_module.banded_loss", lambda *more: used.append(1) or banded_loss(*more))
-    torch.testing.assert_close(module._training_loss(images, labels), whole)
+    monkeypatch.setattr("segrefine.losses.banded_loss", lambda *more: used.append(1) or banded_loss(*more))
+    torch.testing.assert_close(training_loss(net, images, labels, 3), whole)
     assert used

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.encoders import BACKBONES
@@ -266,3 +267,16 @@ def test_options_reach_decoder_and_encoder_and_the_files_are_read_anew() -> None
         plain = create_model("fcn8s", "vgg11", 3)
     assert (net.encoder.channels[32], set(net.decoder.score)) == (7, {"32", "8"})
     assert (plain.encoder.channels[32], set(plain.decoder.score)) == (4096, {"32", "16", "8"})
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "refinenet_lw"])
+def test_torch_compile_makes_one_graph_for_all_sizes(name: str, cheap_model: Build) -> None:
+    net = cheap_model(name, "resnet18").eval()
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(net, backend="eager", fullgraph=True, dynamic=True)  # raises where a graph would break
+    with torch.no_grad():
+        for size in ((64, 96), (97, 75), (128, 128)):
+            images = torch.randn(2, 3, *size)
+            torch.testing.assert_close(compiled(images), net(images))
+    assert counters["stats"]["unique_graphs"] == 1

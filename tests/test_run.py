@@ -52,6 +52,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder, run(config(), folder)
 
 
+@pytest.mark.parametrize(("scaled", "rate"), [("false", 0.01), ("true", 0.02)])
+def test_the_rate_grows_with_the_batches_of_a_step_where_asked_for(scaled: str, rate: float, tmp_path: Path) -> None:
+    options = ["recipe.lr=0.01", f"recipe.scale_lr={scaled}", "trainer.limit_test_batches=1"]
+    run(config(*options, "trainer.max_steps=1", "trainer.accumulate_grad_batches=2"), tmp_path)
+    assert float(rows(tmp_path)[0]["lr"]) == pytest.approx(rate)
+
+
 def test_a_run_leaves_the_whole_folder(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = finished
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -17,11 +17,14 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from segrefine.atomic import write_text
 from segrefine.errors import UserError, did_you_mean
-from segrefine.model import build_model
+from segrefine.losses import training_loss
+from segrefine.model import SegmentationModel, build_model
 from segrefine.precision import autocast_dtype, choose_device
 from segrefine.summary import describe_environment
 
@@ -34,13 +37,14 @@ WARM_UP = 2
 
 @dataclass
 class Subject:
-    """A network under the clock."""
+    """A network under the clock. One of ours is trained as `train.py` does, its loss in bands where that pays."""
 
     name: str
     net: nn.Module
     precision: torch.dtype | None
     images: Tensor
     labels: Tensor
+    num_classes: int
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-6, fused=True)
@@ -58,8 +62,14 @@ class Subject:
         """A step of training; the loss in float32."""
         self.net.train()
         self.optimizer.zero_grad()
-        F.cross_entropy(self.logits().float(), self.labels).backward()
+        self.loss().backward()
         self.optimizer.step()
+
+    def loss(self) -> Tensor:
+        if not isinstance(self.net, SegmentationModel):
+            return F.cross_entropy(self.logits().float(), self.labels)
+        with torch.autocast(self.images.device.type, self.precision, enabled=self.precision is not None):
+            return training_loss(self.net, self.images, self.labels, self.num_classes)
 
     def predict(self) -> None:
         """Class maps of the images."""
@@ -89,7 +99,8 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
         layout = options["peer_channels_last"]
         subjects.append(_subject(options["peer"], peer, options["peer_precision"], layout, device, options))
     ceilings = {precision: matmul_rate(device, precision) for precision in {subject.precision for subject in subjects}}
-    rows = [row for step in steps for row in compare(subjects, step, options["rounds"], ceilings)]
+    bandwidth = copy_rate(device)
+    rows = [row for step in steps for row in compare(subjects, step, options["rounds"], ceilings, bandwidth)]
     log.info(render(rows))
     if options["output"]:
         about = {"options": options, "environment": describe_environment(), "results": rows}
@@ -98,14 +109,18 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
 
 
 def _subject(
-    name: str, net: nn.Module, precision: str, channels_last: bool, device: torch.device, options: dict[str, Any]
+    name: str, net: nn.Module, precision: str, channels_last: bool | str, device: torch.device, options: dict[str, Any]
 ) -> Subject:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    if channels_last == "auto" and isinstance(net, SegmentationModel):
+        net.lay_out(device)
+        layout = net.layout
+    else:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
     size = options["batch_size"], 3, *options["size"]
     images = torch.randn(size, device=device).to(memory_format=layout)
     labels = torch.randint(options["num_classes"], (size[0], *size[2:]), device=device)
     net.to(device, memory_format=layout)  # type: ignore[call-overload]
-    return Subject(name, net, autocast_dtype(precision, device), images, labels)
+    return Subject(name, net, autocast_dtype(precision, device), images, labels, options["num_classes"])
 
 
 def load_peer(path: str) -> nn.Module:
@@ -131,9 +146,10 @@ def load_peer(path: str) -> nn.Module:
 
 
 def compare(
-    subjects: list[Subject], step: str, rounds: int, ceilings: dict[torch.dtype | None, float]
+    subjects: list[Subject], step: str, rounds: int, ceilings: dict[torch.dtype | None, float], bandwidth: float
 ) -> list[dict[str, Any]]:
-    """A row for each subject: its step timed in turn with the others'."""
+    """A row for each subject: its step timed in turn with the others'. `ceilings` are operations a second in each
+    precision, `bandwidth` bytes a second."""
     work: list[Callable[[], None]] = [partial(getattr(subject, step)) for subject in subjects]
     for function in work:
         for _ in range(WARM_UP):
@@ -148,7 +164,7 @@ def compare(
             taken.append(time.perf_counter() - started)
     rows = []
     for subject, function, taken in zip(subjects, work, seconds, strict=True):
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, Traffic() as traffic:
             function()
         count = len(subject.images)
         low, median, high = statistics.quantiles(taken, n=4) if len(taken) > 1 else taken * 3
@@ -162,6 +178,7 @@ def compare(
                 "memory_bytes": step_memory(function, subject.images.device),
                 "multiply_adds_per_image": counter.get_total_flops() // 2 // count,
                 "share_of_matmul_rate": counter.get_total_flops() / median / ceilings[subject.precision],
+                "share_of_copy_rate": traffic.bytes / median / bandwidth,
             }
         )
     return rows
@@ -197,12 +214,41 @@ def matmul_rate(device: torch.device, precision: torch.dtype | None, side: int =
     return 2 * side**3 / best
 
 
+def copy_rate(device: torch.device, size: int = 2**28, tries: int = 8) -> float:
+    """Bytes a second read and written in copying `size` bytes, the best of several."""
+    source, target = torch.zeros(2, size, dtype=torch.uint8, device=device)
+    best = float("inf")
+    for _ in range(tries):
+        _wait(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size / best
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations take in and give out: what memory would move without caches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            tensors = tree_leaves((args, kwargs, result))
+            self.bytes += sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+        return result
+
+
 def render(rows: list[dict[str, Any]]) -> str:
     """A Markdown table; the ratio is to the last network of the same step."""
     lines = [
-        "| network | step | precision | images/s (quartiles) | memory | G multiply-adds | of matmul rate | ratio |"
+        "| network | step | precision | images/s (quartiles) | memory | G multiply-adds | of matmul rate "
+        "| of copy rate | ratio |"
     ]
-    lines.append("| --- " * 8 + "|")
+    lines.append("| --- " * 9 + "|")
     last = {row["step"]: row["images_per_second"] for row in rows}
     for row in rows:
         low, high = row["quartiles"]
@@ -214,6 +260,7 @@ def render(rows: list[dict[str, Any]]) -> str:
             f"{row['memory_bytes'] / 2**20:.0f} MiB",
             f"{row['multiply_adds_per_image'] / 1e9:.2f}",
             f"{row['share_of_matmul_rate']:.0%}",
+            f"{row['share_of_copy_rate']:.0%}",
             f"{row['images_per_second'] / last[row['step']]:.2f}",
         )
         lines.append(f"| {' | '.join(cells)} |")

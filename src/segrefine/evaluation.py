@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
@@ -49,7 +48,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
     inference = Inference(net, **config["tta"], window=config["window"])
     recipe = checkpoint.config.get("recipe", read_group("recipe", "default")) | {"class_weights": None}
-    module = SegmentationModule(net.to(memory_format=torch.channels_last), datamodule.num_classes, recipe, inference)
+    module = SegmentationModule(net, datamodule.num_classes, recipe, inference)
     timer = Timer()
     callbacks: list[Callback] = [timer]
     check_benchmark(cfg.submission, datamodule.num_classes)

@@ -1,6 +1,5 @@
 """The LightningModule: loss, steps, logged scores, optimiser groups. It trains any network of ours, knowing none."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.optim import Optimizer
 
 from segrefine.errors import UserError
 from segrefine.inference import Inference
-from segrefine.losses import BAND, banded_loss, segmentation_loss
+from segrefine.losses import segmentation_loss, training_loss
 from segrefine.metrics import SegmentationMetrics
 from segrefine.model import SegmentationModel
 from segrefine.optimizers import create_optimizer, parameter_groups
@@ -47,6 +46,9 @@ class SegmentationModule(LightningModule):
         self.test_metrics = SegmentationMetrics(num_classes, keep_images=True)
         self.train()  # Lightning starts in the modes it finds, so frozen norms must be in theirs by now
 
+    def setup(self, stage: str) -> None:
+        self.net.lay_out(self.trainer.strategy.root_device)
+
     def train(self, mode: bool = True) -> "SegmentationModule":
         """As `nn.Module.train`, but the encoder's batch norm keeps its statistics where these are frozen."""
         super().train(mode)
@@ -60,15 +62,14 @@ class SegmentationModule(LightningModule):
         return self
 
     def images(self, batch: Batch) -> Tensor:
-        """The batch's images as the network takes them: (B, 3, H, W) float32, normalised, channels last."""
-        images = batch["image"].to(memory_format=torch.channels_last)
+        """The batch's images as the network takes them: (B, 3, H, W) float32, normalised, in its layout."""
+        images = batch["image"].to(memory_format=self.net.layout)
         return self.net.preprocess(images.float() / 255)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return segmentation_loss(logits, labels, self.class_weights, self.recipe["loss"])
-
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        loss = self._training_loss(self.images(batch), batch["label"])
+        loss = training_loss(
+            self.net, self.images(batch), batch["label"], self.num_classes, self.class_weights, self.recipe["loss"]
+        )
         self.log("train/loss", loss, prog_bar=True)
         self.log("lr", self._rates()["decoder/weights"])  # the recipe's; the encoder's is a fixed multiple of it
         # A look at the value makes a GPU wait, so there it is taken only as often as the log is written.
@@ -80,14 +81,6 @@ class SegmentationModule(LightningModule):
         ):
             self._refuse_nonfinite(loss, batch)
         return loss
-
-    def _training_loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss, in bands where logits for all pixels would be many."""
-        if self.num_classes * labels.numel() <= BAND or not self.net.has_rows:
-            return self.loss(self.net(images), labels)
-        scores = self.net(images, upsampled=False)
-        rows = partial(self.net.rows, scores, labels.shape[-1])
-        return banded_loss(rows, labels, self.num_classes, self.class_weights, self.recipe["loss"])
 
     def _refuse_nonfinite(self, loss: Tensor, batch: Batch) -> None:
         if not torch.isfinite(loss):
@@ -105,7 +98,7 @@ class SegmentationModule(LightningModule):
         """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
         logits = self.net(self.images(batch))
         count = len(batch["label"])
-        loss = self.loss(logits, batch["label"])
+        loss = segmentation_loss(logits, batch["label"], self.class_weights, self.recipe["loss"])
         if self.recipe["loss"] == "sum":
             loss = loss / count  # per image, whatever the size of the batches
         self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)
@@ -135,9 +128,10 @@ class SegmentationModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         recipe = self.recipe
+        batches = self.trainer.world_size * self.trainer.accumulate_grad_batches if recipe["scale_lr"] else 1
         groups = parameter_groups(
             self.net,
-            recipe["lr"],
+            recipe["lr"] * batches,
             recipe["weight_decay"],
             recipe["encoder_lr_multiplier"],
             recipe["bias_lr_multiplier"],

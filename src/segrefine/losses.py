@@ -1,7 +1,8 @@
 """The training loss: per-pixel cross-entropy that leaves void pixels out. B batch, K classes, H W size."""
 
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,17 @@ from torch.utils.checkpoint import checkpoint
 
 from segrefine.labels import VOID
 
+if TYPE_CHECKING:
+    from segrefine.model import SegmentationModel
+
+Reduction = Literal["mean", "sum"]
+
 
 def segmentation_loss(
     logits: Tensor,
     labels: Tensor,
     class_weights: Tensor | None = None,
-    reduction: Literal["mean", "sum"] = "mean",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Cross-entropy of `logits` (B, K, H, W) against `labels` (B, H, W) uint8 or int64, 0..K-1 or VOID: a scalar, fp32.
 
@@ -37,7 +43,7 @@ def banded_loss(
     labels: Tensor,
     num_classes: int,
     class_weights: Tensor | None = None,
-    reduction: Literal["mean", "sum"] = "mean",
+    reduction: Reduction = "mean",
     band: int = BAND,
 ) -> Tensor:
     """`segmentation_loss` of logits that never exist as a whole, forward or backward, equal to rounding.
@@ -51,6 +57,22 @@ def banded_loss(
         part = labels[:, top : top + height]
         total = total + checkpoint(_band_sum, rows, part, top, class_weights, use_reentrant=False)
     return total if reduction == "sum" else total / _divisor(labels, class_weights)
+
+
+def training_loss(
+    net: "SegmentationModel",
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    class_weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """`segmentation_loss` of what `net` says to `images` (B, 3, H, W), in bands where the logits of all pixels would be
+    more than one."""
+    if num_classes * labels.numel() <= BAND or not net.has_rows:
+        return segmentation_loss(net(images), labels, class_weights, reduction)
+    rows = partial(net.rows, net(images, upsampled=False), labels.shape[-1])
+    return banded_loss(rows, labels, num_classes, class_weights, reduction)
 
 
 def _band_sum(rows: Callable[[int, int], Tensor], labels: Tensor, top: int, class_weights: Tensor | None) -> Tensor:

@@ -43,6 +43,14 @@ class SegmentationModel(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
 
+    layout = torch.contiguous_format
+    """The order in memory in which images should come; see `lay_out`."""
+
+    def lay_out(self, device: torch.device) -> None:
+        """Put the weights into the order in memory that is fastest on `device`, and `layout` with them."""
+        self.layout = self.encoder.cpu_layout if device.type == "cpu" else torch.channels_last
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]
+
     def preprocess(self, images: Tensor) -> Tensor:
         """RGB (B, 3, H, W) float in [0, 1] -> what `forward` takes: less `mean`, over `std`."""
         return (images - self.mean) / self.std

@@ -45,7 +45,7 @@ def predict(cfg: DictConfig) -> int:
     net = restore(checkpoint, options["model"], options["backbone"])
     check_benchmark(cfg.submission, len(checkpoint.palette))
     device = choose_device(cfg.device)
-    net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.eval().to(device).lay_out(device)
     autocast = autocast_dtype(cfg.precision, device)
     whole, tiled = (
         Inference(net, **options["tta"], window=window) for window in (options["window"], options["window"] or WINDOW)
@@ -75,7 +75,7 @@ def segment(net: SegmentationModel, inference: Inference, image: Tensor) -> Tens
     height, width = image.shape[1:]
     images = net.preprocess(image[None].float() / 255)
     images = F.pad(images, (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height)), mode="replicate")
-    scores = inference(images.contiguous(memory_format=torch.channels_last))
+    scores = inference(images.contiguous(memory_format=net.layout))
     return scores[0, :, :height, :width].argmax(0).to(torch.uint8)
 
 

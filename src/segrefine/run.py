@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
@@ -73,7 +72,6 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         write_text(folder / "environment.txt", describe_environment())
         log.info(describe_network(config, net, cost))
 
-    net.to(memory_format=torch.channels_last)
     if cfg.compile:
         net.compile()
     module = SegmentationModule(net, datamodule.num_classes, recipe)

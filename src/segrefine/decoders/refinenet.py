@@ -47,7 +47,10 @@ class MultiResolutionFusion(nn.Module):
 
     def forward(self, paths: Sequence[Tensor]) -> Tensor:
         """[(B, C_i, h_i, w_i)] -> (B, C, max h, max w)."""
-        size = max((path.shape[-2:] for path in paths), key=lambda shape: shape[0] * shape[1])
+        size = paths[0].shape[-2:]
+        for path in paths[1:]:  # not by max(): torch.compile would break its graph there
+            if path.shape[-2] * path.shape[-1] > size[0] * size[1]:
+                size = path.shape[-2:]
         total: Tensor | None = None
         for conv, path in zip(self.convs, paths, strict=True):
             path = conv(path)

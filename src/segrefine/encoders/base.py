@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import nn
 
 MIN_SIDE = 32
@@ -15,6 +16,8 @@ class Encoder(nn.Module, ABC):
     channels: dict[Any, int]
     centres: dict[Any, float]
     scale: float = 1.0
+    cpu_layout = torch.channels_last
+    """The order in memory that is fastest on a CPU; on a GPU it is channels last for all."""
 
     @property
     @abstractmethod

@@ -1,0 +1,118 @@
+"""What the framework costs: a step of a Lightning training against a bare PyTorch loop over the same.
+
+    python benchmarks/overhead.py [model=fcn8s backbone=resnet18 ...]      options of train.py
+
+The same network, recipe and batches of generated scenes, in blocks of steps that take turns, each block in its own
+copy; the median step of all blocks counts. Validation and checkpoints are outside both.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from lightning import Callback, seed_everything
+from omegaconf import OmegaConf
+
+from segrefine.callbacks import Timer
+from segrefine.configs import CONFIG_FOLDER
+from segrefine.csv_logger import MetricsCSV
+from segrefine.data import create_datamodule
+from segrefine.lit_module import SegmentationModule
+from segrefine.losses import training_loss
+from segrefine.model import SegmentationModel, build_model
+from segrefine.optimizers import create_optimizer, parameter_groups
+from segrefine.precision import autocast_dtype, choose_device
+from segrefine.run import resolve_recipe
+from segrefine.schedules import schedule_factor
+from segrefine.trainer import create_trainer
+
+BLOCKS, STEPS, WARM_UP = 5, 24, 4
+
+
+class Clock(Callback):
+    """Seconds between the ends of steps."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.ends = device, [time.perf_counter()]
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.end()
+
+    def end(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        return [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)][WARM_UP:]
+
+
+def main(overrides: list[str]) -> None:
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        fixed = [f"datamodule.train_size={STEPS * 8}", "trainer.max_epochs=1", "trainer.devices=1"]
+        cfg = compose("train", overrides=[*fixed, *overrides])
+    config: Any = OmegaConf.to_container(cfg)
+    datamodule = create_datamodule(cfg.datamodule)
+    datamodule.setup()
+    device = choose_device("auto")
+
+    def network() -> tuple[SegmentationModel, dict]:
+        seed_everything(0, verbose=False)
+        net = build_model(config["model"], config["backbone"], datamodule.num_classes)
+        net.lay_out(device)
+        return net, resolve_recipe(config["recipe"], False, net, datamodule)
+
+    def lightning(folder: str) -> list[float]:
+        net, recipe = network()
+        clock = Clock(device)
+        options = config["trainer"] | {"limit_val_batches": 0}
+        callbacks = [Timer(), clock]
+        trainer = create_trainer(options, Path(folder), callbacks, [MetricsCSV(Path(folder))])
+        trainer.fit(SegmentationModule(net, datamodule.num_classes, recipe), datamodule.train_dataloader())
+        return clock.seconds
+
+    def bare(folder: str) -> list[float]:
+        net, recipe = network()
+        net.to(device).train()
+        groups = parameter_groups(net, recipe["lr"], recipe["weight_decay"], recipe["encoder_lr_multiplier"])
+        optimizer = create_optimizer(recipe["optimizer"], groups, recipe["momentum"])
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, schedule_factor(total_steps=STEPS, **recipe["schedule"])
+        )
+        precision = autocast_dtype(config["trainer"]["precision"], device)
+        clock = Clock(device)
+        for batch in datamodule.train_dataloader():
+            images = batch["image"].to(device).to(memory_format=net.layout)
+            labels = batch["label"].to(device)
+            optimizer.zero_grad()
+            with torch.autocast(device.type, precision, enabled=precision is not None):
+                loss = training_loss(net, net.preprocess(images.float() / 255), labels, datamodule.num_classes)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), recipe["clip_norm"])
+            optimizer.step()
+            schedule.step()
+            clock.end()
+        return clock.seconds
+
+    seconds: dict[str, list[float]] = {"lightning": [], "bare": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for block in range(BLOCKS):
+            for kind, work in (("lightning", lightning), ("bare", bare))[:: 1 if block % 2 else -1]:
+                seconds[kind] += work(folder)
+    medians = {kind: statistics.median(values) for kind, values in seconds.items()}
+    for kind, median in medians.items():
+        low, _, high = statistics.quantiles(seconds[kind], n=4)
+        print(f"{kind}: {1e3 * median:.1f} ms a step (quartiles {1e3 * low:.1f} to {1e3 * high:.1f})")
+    print(f"lightning / bare: {medians['lightning'] / medians['bare']:.3f}")
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        sys.exit(__doc__)
+    main(sys.argv[1:])
