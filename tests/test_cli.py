@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import TypeIn
 
-from segrefine.cli import run_folder
+from segrefine.cli import follower_options, run_folder
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -118,3 +118,16 @@ def test_a_sweep_gives_every_job_a_folder(tmp_path: Path) -> None:
     assert "a job of the sweep ended with status 2" in result.stderr
     assert "1_fcn_dilated_resnet18_seed0" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_only_the_first_process_of_torchrun_or_slurm_makes_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert follower_options(["train.py"]) == []
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "0")
+        assert follower_options(["train.py"]) == []
+        monkeypatch.setenv(name, "3")
+        assert "hydra.output_subdir=null" in follower_options(["train.py"])
+        assert follower_options(["train.py", "hydra.run.dir=x"]) == []
+        monkeypatch.delenv(name)

@@ -64,7 +64,8 @@ def test_a_run_leaves_the_whole_folder(finished: tuple[Path, dict[str, Any]]) ->
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {
         *("config.yaml", "environment.txt", "metrics.csv", "summary.json", "per_image.csv"),
-        *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "panels/step_0000002.png", "panels/step_0000004.png"),
+        *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "checkpoints/last.previous.ckpt"),
+        *("panels/step_0000002.png", "panels/step_0000004.png"),
     } == names
 
 
@@ -136,6 +137,22 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert [row["train/loss"] for row in second[:2]] == [row["train/loss"] for row in first[:2]]
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 4
+
+
+def test_a_damaged_last_checkpoint_is_answered_by_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(config(), tmp_path)
+    whole = rows(tmp_path)
+    last = tmp_path / "checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with caplog.at_level("WARNING"):
+        run(config("ckpt_path=last"), tmp_path)
+    assert f"Going on from the one before it, {last.with_name('last.previous.ckpt')}" in caplog.text
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    again = rows(tmp_path)
+    assert [row["step"] for row in again] == [row["step"] for row in whole]
+    assert [row["val/loss"] for row in again[:2]] == [row["val/loss"] for row in whole[:2]]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def main(
             log.error(f"error: {error}")
             sys.exit(MISTAKE)
 
+    sys.argv += follower_options(sys.argv)
     try:
         if prepare is not None:
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
@@ -67,6 +68,15 @@ def main(
     except (HydraException, OmegaConfBaseException, UserError) as error:
         print(f"error: {explain(error, config_name)}", file=sys.stderr)
         sys.exit(MISTAKE)
+
+
+def follower_options(arguments: list[str]) -> list[str]:
+    """What a process that torchrun or SLURM started beside the first one gets: its folder is named after its own clock,
+    so it must not make it. (Lightning's launcher gives all processes one folder.)"""
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    if rank == 0 or any(argument.startswith("hydra.run.dir=") for argument in arguments):
+        return []
+    return ["hydra.output_subdir=null", "hydra/job_logging=plain"]
 
 
 def run_job() -> None:

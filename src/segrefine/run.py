@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from segrefine.atomic import write_text
 from segrefine.callbacks import Description, EpochLine, LastValidation, PanelWriter, Timer
+from segrefine.checkpoint_io import LAST, readable
 from segrefine.checkpoints import Checkpoint, describe, load_weights, read_checkpoint
 from segrefine.cost import count_parameters, measure_cost
 from segrefine.data import create_datamodule
@@ -114,7 +115,7 @@ def create_checkpointing(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint
     shared: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     shared |= {"save_on_train_epoch_end": False}
     best = ModelCheckpoint(filename="best", monitor="val/mIoU", mode="max", **shared)
-    return best, ModelCheckpoint(filename="last", **shared)
+    return best, ModelCheckpoint(filename=LAST, **shared)
 
 
 def resolve_recipe(
@@ -165,12 +166,13 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
 
 
 def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
-    """The checkpoint to resume from: `last` means the one in the run's own folder (see `segrefine.cli.run_folder`)."""
+    """The checkpoint to resume from: `last` means the one in the run's own folder (see `segrefine.cli.run_folder`), or
+    the one before where that is damaged."""
     if ckpt_path is None:
         return None
-    path = folder / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path)
+    path = folder / "checkpoints" / f"{LAST}.ckpt" if ckpt_path == "last" else Path(ckpt_path)
     if not path.is_file():
         newest = "no earlier run of this model and backbone left one under outputs/ (in a sweep, give the path)"
         where = newest if ckpt_path == "last" else "no such file"
         raise UserError(f"ckpt_path={ckpt_path}: {where}. Leave ckpt_path out to start anew.")
-    return path.absolute()
+    return (readable(path) if ckpt_path == "last" else path).absolute()

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from segrefine.checkpoint_io import WholeCheckpointIO
 from segrefine.errors import UserError
 from segrefine.precision import choose_precision
 
@@ -25,6 +24,7 @@ _IDLE_WARNINGS = (
     ".*eval mode at the start of training.*",  # frozen norms
     ".*smaller than the logging interval.*",
     ".*LeafSpec.*",
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # scores are summed over the processes already
 )
 
 
@@ -42,15 +42,11 @@ def create_trainer(
     options = options | {
         "precision": choose_precision(options["precision"], options["accelerator"], "trainer.precision")
     }
-    if _sweeping():
-        options["devices"] = 1 if options["devices"] == "auto" else options["devices"]
-        if options["devices"] != 1 or options["num_nodes"] != 1:
-            # Lightning would start the other processes with -m, each a sweep of its own (discussion 2070 of Hydra).
-            raise UserError("A sweep (-m) trains on one device: set trainer.devices=1, or start the runs one by one.")
     try:
         return Trainer(
             **options,
             callbacks=callbacks,
+            plugins=[WholeCheckpointIO()],
             logger=loggers or False,
             default_root_dir=folder,
             enable_checkpointing=loggers is not None,
@@ -61,10 +57,6 @@ def create_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"The trainer's options do not go together or not with this machine: {error}") from error
-
-
-def _sweeping() -> bool:
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def reset_peak_memory() -> None:

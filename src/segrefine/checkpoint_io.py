@@ -1,0 +1,52 @@
+"""Checkpoints on disk: whole at any moment, and the last one with the one before it."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from segrefine.atomic import replacing
+from segrefine.errors import UserError
+from segrefine.weights_file import read_file
+
+log = logging.getLogger(__name__)
+
+LAST = "last"
+"""Stem of the checkpoint that a run goes on from."""
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes under another name, synced and then renamed, so that a kill at any moment leaves the earlier file. Of the
+    last checkpoint that earlier one stays, as last.previous.ckpt, in case the disk damages the new."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        with replacing(path) as part:
+            torch.save(checkpoint, part)
+            if path.stem == LAST and path.is_file():
+                with replacing(previous(path)) as second_name:
+                    try:
+                        os.link(path, second_name)  # the same file by another name: `path` is there all the time
+                    except OSError:  # a file system without links
+                        shutil.copyfile(path, second_name)
+
+
+def previous(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def readable(path: Path) -> Path:
+    """The path, or the one before where it cannot be read, which is logged; UserError if neither can."""
+    try:
+        read_file(path)
+    except UserError as error:
+        if not previous(path).is_file():
+            raise
+        log.warning(f"{error} Going on from the one before it, {previous(path)}.")
+        read_file(previous(path))
+        return previous(path)
+    return path
