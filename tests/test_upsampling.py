@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segrefine.errors import UserError
 from segrefine.upsampling import (
@@ -172,3 +173,17 @@ def test_rows_are_those_of_the_whole(kind: str, stride: int, centre: float) -> N
     for height in (1, 3, stride, size[0]):
         bands = [layer.rows(scores, size[1], top, min(top + height, size[0])) for top in range(0, size[0], height)]
         torch.testing.assert_close(torch.cat(bands, dim=2), whole, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [Interpolate(4, 0.0), TransposedConvolution(3, 4, 1.5)])
+def test_gradients_are_laid_out_as_torch_compile_foresees(layer: Interpolate | TransposedConvolution) -> None:
+    """Channels last, as a network's scores come: inductor checks the order of every gradient against a dry run."""
+
+    def order() -> tuple[int, ...]:
+        scores = torch.randn(2, 3, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
+        (gradient,) = torch.autograd.grad(layer(scores, (18, 22)).sum(), scores)
+        return gradient.stride()
+
+    real = order()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert order() == real

@@ -45,7 +45,7 @@ class Interpolate(Rows, nn.Module):
         """(B, K, h, w) -> (B, K, *size) on the finer grid; size at most stride * h + 1 at centre 0, else stride * (h
         + 1).
         """
-        scores = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # a map rounded down ends before the last pixels
+        scores = extend(scores, 0, 1)  # a map rounded down ends before the last pixels
         # With align_corners cell j lands on stride * j when the size is stride * (h - 1) + 1.
         last = 1 if self.centre == 0 else 0
         height, width = (self.stride * (cells - last) + last for cells in scores.shape[-2:])
@@ -83,10 +83,16 @@ class TransposedConvolution(Rows, nn.ConvTranspose2d):
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         """(B, K, h, w) -> (B, K, *size) on the finer grid."""
-        scores = F.pad(scores, (1, 2, 1, 2), mode="replicate")
+        scores = extend(scores, 1, 2)
         # In the scores' dtype: a half-precision network's last upsampling is computed in float32.
         scores = F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.stride)
         return crop(scores, self.offset, size)
+
+
+def extend(scores: Tensor, before: int, after: int) -> Tensor:
+    """(B, K, h, w) with the outermost cells repeated on both axes, so many times before and after."""
+    # With channels last, torch.compile expects another order of the gradient than PyTorch's padding gives it.
+    return F.pad(scores.contiguous(), (before, after, before, after), mode="replicate")
 
 
 def start_bilinear(layer: nn.ConvTranspose2d) -> None:
