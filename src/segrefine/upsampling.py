@@ -91,8 +91,12 @@ class TransposedConvolution(Rows, nn.ConvTranspose2d):
 
 def extend(scores: Tensor, before: int, after: int) -> Tensor:
     """(B, K, h, w) with the outermost cells repeated on both axes, so many times before and after."""
-    # With channels last, torch.compile expects another order of the gradient than PyTorch's padding gives it.
-    return F.pad(scores.contiguous(), (before, after, before, after), mode="replicate")
+    # Not by F.pad: with channels last its gradient comes in another order in memory than torch.compile foresees, which
+    # then refuses it.
+    for dim in (2, 3):
+        first, last = scores.narrow(dim, 0, 1), scores.narrow(dim, scores.shape[dim] - 1, 1)
+        scores = torch.cat([first] * before + [scores] + [last] * after, dim)
+    return scores
 
 
 def start_bilinear(layer: nn.ConvTranspose2d) -> None:
