@@ -211,9 +211,9 @@ class FileDataModule(SegmentationDataModule):
                 return self.root / place
         raise UserError(f"There is no folder {' or '.join(places)} in datamodule.root={self._root}. {self.expects}")
 
-    def listed(self, file: Path, image: str, label: str) -> list[Example]:
-        """Examples of the stems that a list file names, a line each; `image` and `label` are paths with {} for it."""
-        return [Example(stem, Path(image.format(stem)), Path(label.format(stem))) for stem in self.stems(file)]
+    def listed(self, file: Path, images: Path, labels: Path, label_end: str = ".png") -> list[Example]:
+        """Examples of the stems that a list file names, a line each: JPEGs in one folder, labels in another."""
+        return [Example(stem, images / f"{stem}.jpg", labels / (stem + label_end)) for stem in self.stems(file)]
 
     def stems(self, file: Path) -> list[str]:
         """The lines of a list file."""

@@ -84,7 +84,7 @@ class PascalContextDataModule(FileDataModule):
 
     def examples(self, split: str) -> list[Example]:
         voc, labels = voc_folder(self, 2010), self.folder("trainval", "pascal-context/trainval")
-        return self.listed(voc / f"ImageSets/Main/{split}.txt", f"{voc}/JPEGImages/{{}}.jpg", f"{labels}/{{}}.mat")
+        return self.listed(voc / f"ImageSets/Main/{split}.txt", voc / "JPEGImages", labels, ".mat")
 
     def read_values(self, path: Path) -> np.ndarray:
         return read_mat(path, "LabelMap")

@@ -26,4 +26,4 @@ class PersonPartDataModule(FileDataModule):
         inner = "pascal_person_part"
         labels = self.folder(f"{inner}_gt", f"{inner}/{inner}_gt")
         list_file = self.folder(f"{inner}_trainval_list", f"{inner}/{inner}_trainval_list") / f"{split}.txt"
-        return self.listed(list_file, f"{voc_folder(self, 2010)}/JPEGImages/{{}}.jpg", f"{labels}/{{}}.png")
+        return self.listed(list_file, voc_folder(self, 2010) / "JPEGImages", labels)

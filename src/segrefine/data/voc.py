@@ -59,8 +59,8 @@ class VOCDataModule(FileDataModule):
 
     def examples(self, split: str) -> list[Example]:
         voc = voc_folder(self, self.year)
-        lists, images, labels = voc / "ImageSets/Segmentation", voc / "JPEGImages", voc / "SegmentationClass"
-        return self.listed(lists / f"{split}.txt", f"{images}/{{}}.jpg", f"{labels}/{{}}.png")
+        lists = voc / "ImageSets/Segmentation"
+        return self.listed(lists / f"{split}.txt", voc / "JPEGImages", voc / "SegmentationClass")
 
 
 class VOCWithSBDDataModule(VOCDataModule):
@@ -83,10 +83,7 @@ class VOCWithSBDDataModule(VOCDataModule):
 
     def examples(self, split: str) -> list[Example]:
         sbd = self.folder(*SBD_FOLDERS)
-        parts = {
-            part: self.listed(sbd / f"{part}.txt", f"{sbd}/img/{{}}.jpg", f"{sbd}/cls/{{}}.mat")
-            for part in ("train", "val")
-        }
+        parts = {part: self.listed(sbd / f"{part}.txt", sbd / "img", sbd / "cls", ".mat") for part in ("train", "val")}
         own = super().examples(split)
         if self.merge == "seg11valid":
             if split == "train":
