@@ -50,6 +50,7 @@ def test_help_names_every_choice(tmp_path: Path) -> None:
         ("model=fcn9s", "model has no value 'fcn9s'. Did you mean 'fcn8s'"),
         ("trainer.max_epoch=3", "There is no option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
         ("modle=fcn8s", "There is no option 'modle'. Did you mean 'model'"),
+        ("experiment=camvid_fcn8s", "with a plus: +experiment=NAME"),
         ("+experiment=nothing", "experiment has no value 'nothing'"),
         ("model.upsample", "model.upsample"),
         ("recipe.momentun=1", "Did you mean 'recipe.momentum'"),

@@ -162,8 +162,10 @@ def explain(error: Exception, config_name: str | None = None) -> str:
         groups = _groups(config_name)
         group, dot, _ = key.partition(".")
         known = group_options(group) if dot and group in groups else command_options(config_name)
-        if key in known:
+        if dot and key in known:
             return _option_of_another(key, groups[group])
+        if key == "experiment":
+            return "Experiments are added to the defaults, with a plus: +experiment=NAME."
         return f"There is no option {key!r}.{did_you_mean(key, known)}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
