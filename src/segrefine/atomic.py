@@ -1,6 +1,7 @@
 """Files that are whole or not there: written under another name beside their own, then renamed."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,13 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """What processes that were killed had begun to write; for a folder that nobody else writes to now."""
+    for part in folder.rglob(".*.*"):
+        if re.fullmatch(r"\..+\.\d+\.\w+", part.name):
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What happens around training: timing, a line per epoch, panels of predictions, and the checkpoint's description."""
+"""What happens around training: timing, a line per epoch, panels of predictions."""
 
 import logging
 import time
@@ -11,8 +11,6 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from segrefine.checkpoints import KEY
-from segrefine.csv_logger import MetricsCSV
 from segrefine.panels import panel, save_atomically
 
 log = logging.getLogger(__name__)
@@ -31,8 +29,17 @@ class Timer(Callback):
         self.steps = self.images = 0
         self._last: float | None = None
 
+    def state_dict(self) -> dict[str, float]:
+        train_seconds = time.perf_counter() - self.started if self.started else self.train_seconds
+        return {"train_seconds": train_seconds, "seconds": self.seconds, "images": self.images}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """A run that goes on adds to what was measured before it stopped."""
+        self.train_seconds, self.seconds = state_dict["train_seconds"], state_dict["seconds"]
+        self.images = int(state_dict["images"])
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.started = time.perf_counter()
+        self.started = time.perf_counter() - self.train_seconds
 
     def on_train_batch_start(self, *args: Any) -> None:
         if self._last is None:
@@ -72,6 +79,12 @@ class LastValidation(Callback):
 
     def __init__(self) -> None:
         self.validated_at = -1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"validated_at": self.validated_at}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.validated_at = state_dict["validated_at"]
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.validated_at = trainer.global_step
@@ -143,18 +156,3 @@ class PanelWriter(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("val/panel", [picture])
-
-
-class Description(Callback):
-    """Stores what `segrefine.checkpoints.describe` gives in every checkpoint, and resumes metrics.csv from one."""
-
-    def __init__(self, description: dict[str, Any]) -> None:
-        self.description = description
-
-    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = self.description
-
-    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
-                logger.resume(checkpoint["global_step"])

@@ -27,12 +27,23 @@ class WholeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         with replacing(path) as part:
             torch.save(checkpoint, part)
-            if path.stem == LAST and path.is_file():
-                with replacing(previous(path)) as second_name:
-                    try:
-                        os.link(path, second_name)  # the same file by another name: `path` is there all the time
-                    except OSError:  # a file system without links
-                        shutil.copyfile(path, second_name)
+            if path.stem == LAST:
+                keep_previous(path)
+
+
+def keep_previous(path: Path) -> None:
+    """Give what is about to be replaced its second name."""
+    if path.is_file():
+        link(path, previous(path))
+
+
+def link(path: Path, second_name: Path) -> None:
+    """The same file by another name, there all the time; a copy on a file system without links."""
+    with replacing(second_name) as part:
+        try:
+            os.link(path, part)
+        except OSError:
+            shutil.copyfile(path, part)
 
 
 def previous(path: Path) -> Path:

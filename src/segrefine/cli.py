@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` and config errors answer at once.
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.errors import UserError, did_you_mean
+from segrefine.stopping import STOP_SIGNALS, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ def main(
         if prepare is not None:
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(guarded)()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except (HydraException, OmegaConfBaseException, UserError) as error:
         print(f"error: {explain(error, config_name)}", file=sys.stderr)
         sys.exit(MISTAKE)
@@ -90,9 +94,34 @@ def run_job() -> None:
     folder = hydra_config.runtime.output_dir.replace("\\", "\\\\").replace("'", "\\'")
     command = [sys.executable, sys.argv[0], *hydra_config.overrides.task, f"hydra.run.dir='{folder}'"]
     log.info(f"job {hydra_config.job.num}: {hydra_config.job.override_dirname}")
-    status = subprocess.run(command, check=False).returncode
+    status = run_passing_signals(command)
     if status != 0:  # kept by Hydra until all jobs have run
         raise UserError(f"a job of the sweep ended with status {status}: {hydra_config.runtime.output_dir}")
+
+
+def run_passing_signals(command: list[str]) -> int:
+    """The command's exit status. What asks this process to stop is passed on to it, so that it can save first; then
+    this process ends the same way, or as whoever listened before (submitit) wants."""
+    received: list[int] = []
+
+    def pass_on(number: int, frame: Any) -> None:
+        received.append(number)
+        if number != signal.SIGINT:  # which a terminal sends to all processes
+            process.send_signal(number)
+
+    process = subprocess.Popen(command)
+    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        handler = before[received[0]]
+        if callable(handler) and received[0] != signal.SIGINT:
+            handler(received[0], None)
+        raise Stopped(received[0])
+    return status
 
 
 def run_folder(ckpt_path: str | None, folder: str) -> str:

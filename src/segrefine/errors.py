@@ -14,6 +14,14 @@ class UserError(ValueError):
         super().__init__(message.rpartition("segrefine.errors.UserError: ")[2].strip())
 
 
+class NonFiniteError(UserError):
+    """Values that are not finite; `before_step` says whether the network's weights are still those before them."""
+
+    def __init__(self, message: str, before_step: bool = False) -> None:
+        super().__init__(message)
+        self.before_step = before_step
+
+
 def listing(items: Sequence, shown: int = 5) -> str:
     """The first few items, and how many more there are."""
     more = f" and {len(items) - shown} more" if len(items) > shown else ""

@@ -1,5 +1,6 @@
 """The LightningModule: loss, steps, logged scores, optimiser groups. It trains any network of ours, knowing none."""
 
+import logging
 from typing import Any
 
 import torch
@@ -9,13 +10,16 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from segrefine.errors import UserError
+from segrefine.errors import NonFiniteError, UserError
 from segrefine.inference import Inference
 from segrefine.losses import segmentation_loss, training_loss
 from segrefine.metrics import SegmentationMetrics
 from segrefine.model import SegmentationModel
 from segrefine.optimizers import create_optimizer, parameter_groups
 from segrefine.schedules import schedule_factor
+from segrefine.seeding import mix
+
+log = logging.getLogger(__name__)
 
 SCORES = ("mIoU", "pixel_acc", "mean_acc", "fwIoU", "boundary_IoU")
 
@@ -30,16 +34,25 @@ class SegmentationModule(LightningModule):
         net: the network. num_classes: K.
         recipe: the `recipe` config group (conf/recipe/default.yaml says what each key means), class weights computed.
         inference: how a batch is scored in `test`: several scales, flips, sliding windows.
+        seed: the run's, from which every step draws what is random in the network (dropout).
     """
 
     class_weights: Tensor | None
 
     def __init__(
-        self, net: SegmentationModel, num_classes: int, recipe: dict[str, Any], inference: Inference | None = None
+        self,
+        net: SegmentationModel,
+        num_classes: int,
+        recipe: dict[str, Any],
+        inference: Inference | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.net, self.num_classes, self.recipe = net, num_classes, recipe
         self.inference = inference or Inference(net)
+        self.seed, self.skipped_steps = seed, 0
+        self._skips = recipe.get("on_nonfinite", "stop") == "skip"
+        self._statistics: list[Tensor] = []  # of batch norm, before the step at hand; where steps may be skipped
         weights = recipe["class_weights"]
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.val_metrics = SegmentationMetrics(num_classes)
@@ -66,30 +79,39 @@ class SegmentationModule(LightningModule):
         images = batch["image"].to(memory_format=self.net.layout)
         return self.net.preprocess(images.float() / 255)
 
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        torch.manual_seed(mix(self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank))
+        self._ids = batch["id"]
+        if self._skips:
+            self._statistics = [buffer.clone() for buffer in self.net.buffers()]
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         loss = training_loss(
             self.net, self.images(batch), batch["label"], self.num_classes, self.class_weights, self.recipe["loss"]
         )
+        self._loss = loss.detach()
         self.log("train/loss", loss, prog_bar=True)
         self.log("lr", self._rates()["decoder/weights"])  # the recipe's; the encoder's is a fixed multiple of it
-        # A look at the value makes a GPU wait, so there it is taken only as often as the log is written.
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (
-            loss.device.type == "cpu"
-            or batch_index % every == 0
-            or batch_index + 1 == self.trainer.num_training_batches
-        ):
-            self._refuse_nonfinite(loss, batch)
+        if not self._skips and self._may_look(loss, batch_index) and not torch.isfinite(loss):
+            # Without a GPU every step is looked at, and the weights are still those from before it.
+            raise NonFiniteError(
+                self._describe(f"The loss became {loss.item()}"), before_step=loss.device.type == "cpu"
+            )
         return loss
 
-    def _refuse_nonfinite(self, loss: Tensor, batch: Batch) -> None:
-        if not torch.isfinite(loss):
-            rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self._rates().items())
-            raise UserError(
-                f"The loss became {loss.item()} at step {self.global_step} (learning rates: {rates}; images: "
-                f"{', '.join(batch['id'])}). Lower recipe.lr, set recipe.clip_norm, or use trainer.precision=32-true. "
-                "The run's checkpoints/last.ckpt, if there is one, is from before."
-            )
+    def _may_look(self, loss: Tensor, batch_index: int) -> bool:
+        """Looking at a value makes a GPU wait, so there it is done only as often as the log is written."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        last = batch_index + 1 == self.trainer.num_training_batches
+        return loss.device.type == "cpu" or batch_index % every == 0 or last
+
+    def _describe(self, what: str) -> str:
+        rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self._rates().items())
+        return (
+            f"{what} at step {self.global_step} (learning rates: {rates}; images: {', '.join(self._ids)}). Lower "
+            "recipe.lr, set recipe.clip_norm, or use trainer.precision=32-true; recipe.on_nonfinite=skip leaves such "
+            "steps out."
+        )
 
     def _rates(self) -> dict[str, float]:
         return {group["name"]: group["lr"] for group in self.optimizers().param_groups}  # type: ignore[union-attr]
@@ -122,9 +144,32 @@ class SegmentationModule(LightningModule):
         self.test_metrics.reset()
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        """Clips to `recipe.clip_norm`; Lightning's own way refuses fused optimizers (pytorch-lightning issue 21435)."""
-        if self.recipe["clip_norm"] is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), self.recipe["clip_norm"])
+        """Clips to `recipe.clip_norm`; Lightning's own way refuses fused optimizers (pytorch-lightning issue 21435).
+        With `recipe.on_nonfinite=skip` looks at the norm of every step, which all processes share."""
+        clip_norm = self.recipe["clip_norm"]
+        if clip_norm is None and not self._skips:
+            return
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), float("inf") if clip_norm is None else clip_norm)
+        if self._skips and not torch.isfinite(norm):
+            self._skip(optimizer)
+
+    def _skip(self, optimizer: Optimizer) -> None:
+        """Leave everything as it was before the step: without gradients the optimizer does nothing."""
+        scaled = self.trainer.precision == "16-mixed"
+        if scaled and torch.isfinite(self._loss):
+            return  # float16's scaler in search of its scale: it sees the gradients, and skips the step by itself
+        self.skipped_steps += 1
+        log.warning(self._describe(f"Skipped, the {self.skipped_steps}. so far: the gradient is not finite"))
+        if not scaled:
+            optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.net.buffers(), self._statistics, strict=True):
+            buffer.copy_(value)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = self.skipped_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps = checkpoint.get("skipped_steps", 0)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         recipe = self.recipe

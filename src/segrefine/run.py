@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning import seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segrefine.atomic import write_text
-from segrefine.callbacks import Description, EpochLine, LastValidation, PanelWriter, Timer
+from segrefine.atomic import remove_parts, write_text
+from segrefine.callbacks import EpochLine, LastValidation, PanelWriter, Timer
 from segrefine.checkpoint_io import LAST, readable
+from segrefine.checkpointing import Checkpointing
 from segrefine.checkpoints import Checkpoint, describe, load_weights, read_checkpoint
 from segrefine.cost import count_parameters, measure_cost
 from segrefine.data import create_datamodule
@@ -23,6 +23,7 @@ from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
 from segrefine.model import SegmentationModel, build_model
 from segrefine.optimizers import create_optimizer, parameter_groups
 from segrefine.schedules import schedule_factor
+from segrefine.stopping import StopRequest
 from segrefine.summary import describe_environment, write_summary
 from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
 
@@ -33,14 +34,15 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Train and score what `conf/train.yaml` composes, in `folder`; returns the content of summary.json."""
     succeeded = False
     try:
-        summary = _run(cfg, folder)
+        with StopRequest() as stop:
+            summary = _run(cfg, folder, stop)
         succeeded = True
         return summary
     finally:
         finish_wandb(succeeded)
 
 
-def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed} should be a whole number between 0 and {2**32 - 1}.")
     if not is_rank_zero():  # the first process speaks for all of them
@@ -48,7 +50,11 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     seed_everything(cfg.seed, workers=True, verbose=False)
     reset_peak_memory()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    minutes = cfg.checkpoint_every_minutes
+    if minutes is not None and not (isinstance(minutes, (int, float)) and minutes > 0):
+        raise UserError(f"checkpoint_every_minutes={minutes} should be null or a number above 0.")
     datamodule = create_datamodule(cfg.datamodule)
+    datamodule.run_seed = cfg.seed
     datamodule.setup()
     datamodule.train_dataloader()  # refuses batches larger than the set, as long as nothing is written
     if not config["trainer"]["limit_val_batches"]:
@@ -69,28 +75,32 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     cost = measure_cost(net, datamodule.image_size("val"))
     if is_rank_zero():
         folder.mkdir(parents=True, exist_ok=True)
+        if resumed:
+            remove_parts(folder)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         write_text(folder / "environment.txt", describe_environment())
         log.info(describe_network(config, net, cost))
 
     if cfg.compile:
         net.compile()
-    module = SegmentationModule(net, datamodule.num_classes, recipe)
-    timer, (best, last) = Timer(), create_checkpointing(folder)
-    description = Description(describe(config, datamodule.classes, datamodule.palette))
+    module = SegmentationModule(net, datamodule.num_classes, recipe, seed=cfg.seed)
+    timer = Timer()
+    description = describe(config, datamodule.classes, datamodule.palette)
+    checkpointing = Checkpointing(folder, minutes, stop, description)
     panels = PanelWriter(folder, datamodule.classes, datamodule.palette)
-    callbacks = [timer, best, last, description, EpochLine(timer), panels, LastValidation()]
+    callbacks = [timer, checkpointing, EpochLine(timer), panels, LastValidation()]
     loggers = create_loggers(config["logger"], folder, config)
-    trainer = create_trainer(config["trainer"], folder, callbacks, loggers)
+    trainer = create_trainer(config["trainer"] | {"deterministic": cfg.deterministic}, folder, callbacks, loggers)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resumed)
 
     speed = {"train_seconds": timer.train_seconds, "images_per_second": timer.images_per_second}
-    load_weights(net, best.best_model_path)
+    load_weights(net, checkpointing.best)
     split = "test" if datamodule.has_test else "val"
     names = {group: config[group]["name"] for group in ("model", "backbone", "datamodule")}
     scores = score(trainer, module, datamodule, split, folder)
     memory = {"peak_memory_bytes": peak_memory(module.device)}
-    summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **speed, **memory}
+    faults = {"skipped_steps": module.skipped_steps}
+    summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **speed, **memory, **faults}
     if trainer.is_global_zero:
         write_summary(folder, summary)
         log.info(f"{render(summary)}\neverything is in {folder}")
@@ -105,17 +115,6 @@ def describe_network(config: dict[str, Any], net: SegmentationModel, cost: dict[
         f"{config['model']['name']} over {config['backbone']['name']}: {cost['params'] / 1e6:.2f} M parameters "
         f"({parts}), {cost['flops'] / 1e9:.2f} G multiply-adds at {height}x{width}"
     )
-
-
-def create_checkpointing(folder: Path) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """`checkpoints/best.ckpt`, by val mIoU, and `checkpoints/last.ckpt`, after every validation, within an epoch too.
-
-    Two callbacks, since Lightning's own `save_last` writes only when the best is written.
-    """
-    shared: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    shared |= {"save_on_train_epoch_end": False}
-    best = ModelCheckpoint(filename="best", monitor="val/mIoU", mode="max", **shared)
-    return best, ModelCheckpoint(filename=LAST, **shared)
 
 
 def resolve_recipe(
@@ -135,6 +134,8 @@ def resolve_recipe(
             f"recipe.class_weights={weights} should be null, median_frequency or a list of {datamodule.num_classes} "
             "numbers, one a class."
         )
+    if recipe["on_nonfinite"] not in ("stop", "skip"):
+        raise UserError(f"recipe.on_nonfinite={recipe['on_nonfinite']} should be stop or skip.")
     if recipe["loss"] not in ("mean", "sum"):
         raise UserError(f"recipe.loss={recipe['loss']} should be mean or sum.")
     # Made and thrown away: mistakes in their options are told before anything is written.

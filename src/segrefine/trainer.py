@@ -23,6 +23,7 @@ _IDLE_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
     ".*eval mode at the start of training.*",  # frozen norms
     ".*smaller than the logging interval.*",
+    ".*your dataloader is not resumable.*",  # it is: the data module knows where it was
     ".*LeafSpec.*",
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # scores are summed over the processes already
 )

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,13 +12,15 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from segrefine.data.dataset import Item, SegmentationDataset, Transform
+from segrefine.data.sampler import TrainSampler
 from segrefine.data.statistics import class_pixels, median_frequency
 from segrefine.data.transforms import Augmentation, TrainTransform, parse_crop_size
 from segrefine.errors import UserError
 from segrefine.labels import VOID, voc_colour_map
+from segrefine.stopping import STOP_SIGNALS
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,9 @@ class SegmentationDataModule(LightningDataModule):
 
     test_split = "test"
     """The split that `test_dataloader` gives; val where a checkpoint is scored on that."""
+
+    run_seed = 0
+    """The run's seed, for the order of the training images and what is changed in them at random."""
 
     in_memory = False
     """Whether reading an item costs so little that worker processes would only slow it down."""
@@ -54,6 +60,7 @@ class SegmentationDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = self._parse_workers(num_workers)
+        self._epoch = self._batches = 0  # where training begins: the batches of that epoch which were seen already
         self.train_transform = TrainTransform(parse_crop_size(crop_size), Augmentation.from_options(augment))
 
     def dataset(self, split: str, transform: Transform | None = None) -> SegmentationDataset:
@@ -101,14 +108,21 @@ class SegmentationDataModule(LightningDataModule):
                 "set it to that number or less."
             )
         remedy = "Set datamodule.crop_size (or datamodule.batch_size=1)."
-        rank, world = self._place()
-        order: dict[str, Any] = {"shuffle": True}
-        if world > 1:
-            # All processes were seeded alike, so they agree on the order of which each takes its share.
-            order = {
-                "sampler": DistributedSampler(dataset, world, rank, seed=torch.initial_seed() % 2**31, drop_last=True)
-            }
-        return self._loader(dataset, self.batch_size, remedy, drop_last=True, **order)
+        sampler = TrainSampler(
+            len(dataset), self.run_seed, *self._place(), self._epoch, self._batches * self.batch_size
+        )
+        return self._loader(dataset, self.batch_size, remedy, drop_last=True, sampler=sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training is: epoch and batches of it, for the checkpoint."""
+        assert self.trainer is not None
+        loop: Any = self.trainer.fit_loop
+        epoch, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+        return {"epoch": epoch.processed, "batches": batches.completed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Called by Lightning before it asks for `train_dataloader`, which then begins there."""
+        self._epoch, self._batches = state_dict["epoch"], state_dict["batches"]
 
     def val_dataloader(self) -> DataLoader[Item]:
         return self._eval_dataloader("val")
@@ -152,6 +166,7 @@ class SegmentationDataModule(LightningDataModule):
             batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=outlive_signals,
             pin_memory=torch.cuda.is_available(),
             collate_fn=partial(collate, remedy=remedy),
             **options,
@@ -161,6 +176,18 @@ class SegmentationDataModule(LightningDataModule):
         if num_workers == "auto":
             return 0 if self.in_memory else min(available_cpus(), 8)
         return require_count("num_workers", num_workers, least=0, otherwise="'auto' or ")
+
+
+GRACE = 30
+"""Seconds from SIGTERM to the end of a reading process; as many as SLURM leaves (KillWait) before it kills all."""
+
+
+def outlive_signals(worker: int) -> None:
+    """In a reading process: what asks the run to stop reaches all its processes, from a terminal and under SLURM, but
+    the first one needs batches to come to the end of its step, and then ends the others."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def require_count(option: str, value: object, least: int = 1, otherwise: str = "") -> int:

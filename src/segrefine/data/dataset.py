@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from segrefine.data.sampler import Draw
 from segrefine.errors import UserError
 
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -47,8 +49,11 @@ class SegmentationDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, key: int | Draw) -> Item:
+        index, seed = key if isinstance(key, Draw) else (key, None)
         image, label = self.read(index)
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # which the transform draws from
         if self.transform is not None:
             image, label = self.transform(image, label)
         return {"image": image, "label": label, "id": self.ids[index], "index": index}

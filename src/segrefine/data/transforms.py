@@ -1,6 +1,6 @@
 """Paired image and label steps for training, uint8 throughout; evaluation uses images as they are, at native size.
 
-Every random draw comes from torch's global generator, so one seed fixes them (DataLoader seeds its workers from it).
+Every random draw comes from torch's global generator, which the data set seeds for each example.
 """
 
 from collections.abc import Mapping, Sequence

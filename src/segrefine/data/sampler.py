@@ -1,0 +1,45 @@
+"""The order in which training sees the examples, and the seed of what is changed in each at random."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Sampler
+
+from segrefine.seeding import mix
+
+
+class Draw(NamedTuple):
+    """An example in training: its index in the split, and the seed of its random changes in this epoch."""
+
+    example: int
+    seed: int
+
+
+class TrainSampler(Sampler[Draw]):
+    """Every epoch another order of `size` examples, fixed by `seed` and the epoch's number, nothing twice.
+
+    Of `world` processes the one of this `rank` takes every so many-th example; the last few are left out, so that all
+    have the same number. Lightning tells the epoch by `set_epoch`. A run that goes on within an epoch leaves out its
+    first `skip` examples, those of this process that it has seen; `len` counts them, since Lightning counts from the
+    start of the epoch.
+    """
+
+    def __init__(self, size: int, seed: int, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0) -> None:
+        self.size, self.seed, self.rank, self.world = size, seed, rank, world
+        self.epoch, self.skip = epoch, skip
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.skip = epoch, 0
+
+    def __len__(self) -> int:
+        return self.size // self.world
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator)
+        seeds = torch.randint(2**63 - 1, (self.size,), generator=generator)
+        shared = slice(self.rank, len(self) * self.world, self.world)
+        pairs = zip(order[shared].tolist(), seeds[shared].tolist(), strict=True)
+        yield from [Draw(*pair) for pair in pairs][self.skip :]
