@@ -60,15 +60,27 @@ def test_batches() -> None:
     assert val[2]["id"] == ["item6"]
 
 
-def test_train_batches_are_shuffled_anew() -> None:
-    datamodule = ListedDataModule(labels_of_sizes(*[(2, 2)] * 40), batch_size=40)
-    loader = datamodule.train_dataloader()
-    torch.manual_seed(0)
-    first, second = next(iter(loader))["index"].tolist(), next(iter(loader))["index"].tolist()
+def test_train_batches_are_shuffled_anew_every_epoch() -> None:
+    loader = ListedDataModule(labels_of_sizes(*[(2, 2)] * 40), batch_size=40).train_dataloader()
+    first = next(iter(loader))["index"].tolist()
+    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    second = next(iter(loader))["index"].tolist()
     assert sorted(first) == sorted(second) == list(range(40))
     assert first != second
-    torch.manual_seed(0)
+    loader.sampler.set_epoch(0)  # type: ignore[attr-defined]
     assert next(iter(loader))["index"].tolist() == first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_changed_at_random_does_not_depend_on_the_readers(workers: int) -> None:
+    options = {"batch_size": 3, "crop_size": 9, "augment": {"scale": [0.5, 2.0], "flip": True, "jitter": 0.5}}
+    labels = [torch.randint(0, 3, (20, 30), dtype=torch.uint8) for _ in range(9)]
+    one = list(ListedDataModule(labels, **options).train_dataloader())
+    torch.manual_seed(1)  # what was drawn before does not matter either
+    other = list(ListedDataModule(labels, num_workers=workers, **options).train_dataloader())
+    for batch, again in zip(one, other, strict=True):
+        assert torch.equal(batch["image"], again["image"])
+        assert torch.equal(batch["label"], again["label"])
 
 
 def test_train_set_smaller_than_a_batch_is_refused() -> None:

@@ -10,4 +10,5 @@ import numpy as np
 def mix(*numbers: int) -> int:
     """A seed of 63 bits from whole numbers >= 0, unrelated for any two lists of them (NumPy's SeedSequence): the first
     epoch of seed 1 has nothing in common with the second of seed 0."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    # Their count goes first, since to SeedSequence zeros at the end are nothing.
+    return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> 1)
