@@ -18,6 +18,7 @@ from segrefine.data import create_datamodule
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.errors import UserError
 from segrefine.evaluation import render, score
+from segrefine.left_out import LeftOutList
 from segrefine.lit_module import SegmentationModule
 from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
 from segrefine.model import SegmentationModel, build_model
@@ -76,10 +77,10 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if cfg.compile:
         net.compile()
     module = SegmentationModule(net, datamodule.num_classes, recipe)
-    timer, (best, last) = Timer(), create_checkpointing(folder)
+    timer, left_out, (best, last) = Timer(), LeftOutList(), create_checkpointing(folder)
     description = Description(describe(config, datamodule.classes, datamodule.palette))
     panels = PanelWriter(folder, datamodule.classes, datamodule.palette)
-    callbacks = [timer, best, last, description, EpochLine(timer), panels, LastValidation()]
+    callbacks = [timer, left_out, best, last, description, EpochLine(timer), panels, LastValidation()]
     loggers = create_loggers(config["logger"], folder, config)
     trainer = create_trainer(config["trainer"], folder, callbacks, loggers)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resumed)
@@ -89,10 +90,11 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     split = "test" if datamodule.has_test else "val"
     names = {group: config[group]["name"] for group in ("model", "backbone", "datamodule")}
     scores = score(trainer, module, datamodule, split, folder)
-    memory = {"peak_memory_bytes": peak_memory(module.device)}
-    summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **speed, **memory}
+    about = {"peak_memory_bytes": peak_memory(module.device), "left_out": left_out.entries}
+    summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **speed, **about}
     if trainer.is_global_zero:
         write_summary(folder, summary)
+        left_out.warn()
         log.info(f"{render(summary)}\neverything is in {folder}")
     return summary
 
