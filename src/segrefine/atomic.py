@@ -19,6 +19,9 @@ def replacing(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())  # else a machine that goes down may keep the name and lose the content
         os.replace(part, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is told by a write, which does not say where
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.data.dataset import LeftOut
 from segrefine.data.files import spread
 from segrefine.errors import UserError, did_you_mean
+from segrefine.failures import explain_failure
 from segrefine.panels import contact_sheet, save_atomically
 
 HELP = """Usage: python -m segrefine.data check [datamodule=NAME] [datamodule.OPTION=VALUE ...]
@@ -47,8 +48,11 @@ def main(arguments: list[str]) -> int:
             return show(overrides, names)
         datamodule = build(overrides, names)
         reports = check(datamodule)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        explained = error if isinstance(error, UserError) else explain_failure(error)
+        if explained is None:
+            raise
+        print(f"error: {explained}", file=sys.stderr)
         return 2
     print(render(reports, datamodule.classes))
     return 1 if any(report.bad for report in reports) else 0
