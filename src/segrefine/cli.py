@@ -63,6 +63,7 @@ def main(
             explained = error if isinstance(error, UserError) else explain_failure(error)
             if explained is None:
                 raise
+            sys.unraisablehook = lambda _: None  # what is cleaned up now may fail for the same reason, at length
             log.error(f"error: {explained}")
             sys.exit(MISTAKE)
 
