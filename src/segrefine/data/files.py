@@ -236,7 +236,7 @@ class FileDataModule(SegmentationDataModule):
         """The lines of a list file."""
         if not file.is_file():
             raise UserError(f"There is no list file {file}. {self.expects}")
-        return file.read_text(encoding="utf-8").split()
+        return " ".join(read_lines(file)).split()
 
     def pairs(
         self, images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of
@@ -261,6 +261,14 @@ def pair_files(images: Path, labels: Path, image_id: NameOf = stem_of, label_id:
         Example(name, image_files.get(name, images / f"{name}.*"), label_files.get(name, labels / f"{name}.*"))
         for name in sorted(image_files.keys() | label_files.keys())
     ]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; UserError, naming it, if it is no text."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 ({error}). Write it anew as a list of lines.") from error
 
 
 def has_files(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """A user's own images and masks, paired by folder or by list files."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -17,6 +18,7 @@ from segrefine.data.files import (
     FileDataModule,
     LabelCode,
     has_files,
+    read_lines,
     spread,
 )
 from segrefine.data.io import read_label
@@ -107,7 +109,7 @@ class FolderDataModule(FileDataModule):
         path = self.root / Path(name).expanduser()
         if not path.is_file():
             raise UserError(f"datamodule.classes={name}: there is no file {path}. It should hold a class name a line.")
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_lines(path) if line.strip()]
 
     def _count_classes(self) -> int:
         """From the label map, or by reading every mask of train and val."""
@@ -148,7 +150,7 @@ def read_list(path: Path, root: Path, missing_ok: bool = False) -> list[Example]
     if not path.is_file():
         raise UserError(f"There is no list file {path}. Paths of lists are relative to datamodule.root.")
     examples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         names = line.split()
@@ -158,7 +160,7 @@ def read_list(path: Path, root: Path, missing_ok: bool = False) -> list[Example]
         for file in files:
             if not missing_ok and not file.is_file():
                 raise UserError(f"{path}, line {number}: there is no file {file}.")
-        examples.append(Example(Path(names[0]).with_suffix("").as_posix(), *files))
+        examples.append(Example(Path(os.path.splitext(names[0])[0]).as_posix(), *files))
     return examples
 
 
