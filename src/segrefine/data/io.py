@@ -3,18 +3,17 @@
 import errno
 import os
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from segrefine.data.mat_file import MatFile
 from segrefine.errors import BadFileError, UserError
 
 MAX_PIXELS = 2**28
@@ -95,55 +94,27 @@ def read_label(path: Path) -> np.ndarray:
 
 
 def read_mat(path: Path, variable: str) -> np.ndarray:
-    """A variable (H, W) of a MATLAB file, up to its version 7, as integers; "GTcls.Segmentation" is in a struct."""
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise UserError(f'Reading {path} needs scipy: pip install "segrefine[mat]".') from None
+    """A variable (H, W) of a MATLAB file of version 5 to 7, as integers; "GTcls.Segmentation" is in a structure."""
     name, *fields = variable.split(".")
     with _naming(path):
-        content = loadmat(BytesIO(_inflated(_read(path, MAX_PIXELS))), variable_names=[name])
-        if name not in content:
+        file = MatFile(_read(path, MAX_PIXELS), MAX_PIXELS)
+        array = file.find(name)
+        if array is None:
             raise BadFileError(f"{path} holds no variable '{name}'. Is it a label file of this data set?")
-        values = content[name]
         for field in fields:
-            if not isinstance(values, np.ndarray) or not values.size or field not in (values.dtype.names or ()):
+            array = file.field(array, field)
+            if array is None:
                 raise BadFileError(f"{path}: its variable '{name}' has no field '{field}'.")
-            values = values[field].flat[0]
-        if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "buif":
+        values = file.values(array)
+        if values is None or values.ndim != 2 or not values.size:
             raise BadFileError(f"{path}: its variable '{variable}' is no map of numbers.")
         if values.dtype.kind != "f":
             return values
-        whole = values.astype(np.int32)
+        with np.errstate(invalid="ignore"):  # a number too large, or none
+            whole = values.astype(np.int32)
         if (whole != values).any():
             raise BadFileError(f"{path} holds fractions. Labels must hold class numbers.")
         return whole
-
-
-def _inflated(content: bytes) -> bytes:
-    """A MATLAB file (version 5) with its compressed variables decompressed, here, since scipy would take any amount of
-    memory for them. An element is 4 bytes of kind, 4 of length and as many bytes as that says; kind 15 is compressed,
-    14 is not (MAT-File Format, "MAT-File Data Elements"). A file of version 4 has a zero among its first bytes and
-    compresses nothing."""
-    if 0 in content[:4] or len(content) < 128:
-        return content
-    order: Literal["little", "big"] = "little" if content[126:128] == b"IM" else "big"
-    parts, start, room = [content[:128]], 128, MAX_PIXELS
-    while start < len(content):
-        kind, size = (int.from_bytes(content[start + at : start + at + 4], order) for at in (0, 4))
-        end = start + 8 + size
-        if kind == 15:
-            part = zlib.decompressobj().decompress(content[start + 8 : end], room)
-            if len(part) == room:
-                raise ValueError(f"decompressed it is more than {MAX_PIXELS:,} bytes")
-        elif kind == 14:
-            part = content[start:end]
-        else:  # another format, or damaged: for scipy to say
-            part, end = content[start:], len(content)
-        parts.append(part)
-        room -= len(part)
-        start = end
-    return b"".join(parts)
 
 
 def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
