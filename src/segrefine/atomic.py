@@ -20,7 +20,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())  # else a machine that goes down may keep the name and lose the content
         os.replace(part, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk is told by a write, which does not say where
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a full disk is told by a write, which does not say where
         raise
     finally:
         part.unlink(missing_ok=True)
