@@ -46,7 +46,11 @@ WORKER = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback:\nO
         (RuntimeError(KILLED), "A process that reads data died", "num_workers"),
         (RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly"), "reads data died", "num_workers"),
         (RuntimeError(BUS), "The shared memory is full", "--shm-size"),
-        (RuntimeError("unable to write to file </torch_1_2_3>: No such file"), "The shared memory is full", "shm-size"),
+        (
+            RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"),
+            "shared memory",
+            "shm-size",
+        ),
         (RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 64 vs 0"), "full disk", "Free"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "The GPU's memory", "batch_size"),
         (RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), "The memory ran out", "batch_"),

@@ -37,14 +37,15 @@ class _Fault(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-# The first that fits is told; a worker without shared memory dies like any other, so that its own words come first.
+# The first that fits is told. Shared memory comes first: when it is full, there is "no space left on device" either, and
+# a worker without it dies like any other.
 # The words are those of PyTorch 2 (aten/src/ATen/MapAllocator.cpp, torch/utils/data/_utils/signal_handling.py,
 # caffe2/serialize/inline_container.cc, c10/core/impl/alloc_cpu.cpp) and of the C library.
 _FAULTS = (
+    _Fault("The shared memory is full", _SHARED, (), ("shared memory", "file </torch_", "/dev/shm")),
     _Fault("The disk is full", _SPACE, (errno.ENOSPC,), ("No space left on device",)),
     _Fault("The disk quota is used up", _SPACE, (errno.EDQUOT,), ("Disk quota exceeded",)),
     _Fault("A file grew beyond the limit (ulimit -f)", _SPACE, (errno.EFBIG,), ("File too large",)),
-    _Fault("The shared memory is full", _SHARED, (), ("shared memory", "file </torch_", "/dev/shm")),
     _Fault("Too many files are open", _FILES, (errno.EMFILE, errno.ENFILE), ("Too many open files", "of ancdata")),
     _Fault(
         "The GPU's memory ran out", _GPU, (), ("CUDA out of memory", "out of memory. Tried", "_STATUS_ALLOC_FAILED")
