@@ -37,8 +37,8 @@ class _Fault(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-# The first that fits is told. Shared memory comes first: when it is full, there is "no space left on device" either, and
-# a worker without it dies like any other.
+# The first that fits is told. Shared memory comes first: where it is full there is "no space left on device" too, and a
+# worker without it dies like any other.
 # The words are those of PyTorch 2 (aten/src/ATen/MapAllocator.cpp, torch/utils/data/_utils/signal_handling.py,
 # caffe2/serialize/inline_container.cc, c10/core/impl/alloc_cpu.cpp) and of the C library.
 _FAULTS = (
