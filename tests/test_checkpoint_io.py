@@ -1,6 +1,11 @@
 """Checkpoints on disk, interrupted and damaged."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -17,12 +22,12 @@ def test_an_interrupted_write_leaves_the_earlier_file(tmp_path: Path, monkeypatc
     path = tmp_path / "checkpoints" / "last.ckpt"
     WholeCheckpointIO().save_checkpoint({"step": 1}, path)
 
-    def cut(checkpoint: object, part: Path) -> None:
-        part.write_bytes(b"half")
+    def cut(checkpoint: object, part: BinaryIO) -> None:
+        part.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", cut)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"No space.*last\.ckpt"):
         WholeCheckpointIO().save_checkpoint({"step": 2}, path)
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     assert step(path) == 1
@@ -43,3 +48,31 @@ def test_the_one_before_the_last_is_kept_and_found(tmp_path: Path) -> None:
     previous(last).unlink()
     with pytest.raises(UserError, match=r"last\.ckpt"):
         readable(last)
+
+
+LIMITED = """
+import json, resource, signal, sys, torch
+from pathlib import Path
+from segrefine.checkpoint_io import WholeCheckpointIO
+from segrefine.failures import explain_failure
+
+path = Path(sys.argv[1])
+WholeCheckpointIO().save_checkpoint({"step": 1, "weights": torch.zeros(10)}, path)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    WholeCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, path)
+except OSError as error:
+    print(json.dumps([error.errno, str(explain_failure(error))]))
+"""
+
+
+def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """A limit on the size of a file stands in for a full disk: the write fails half-way, within PyTorch."""
+    path = tmp_path / "last.ckpt"
+    words = [sys.executable, "-c", LIMITED, str(path)]
+    number, message = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert number == 27  # EFBIG
+    assert message.startswith(f"A file grew beyond the limit (ulimit -f) ([Errno 27] File too large: '{path}').")
+    assert step(path) == 1
+    assert os.listdir(tmp_path) == ["last.ckpt"]

@@ -10,7 +10,7 @@ from segrefine.seeding import mix
 def test_processes_share_an_epoch_without_overlap(size: int, world: int) -> None:
     shares = [[draw.example for draw in TrainSampler(size, 5, rank, world)] for rank in range(world)]
     assert {len(share) for share in shares} == {len(TrainSampler(size, 5, 0, world))} == {size // world}
-    seen = sum(shares, [])
+    seen = [example for share in shares for example in share]
     assert len(set(seen)) == len(seen)
     assert set(seen) <= set(range(size))
     one = [draw.example for draw in TrainSampler(size, 5)]

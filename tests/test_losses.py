@@ -69,6 +69,31 @@ def test_all_void_gives_zero_loss_and_zero_gradient(weights: Tensor | None, redu
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
+@pytest.mark.parametrize("weights", [None, torch.ones(5), torch.zeros(5)])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_all_void_in_bands_too(weights: Tensor | None, reduction: str) -> None:
+    logits, labels = batch(void=1.1)
+    logits.requires_grad_()
+    rows = lambda top, bottom: logits[:, :, top:bottom]  # noqa: E731
+    loss = banded_loss(rows, labels, 5, weights, reduction, band=100)  # type: ignore[arg-type]
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_pixels_of_classes_that_weigh_nothing_alone_give_zero(reduction: str) -> None:
+    logits, _ = batch()
+    labels = torch.ones(2, 7, 9, dtype=torch.int64)
+    logits.requires_grad_()
+    loss = segmentation_loss(logits, labels, torch.tensor([1.0, 0.0, 1, 1, 1]), reduction)  # type: ignore[arg-type]
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
 def test_mean_does_not_depend_on_how_much_is_void() -> None:
     """Void padding must not change the effective learning rate."""
     logits, labels = batch()

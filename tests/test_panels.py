@@ -144,3 +144,11 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monke
     with pytest.raises(OSError, match="disk full"):
         save_atomically(Image.new("RGB", (3, 2)), path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"map.png": b"old"}
+
+
+def test_a_row_that_is_wholly_void_is_drawn_as_such() -> None:
+    image, truth, prediction = scene(40, 40)
+    picture = one_row((image, np.full_like(truth, VOID), prediction))
+    assert {VOID_COLOUR, VOID_ERROR_COLOUR} <= colours(picture)
+    row = np.asarray(picture)[:200]  # above the legend, where wrong has its box
+    assert WRONG_COLOUR not in colours(row)

@@ -20,6 +20,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())  # else a machine that goes down may keep the name and lose the content
         os.replace(part, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a full disk is told by a write, which does not say where
+        raise
     finally:
         part.unlink(missing_ok=True)
 

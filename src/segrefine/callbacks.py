@@ -52,7 +52,7 @@ class Timer(Callback):
         self.steps += 1
         if self.steps > self.WARM_UP and self._last is not None:
             self.seconds += now - self._last
-            self.images += len(batch["label"]) * trainer.world_size
+            self.images += len(batch["id"]) * trainer.world_size
         self._last = now
 
     on_test_batch_start = on_train_batch_start  # type: ignore[assignment]
@@ -137,8 +137,8 @@ class PanelWriter(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        for index, image, label, prediction in zip(
-            batch["index"].tolist(), batch["image"], batch["label"], outputs, strict=True
+        for index, image, label, prediction in zip(  # not strict: a blank batch has images, but no index
+            batch["index"].tolist(), batch["image"], batch["label"], outputs, strict=False
         ):
             if index in self.chosen:
                 row = (image.permute(1, 2, 0), label, prediction.to(torch.uint8))

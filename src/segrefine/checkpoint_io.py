@@ -26,7 +26,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         with replacing(path) as part:
-            torch.save(checkpoint, part)
+            _save(checkpoint, part)
             if path.stem == LAST:
                 keep_previous(path)
 
@@ -44,6 +44,15 @@ def link(path: Path, second_name: Path) -> None:
             os.link(path, part)
         except OSError:
             shutil.copyfile(path, part)
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    """As `torch.save`, but a disk that takes no more is told by its OSError, which PyTorch covers by one of its own."""
+    with path.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def previous(path: Path) -> Path:

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.errors import UserError, did_you_mean
+from segrefine.failures import explain_failure
 from segrefine.stopping import STOP_SIGNALS, Stopped
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 MISTAKE = 2
-"""Exit status after a user's mistake."""
+"""Exit status after a user's mistake, or a fault of the machine that a user can put right."""
 
 
 def main(
@@ -44,8 +45,10 @@ def main(
     same command in a process of its own (see `run_job`).
 
     `prepare` gets the arguments, none if they ask for help, before anything is composed. `folder` is where the job's
-    output belongs. Exits with status 2 and one message for a mistake in options or files.
+    output belongs. Exits with status 2 and one message for a mistake in options or files, or a fault
+    of the machine.
     """
+    logging.raiseExceptions = False  # a train.log that cannot be written, on a full disk, costs no traceback a line
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to the messages below
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 
@@ -58,8 +61,12 @@ def main(
             return run_job()
         try:
             job(cfg)
-        except UserError as error:
-            log.error(f"error: {error}")
+        except Exception as error:
+            explained = error if isinstance(error, UserError) else explain_failure(error)
+            if explained is None:
+                raise
+            sys.unraisablehook = lambda _: None  # what is cleaned up now may fail for the same reason, at length
+            log.error(f"error: {explained}")
             sys.exit(MISTAKE)
 
     sys.argv += follower_options(sys.argv)
@@ -71,6 +78,12 @@ def main(
         sys.exit(128 + signal.SIGINT)
     except (HydraException, OmegaConfBaseException, UserError) as error:
         print(f"error: {explain(error, config_name)}", file=sys.stderr)
+        sys.exit(MISTAKE)
+    except (OSError, ValueError) as error:  # the run's folder, or train.log in it (a ValueError from `logging`)
+        explained = explain_failure(error)
+        if explained is None:
+            raise
+        print(f"error: {explained}", file=sys.stderr)
         sys.exit(MISTAKE)
 
 

@@ -11,7 +11,11 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         # From a data loader's worker, PyTorch raises the error again with the worker's traceback before the message.
-        super().__init__(message.rpartition("segrefine.errors.UserError: ")[2].strip())
+        super().__init__(message.rpartition(f"segrefine.errors.{type(self).__name__}: ")[2].strip())
+
+
+class BadFileError(UserError):
+    """A file of the data that cannot be used; its message names it. `datamodule.on_error` says what follows."""
 
 
 class NonFiniteError(UserError):

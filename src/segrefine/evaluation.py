@@ -17,6 +17,7 @@ from segrefine.data import create_datamodule
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.errors import UserError, did_you_mean
 from segrefine.inference import Inference
+from segrefine.left_out import LeftOutList
 from segrefine.lit_module import SCORES, SegmentationModule
 from segrefine.prediction import write_pictures
 from segrefine.submission import check_benchmark
@@ -49,8 +50,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     inference = Inference(net, **config["tta"], window=config["window"])
     recipe = checkpoint.config.get("recipe", read_group("recipe", "default")) | {"class_weights": None}
     module = SegmentationModule(net, datamodule.num_classes, recipe, inference)
-    timer = Timer()
-    callbacks: list[Callback] = [timer]
+    timer, left_out = Timer(), LeftOutList()
+    callbacks: list[Callback] = [timer, left_out]
     check_benchmark(cfg.submission, datamodule.num_classes)
     if cfg.save_predictions or cfg.submission:
         callbacks.append(PredictionWriter(folder / "predictions", datamodule.palette, cfg.submission))
@@ -71,9 +72,11 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "train_seconds": None,
         "images_per_second": timer.images_per_second,
         "peak_memory_bytes": peak_memory(module.device),
+        "left_out": left_out.entries,
     }
     if trainer.is_global_zero:
         write_summary(folder, summary)
+        left_out.warn()
         log.info(f"{render(summary)}\neverything is in {folder}")
     return summary
 
@@ -121,7 +124,7 @@ class PredictionWriter(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=True):
+        for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=False):  # as in PanelWriter
             write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette, self.submission)
 
 

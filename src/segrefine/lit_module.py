@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 SCORES = ("mIoU", "pixel_acc", "mean_acc", "fwIoU", "boundary_IoU")
 
 Batch = dict[str, Any]
-"""image (B, 3, H, W) uint8 RGB; label (B, H, W) uint8 with void 255; id list of str; index (B,) int64."""
+"""image (B, 3, H, W) uint8 RGB; label (B, H, W) uint8 with void 255; id list of str; index (B,) int64. One of which no
+example could be used has no id and no index; its images are wholly void and count in no score."""
 
 
 class SegmentationModule(LightningModule):
@@ -119,13 +120,13 @@ class SegmentationModule(LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
         logits = self.net(self.images(batch))
-        count = len(batch["label"])
+        count = len(batch["id"])
         loss = segmentation_loss(logits, batch["label"], self.class_weights, self.recipe["loss"])
         if self.recipe["loss"] == "sum":
-            loss = loss / count  # per image, whatever the size of the batches
+            loss = loss / max(count, 1)  # per image, whatever the size of the batches
         self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)
-        predictions = logits.argmax(1)
-        self.val_metrics.update(predictions, batch["label"])
+        predictions = logits.argmax(1)[:count]
+        self.val_metrics.update(predictions, batch["label"][:count])
         return predictions
 
     def on_validation_epoch_end(self) -> None:
@@ -135,8 +136,9 @@ class SegmentationModule(LightningModule):
 
     def test_step(self, batch: Batch, batch_index: int) -> Tensor:
         """As `validation_step`, through `inference`, keeping the counts of every image."""
-        predictions = self.inference(self.images(batch)).argmax(1)
-        self.test_metrics.update(predictions, batch["label"], batch["index"])
+        count = len(batch["id"])
+        predictions = self.inference(self.images(batch)).argmax(1)[:count]
+        self.test_metrics.update(predictions, batch["label"][:count], batch["index"])
         return predictions
 
     def on_test_epoch_end(self) -> None:

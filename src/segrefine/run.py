@@ -18,6 +18,7 @@ from segrefine.data import create_datamodule
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.errors import UserError
 from segrefine.evaluation import render, score
+from segrefine.left_out import LeftOutList
 from segrefine.lit_module import SegmentationModule
 from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
 from segrefine.model import SegmentationModel, build_model
@@ -84,11 +85,11 @@ def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
     if cfg.compile:
         net.compile()
     module = SegmentationModule(net, datamodule.num_classes, recipe, seed=cfg.seed)
-    timer = Timer()
+    timer, left_out = Timer(), LeftOutList()
     description = describe(config, datamodule.classes, datamodule.palette)
     checkpointing = Checkpointing(folder, minutes, stop, description)
     panels = PanelWriter(folder, datamodule.classes, datamodule.palette)
-    callbacks = [timer, checkpointing, EpochLine(timer), panels, LastValidation()]
+    callbacks = [timer, left_out, checkpointing, EpochLine(timer), panels, LastValidation()]
     loggers = create_loggers(config["logger"], folder, config)
     trainer = create_trainer(config["trainer"] | {"deterministic": cfg.deterministic}, folder, callbacks, loggers)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resumed)
@@ -98,11 +99,12 @@ def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
     split = "test" if datamodule.has_test else "val"
     names = {group: config[group]["name"] for group in ("model", "backbone", "datamodule")}
     scores = score(trainer, module, datamodule, split, folder)
+    faults = {"left_out": left_out.entries, "skipped_steps": module.skipped_steps}
     memory = {"peak_memory_bytes": peak_memory(module.device)}
-    faults = {"skipped_steps": module.skipped_steps}
     summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **speed, **memory, **faults}
     if trainer.is_global_zero:
         write_summary(folder, summary)
+        left_out.warn()
         log.info(f"{render(summary)}\neverything is in {folder}")
     return summary
 

@@ -11,8 +11,10 @@ from segrefine.configs import CONFIG_FOLDER
 from segrefine.data import create_datamodule
 from segrefine.data.check import check, render
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
+from segrefine.data.dataset import LeftOut
 from segrefine.data.files import spread
 from segrefine.errors import UserError, did_you_mean
+from segrefine.failures import explain_failure
 from segrefine.panels import contact_sheet, save_atomically
 
 HELP = """Usage: python -m segrefine.data check [datamodule=NAME] [datamodule.OPTION=VALUE ...]
@@ -46,8 +48,11 @@ def main(arguments: list[str]) -> int:
             return show(overrides, names)
         datamodule = build(overrides, names)
         reports = check(datamodule)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        explained = error if isinstance(error, UserError) else explain_failure(error)
+        if explained is None:
+            raise
+        print(f"error: {explained}", file=sys.stderr)
         return 2
     print(render(reports, datamodule.classes))
     return 1 if any(report.bad for report in reports) else 0
@@ -66,7 +71,10 @@ def show(arguments: list[str], names: list[str]) -> int:
     if not count.isdecimal() or int(count) < 1:
         raise UserError(f"count={count} should be a whole number, 1 or more.")
     dataset = datamodule.dataset(split)
-    examples = [dataset.read(index) for index in spread(len(dataset), int(count))]
+    found = [dataset.attempt(dataset.read, index) for index in spread(len(dataset), int(count))]
+    examples = [example for example in found if not isinstance(example, LeftOut)]
+    if not examples:
+        raise UserError(f"None of the {len(found)} images can be shown. python -m segrefine.data check says why.")
     images = [image.permute(1, 2, 0).numpy() for image, _ in examples]
     sheet = contact_sheet(images, [label.numpy() for _, label in examples], datamodule.palette, datamodule.classes)
     save_atomically(sheet, Path(output))

@@ -14,10 +14,10 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from segrefine.data.dataset import Item, SegmentationDataset, Transform
+from segrefine.data.dataset import Item, LeftOut, SegmentationDataset, Transform
 from segrefine.data.sampler import TrainSampler
 from segrefine.data.statistics import class_pixels, median_frequency
-from segrefine.data.transforms import Augmentation, TrainTransform, parse_crop_size
+from segrefine.data.transforms import PAD_COLOUR, Augmentation, TrainTransform, parse_crop_size
 from segrefine.errors import UserError
 from segrefine.labels import VOID, voc_colour_map
 from segrefine.stopping import STOP_SIGNALS
@@ -26,12 +26,17 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
+BLANK = (64, 64)
+"""Height and width of what stands for a batch of which nothing is left, where there is no crop size: any that the
+networks take."""
+
 
 class SegmentationDataModule(LightningDataModule):
     """A subclass gives `classes` and `dataset(split)`; this class makes loaders and statistics of them.
 
     The signature's defaults are neutral; what a data set is trained with stands in its file in conf/datamodule.
-    Batches are dicts: image (B, 3, H, W) uint8, label (B, H, W) uint8, id (list of str), index (B,) int64.
+    Batches are dicts: image (B, 3, H, W) uint8, label (B, H, W) uint8, id (list of str), index (B,) int64, and
+    left_out, a `LeftOut` for each example that is not in it (`collate`).
     """
 
     test_split = "test"
@@ -87,8 +92,8 @@ class SegmentationDataModule(LightningDataModule):
         return True
 
     def image_size(self, split: str) -> tuple[int, int]:
-        """Height and width in pixels of the split's first image."""
-        height, width = self.dataset(split).read_label(0).shape
+        """Height and width in pixels of the split's first image (that can be used)."""
+        height, width = self.dataset(split).first_label().shape
         return height, width
 
     def setup(self, stage: str | None = None) -> None:
@@ -135,7 +140,10 @@ class SegmentationDataModule(LightningDataModule):
         dataset = self.dataset("train")
 
         def histogram(index: int) -> np.ndarray:
-            return np.bincount(dataset.read_label(index).numpy().ravel(), minlength=VOID)[: self.num_classes]
+            label = dataset.attempt(dataset.read_label, index)
+            if isinstance(label, LeftOut):  # adds nothing
+                return np.zeros(self.num_classes, np.int64)
+            return np.bincount(label.numpy().ravel(), minlength=VOID)[: self.num_classes]
 
         with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
             return class_pixels(np.stack(list(pool.map(histogram, range(len(dataset))))))
@@ -162,13 +170,13 @@ class SegmentationDataModule(LightningDataModule):
 
     def _loader(self, dataset: SegmentationDataset, batch_size: int, remedy: str, **options: Any) -> DataLoader[Item]:
         return DataLoader(
-            dataset,
+            dataset,  # type: ignore[arg-type]
             batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=outlive_signals,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=partial(collate, remedy=remedy),
+            collate_fn=partial(collate, remedy=remedy, blank=self.train_transform.crop_size or BLANK),
             **options,
         )
 
@@ -202,10 +210,22 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def collate(items: list[Item], remedy: str) -> dict:
-    """Stacks items into a batch; images of different sizes raise a UserError that ends in `remedy`."""
+def collate(found: list[Item | LeftOut], remedy: str, blank: tuple[int, int] = BLANK) -> dict:
+    """Stacks items into a batch; images of different sizes raise a UserError that ends in `remedy`.
+
+    What cannot be used is named in `left_out`. If that is all, the batch has no id and no index, but images of the size
+    `blank` (height, width) that are wholly void: every process of a distributed run takes as many steps, this one with
+    a loss of 0 and no gradient.
+    """
+    items = [item for item in found if not isinstance(item, LeftOut)]
+    left_out = {"left_out": [item for item in found if isinstance(item, LeftOut)]}
+    if not items:
+        colour = torch.tensor(PAD_COLOUR, dtype=torch.uint8)[:, None, None]
+        image = colour.repeat(len(found), 1, *blank)  # as many as ever: batch norm may need more than one
+        label = torch.full((len(found), *blank), VOID, dtype=torch.uint8)
+        return {"image": image, "label": label, "id": [], "index": torch.empty(0, dtype=torch.int64)} | left_out
     sizes = {item["id"]: tuple(item["label"].shape) for item in items}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
         raise UserError(f"Images of one batch differ in size (height x width): {listed}. {remedy}")
-    return default_collate(items)
+    return default_collate(items) | left_out

@@ -14,7 +14,7 @@ from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
 from segrefine.data.download import Archive, alone, provide
 from segrefine.data.io import NameOf, find_images, image_size, read_image, read_label, stem_of
-from segrefine.errors import UserError, listing
+from segrefine.errors import BadFileError, UserError, listing
 from segrefine.labels import VOID
 
 HEADERS_CHECKED = 200
@@ -60,7 +60,7 @@ class LabelCode:
         return np.array(values, np.uint8)[label]
 
     def decode(self, values: np.ndarray, path: Path) -> Tensor:
-        """Label (H, W) uint8 of the stored values; UserError, naming the file, for a value that means nothing."""
+        """Label (H, W) uint8 of the stored values; BadFileError, naming the file, for a value that means nothing."""
         if values.dtype == np.uint8 and self.num_classes <= _STRANGE:  # nearly always, and several times as fast
             label = values.tobytes().translate(self._bytes)
             if _STRANGE not in label:
@@ -72,7 +72,7 @@ class LabelCode:
             if label.min() >= 0:
                 return torch.from_numpy(label.astype(np.uint8))
             strange = values[label < 0]
-        raise UserError(
+        raise BadFileError(
             f"{path} holds label value {listing(np.unique(strange).tolist())}, which is neither one of the "
             f"{self.num_classes} classes nor void. Values that mean something: "
             f"{ranges(np.flatnonzero(self.table >= 0))}."
@@ -89,8 +89,9 @@ class FileDataset(SegmentationDataset):
         transform: Transform | None = None,
         read_values: ReadValues = read_label,
         cache: Path | None = None,
+        skip_bad: bool = False,
     ) -> None:
-        super().__init__([example.id for example in examples], transform)
+        super().__init__([example.id for example in examples], transform, skip_bad)
         self.cache = Cache(cache, code.table.tobytes()) if cache else None
         self.examples = examples
         self.code = code
@@ -113,8 +114,11 @@ class FileDataset(SegmentationDataset):
 
     def check(self) -> None:
         """Looks for every file, compares image and label sizes, from the headers, and decodes a few labels, spread over
-        the split."""
+        the split; with `skip_bad` just looks for one example that can be used."""
         super().check()
+        if self.skip_bad:
+            self.first_label()
+            return
         files = [path for example in self.examples for path in (example.image, example.label)]
         absent = [str(path) for path in files if not path.is_file()]
         if absent:
@@ -137,7 +141,9 @@ class FileDataset(SegmentationDataset):
         hint = ""
         if stored == label:
             hint = f" As stored, before the turn its EXIF tag asks for, the image is {stored}: save it without the tag."
-        raise UserError(f"{example.image} is {image} (height, width), but its label {example.label} is {label}.{hint}")
+        raise BadFileError(
+            f"{example.image} is {image} (height, width), but its label {example.label} is {label}.{hint}"
+        )
 
 
 class FileDataModule(SegmentationDataModule):
@@ -150,9 +156,20 @@ class FileDataModule(SegmentationDataModule):
     """What `download` fetches; empty where the owner asks for a login or an agreement."""
 
     def __init__(
-        self, *, root: str | None = None, download: bool = False, cache: str | None = None, **options: Any
+        self,
+        *,
+        root: str | None = None,
+        download: bool = False,
+        cache: str | None = None,
+        on_error: str = "stop",
+        **options: Any,
     ) -> None:
         super().__init__(**options)
+        if on_error not in ("stop", "skip"):
+            raise UserError(
+                f"datamodule.on_error={on_error} should be stop (at a bad image or label) or skip (leave it out)."
+            )
+        self.skip_bad = on_error == "skip"
         self._root = root
         self.download = download
         self.cache = Path(cache).expanduser() if cache else None
@@ -202,7 +219,7 @@ class FileDataModule(SegmentationDataModule):
         return read_label(path)
 
     def dataset(self, split: str, transform: Transform | None = None) -> FileDataset:
-        return FileDataset(self.examples(split), self.code, transform, self.read_values, self.cache)
+        return FileDataset(self.examples(split), self.code, transform, self.read_values, self.cache, self.skip_bad)
 
     def folder(self, *places: str) -> Path:
         """The first of `places`, relative to `root`, that is a folder."""
@@ -219,7 +236,7 @@ class FileDataModule(SegmentationDataModule):
         """The lines of a list file."""
         if not file.is_file():
             raise UserError(f"There is no list file {file}. {self.expects}")
-        return file.read_text(encoding="utf-8").split()
+        return " ".join(read_lines(file)).split()
 
     def pairs(
         self, images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of
@@ -244,6 +261,14 @@ def pair_files(images: Path, labels: Path, image_id: NameOf = stem_of, label_id:
         Example(name, image_files.get(name, images / f"{name}.*"), label_files.get(name, labels / f"{name}.*"))
         for name in sorted(image_files.keys() | label_files.keys())
     ]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; UserError, naming it, if it is no text."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 ({error}). Write it anew as a list of lines.") from error
 
 
 def has_files(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """A user's own images and masks, paired by folder or by list files."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -10,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from segrefine.data.datamodule import SPLITS
+from segrefine.data.dataset import LeftOut
 from segrefine.data.files import (
     LABELS_CHECKED,
     Example,
     FileDataModule,
     LabelCode,
     has_files,
+    read_lines,
     spread,
 )
 from segrefine.data.io import read_label
-from segrefine.errors import UserError, listing
+from segrefine.errors import BadFileError, UserError, listing
 from segrefine.labels import VOID
 
 log = logging.getLogger(__name__)
@@ -92,20 +95,21 @@ class FolderDataModule(FileDataModule):
         super().setup(stage)
         if stage in (None, "fit") and self.label_map is None and self.void == VOID:
             dataset = self.dataset("train")
-            labels = [dataset.read_label(index) for index in spread(len(dataset), LABELS_CHECKED)]
+            found = [dataset.attempt(dataset.read_label, index) for index in spread(len(dataset), LABELS_CHECKED)]
+            labels = [label for label in found if not isinstance(label, LeftOut)]
             refuse_binary({value for label in labels for value in label.unique().tolist()})
 
     def examples(self, split: str) -> list[Example]:
         name = self.lists[split]
         if name is None:
             return self.pairs(self.root / "images" / split, self.root / "masks" / split)
-        return read_list(self.root / Path(name).expanduser(), self.root)
+        return read_list(self.root / Path(name).expanduser(), self.root, missing_ok=self.skip_bad)
 
     def _names_from_file(self, name: str) -> list[str]:
         path = self.root / Path(name).expanduser()
         if not path.is_file():
             raise UserError(f"datamodule.classes={name}: there is no file {path}. It should hold a class name a line.")
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_lines(path) if line.strip()]
 
     def _count_classes(self) -> int:
         """From the label map, or by reading every mask of train and val."""
@@ -115,7 +119,7 @@ class FolderDataModule(FileDataModule):
             examples = [example for split in ("train", "val") for example in self.examples(split)]
             paths = [example.label for example in examples if example.label.is_file()]  # the others are missed later
             with ThreadPoolExecutor() as pool:
-                values = {int(value) for found in pool.map(_distinct, paths) for value in found}
+                values = {int(value) for found in pool.map(self._distinct, paths) for value in found}
             if self.void == VOID:
                 refuse_binary(values)
             values -= {self.void}
@@ -129,13 +133,24 @@ class FolderDataModule(FileDataModule):
             )
         return count
 
+    def _distinct(self, path: Path) -> np.ndarray:
+        """The values of a mask; of a bad one none, where such are left out."""
+        try:
+            return np.unique(read_label(path))
+        except BadFileError:
+            if not self.skip_bad:
+                raise
+            return np.empty(0, np.uint8)
 
-def read_list(path: Path, root: Path) -> list[Example]:
-    """Pairs from lines "image mask" with paths relative to `root`; the id is the image's path without its ending."""
+
+def read_list(path: Path, root: Path, missing_ok: bool = False) -> list[Example]:
+    """Pairs from lines "image mask" with paths relative to `root`; the id is the image's path without its ending.
+
+    Raises UserError for a file that is not there, unless that is left to whoever reads it (`missing_ok`)."""
     if not path.is_file():
         raise UserError(f"There is no list file {path}. Paths of lists are relative to datamodule.root.")
     examples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         names = line.split()
@@ -143,9 +158,9 @@ def read_list(path: Path, root: Path) -> list[Example]:
             raise UserError(f'{path}, line {number}: expected "image mask", two paths without spaces, not "{line}".')
         files = [root / name for name in names]
         for file in files:
-            if not file.is_file():
+            if not missing_ok and not file.is_file():
                 raise UserError(f"{path}, line {number}: there is no file {file}.")
-        examples.append(Example(Path(names[0]).with_suffix("").as_posix(), *files))
+        examples.append(Example(Path(os.path.splitext(names[0])[0]).as_posix(), *files))
     return examples
 
 
@@ -156,7 +171,3 @@ def refuse_binary(values: set[int]) -> None:
             "The masks hold only 0 and 255, and 255 is void, so that nothing but class 0 would count. If 255 is the "
             "foreground, set 'datamodule.label_map={0:0,255:1}' (in quotes); if it really is void, {0:0,255:255}."
         )
-
-
-def _distinct(path: Path) -> np.ndarray:
-    return np.unique(read_label(path))

@@ -1,5 +1,8 @@
 """Reading image and label files of any common kind; every failure is a UserError that names the file."""
 
+import errno
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -10,7 +13,17 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from segrefine.errors import UserError
+from segrefine.data.mat_file import MatFile
+from segrefine.errors import BadFileError, UserError
+
+MAX_PIXELS = 2**28
+"""Most pixels of an image or label: 16,384 x 16,384, more than a whole tile of Sentinel-2 (10,980 x 10,980, ESA's
+product specification) and half as many again as Pillow takes by itself. A few bytes of a header can declare more than
+any memory holds. Also the most bytes of a .mat file once they are decompressed."""
+
+# Pillow warns of images above this number and refuses those above its double, before it takes memory for them.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 
@@ -63,44 +76,44 @@ def read_label(path: Path) -> np.ndarray:
     is as its pixels lie, and has to match the upright image. Colour pictures and JPEG raise a UserError."""
     with _naming(path), _open(path) as image:
         if image.format == "JPEG":
-            raise UserError(f"{path} is a JPEG, which changes label values. Save labels as PNG.")
+            raise BadFileError(f"{path} is a JPEG, which changes label values. Save labels as PNG.")
         values = np.array(image)
     if values.ndim == 3:
         # Grey may be stored as LA, RGB or RGBA; the last of two or four channels is transparency.
         channels = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
         if (channels != channels[..., :1]).any():
-            raise UserError(
+            raise BadFileError(
                 f"{path} is a colour picture. Labels must hold class numbers: convert it to a palette or grey PNG."
             )
         values = channels[..., 0]
     if values.dtype.kind == "f":
-        raise UserError(f"{path} holds fractions. Labels must hold class numbers: convert it to a palette or grey PNG.")
+        raise BadFileError(
+            f"{path} holds fractions. Labels must hold class numbers: convert it to a palette or grey PNG."
+        )
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
 def read_mat(path: Path, variable: str) -> np.ndarray:
-    """A variable (H, W) of a MATLAB file, up to its version 7, as integers; "GTcls.Segmentation" is in a struct."""
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise UserError(f'Reading {path} needs scipy: pip install "segrefine[mat]".') from None
+    """A variable (H, W) of a MATLAB file of version 5 to 7, as integers; "GTcls.Segmentation" is in a structure."""
     name, *fields = variable.split(".")
     with _naming(path):
-        content = loadmat(path, variable_names=[name])
-        if name not in content:
-            raise UserError(f"{path} holds no variable '{name}'. Is it a label file of this data set?")
-        values = content[name]
+        file = MatFile(_read(path, MAX_PIXELS), MAX_PIXELS)
+        array = file.find(name)
+        if array is None:
+            raise BadFileError(f"{path} holds no variable '{name}'. Is it a label file of this data set?")
         for field in fields:
-            if field not in (values.dtype.names or ()):
-                raise UserError(f"{path}: its variable '{name}' has no field '{field}'.")
-            values = values[field].flat[0]
-        if values.ndim != 2 or values.dtype.kind not in "buif":
-            raise UserError(f"{path}: its variable '{variable}' is no map of numbers.")
+            array = file.field(array, field)
+            if array is None:
+                raise BadFileError(f"{path}: its variable '{name}' has no field '{field}'.")
+        values = file.values(array)
+        if values is None or values.ndim != 2 or not values.size:
+            raise BadFileError(f"{path}: its variable '{variable}' is no map of numbers.")
         if values.dtype.kind != "f":
             return values
-        whole = values.astype(np.int32)
+        with np.errstate(invalid="ignore"):  # a number too large, or none
+            whole = values.astype(np.int32)
         if (whole != values).any():
-            raise UserError(f"{path} holds fractions. Labels must hold class numbers.")
+            raise BadFileError(f"{path} holds fractions. Labels must hold class numbers.")
         return whole
 
 
@@ -114,7 +127,15 @@ def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
 
 def _open(path: Path) -> Image.Image:
     """The image file, read at once: Pillow itself reads in dozens of small steps, each a wait on a slow file system."""
-    return Image.open(BytesIO(path.read_bytes()))
+    return Image.open(BytesIO(_read(path, 8 * MAX_PIXELS)))  # none has more bytes: four channels of 16 bits
+
+
+def _read(path: Path, most: int) -> bytes:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ValueError(f"its {size:,} bytes are more than the {most:,} that are read")
+        return file.read()
 
 
 def _orientation(image: Image.Image) -> int:
@@ -134,12 +155,19 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turns whatever a decoder raises for a bad file into a UserError with the file's name."""
+    """Turns whatever a decoder raises for a bad file into a BadFileError with the file's name."""
     try:
         yield
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"There is no file {path}.") from None
+        raise BadFileError(f"There is no file {path}.") from None
+    except Image.DecompressionBombError:
+        raise BadFileError(
+            f"{path} declares more than {MAX_PIXELS:,} pixels, the most that are read. Cut a larger picture into "
+            "tiles; a small file that says so is damaged, and has to be replaced or taken out of the data."
+        ) from None
     except Exception as error:  # decoders raise almost anything on a damaged file
-        raise UserError(f"{path} cannot be read ({error}). Replace the file or take it out of the data.") from error
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # not the file's fault: the process has too many open
+        raise BadFileError(f"{path} cannot be read ({error}). Replace the file or take it out of the data.") from error
