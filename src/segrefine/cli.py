@@ -51,7 +51,11 @@ def main(
         check_types(cfg, config_name)
         task(cfg, Path(HydraConfig.get().runtime.output_dir))
 
+    started = False
+
     def guarded(cfg: DictConfig) -> None:
+        nonlocal started
+        started = True
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return run_job()
         try:
@@ -65,7 +69,10 @@ def main(
         if prepare is not None:
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(guarded)()
-    except (HydraException, OmegaConfBaseException, UserError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, RuntimeError) as error:
+        # Of the last two are mistakes in Hydra's own options, such as hydra.job_logging, but also bugs in a job.
+        if started and not isinstance(error, (HydraException, OmegaConfBaseException, UserError)):
+            raise
         print(f"error: {explain(error, config_name)}", file=sys.stderr)
         sys.exit(MISTAKE)
 
@@ -125,6 +132,9 @@ def register_checkpoint(arguments: list[str]) -> None:
         config = read_checkpoint(Path(str(path))).config
     for group in ("model", "backbone", "datamodule"):
         node = config.get(group, {"name": None})
+        # It was stored resolved. What Hydra would fill in here, such as ${oc.env:...}, is not of a run of ours.
+        if not isinstance(node, dict) or "defaults" in node or "${" in repr(node):
+            raise UserError(f"{given[-1]}: its {group} options are not plain values, so they are not used: {node}")
         ConfigStore.instance().store(name="from_checkpoint", group=group, node=node)
 
 
