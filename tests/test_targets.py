@@ -1,4 +1,4 @@
-"""Configs of others, alone and within checkpoints, run nothing but classes of ours, of the kind their place asks for."""
+"""Configs of others, alone and within checkpoints, run nothing but classes of ours, of the kind that is asked for."""
 
 import sys
 from io import BytesIO

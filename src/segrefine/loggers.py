@@ -80,7 +80,9 @@ class LenientWandbLogger(WandbLogger):
             call(*arguments, **options)
         except Exception as error:  # whatever the service or its client does, training goes on
             self.lost = True
-            log.warning(f"W&B failed ({_one_line(error)}), so the run goes on without it. {_how_to_upload(self._experiment)}")
+            log.warning(
+                f"W&B failed ({_one_line(error)}), so the run goes on without it. {_how_to_upload(self._experiment)}"
+            )
 
 
 def _start_wandb(options: dict[str, Any], folder: Path, config: dict[str, Any]) -> Any:
@@ -119,7 +121,7 @@ def _start_wandb(options: dict[str, Any], folder: Path, config: dict[str, Any]) 
             _stop_service()  # which takes the id for one in use
             continue
         write_text(id_file, identity + "\n")
-        if run.settings.mode in ("offline", "dryrun"):
+        if mode in ("offline", "dryrun"):
             log.info(f"W&B is offline. {_how_to_upload(run)}")
         return run
     return None
@@ -133,6 +135,8 @@ def finish_wandb(succeeded: bool) -> None:
     run = wandb.run
     try:
         run.finish(exit_code=0 if succeeded else 1)
+        if run.url and not run.offline:
+            log.info(f"W&B: {run.url} (should it lack anything: {_sync(run)})")
     except Exception as error:
         log.warning(f"W&B could not finish ({_one_line(error)}). {_how_to_upload(run)}")
         _stop_service()
@@ -147,8 +151,12 @@ def _stop_service() -> None:
 
 
 def _how_to_upload(run: Any) -> str:
-    folder = Path(run.dir).parent
-    return f"What it was given is in {folder}; to upload it: wandb sync {shlex.quote(str(folder))}"
+    return f"What it was given is on disk; to upload it: {_sync(run)}"
+
+
+def _sync(run: Any) -> str:
+    """The command that uploads what the run left on disk, online runs too."""
+    return f"wandb sync {shlex.quote(str(Path(run.dir).parent))}"
 
 
 def _one_line(error: Exception) -> str:
