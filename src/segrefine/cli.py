@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.errors import UserError, did_you_mean
+from segrefine.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def main(
         # Of the last two are mistakes in Hydra's own options, such as hydra.job_logging, but also bugs in a job.
         if started and not isinstance(error, (HydraException, OmegaConfBaseException, UserError)):
             raise
-        print(f"error: {explain(error, config_name)}", file=sys.stderr)
+        print(printable(f"error: {explain(error, config_name)}"), file=sys.stderr)
         sys.exit(MISTAKE)
 
 

@@ -14,6 +14,7 @@ from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.data.files import spread
 from segrefine.errors import UserError, did_you_mean
 from segrefine.panels import contact_sheet, save_atomically
+from segrefine.terminal import printable
 
 HELP = """Usage: python -m segrefine.data check [datamodule=NAME] [datamodule.OPTION=VALUE ...]
        python -m segrefine.data show output=FILE.png [split=train] [count=12] [datamodule=NAME] ...
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(render(reports, datamodule.classes))
+    print(printable(render(reports, datamodule.classes)))
     return 1 if any(report.bad for report in reports) else 0
 
 
