@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from miniatures import ade20k
+from miniatures import MINIATURES, ade20k
 from scipy.io import savemat
 
 from segrefine.configs import read_group
@@ -210,6 +210,33 @@ def test_folders_of_several_archives_stand_beside_each_other(server: Server, tmp
     assert not list(root.glob("*.zip"))
     provide(archives, root)
     assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "inner"),
+    [
+        ("camvid", "CamVid"),
+        ("ade20k", "ADEChallengeData2016"),
+        ("voc2012", "VOCdevkit/VOC2012"),
+        ("voc2012", "VOCdevkit"),
+        ("voc2012_aug", "benchmark_RELEASE"),
+    ],
+)
+def test_what_lies_in_another_accepted_place_is_not_fetched(
+    name: str, inner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the archive wraps is the root itself, or for SBD a folder of another name."""
+    monkeypatch.setattr(download, "fetch", lambda url, *arguments: pytest.fail(f"fetches {url}"))
+    MINIATURES[name](tmp_path)
+    if inner == "benchmark_RELEASE":
+        (tmp_path / inner).rename(tmp_path / "SBD")
+    config = read_group("datamodule", name) | {"download": True}
+    root = tmp_path if inner == "benchmark_RELEASE" else tmp_path / inner
+    assert len(create_datamodule(config | {"root": str(root)}).dataset("train")) >= 2
+    monkeypatch.setattr(download, "fetch", lambda url, *arguments: (_ for _ in ()).throw(UserError("fetches")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="fetches"):
+        create_datamodule(config | {"root": str(tmp_path / "empty")})
 
 
 def test_a_data_set_comes_by_itself(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

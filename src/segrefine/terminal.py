@@ -3,8 +3,8 @@
 import logging
 import re
 
-# Control characters (ESC begins ANSI sequences) less tab and newline, turns of the writing direction, which hide what is
-# written, and halves of characters, which no terminal takes.
+# Control characters (ESC begins ANSI sequences) less tab and newline, turns of the writing direction, which hide what
+# is written, and halves of characters, which no terminal takes.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

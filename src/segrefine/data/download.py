@@ -31,7 +31,7 @@ small file could fill a disk."""
 
 @dataclass(frozen=True)
 class Archive:
-    """A .zip or .tar at `url`; `folder` is what it unpacks to and what shows that it is there.
+    """A .zip or .tar at `url`; `folder` is what it unpacks to. That, or a folder of `also`, shows that it is there.
 
     It is checked by its own `md5` or, where GitHub packs it anew for whoever asks and promises the content alone, by
     git's hash of the folder, `tree`.
@@ -41,13 +41,14 @@ class Archive:
     md5: str | None
     folder: str
     tree: str | None = None
+    also: tuple[str, ...] = ()
 
 
 def provide(archives: tuple[Archive, ...], root: Path) -> None:
     """Put the folders of all archives below `root`; those that are there already cost nothing. Raises UserError, and an
     interrupted download goes on where it stopped."""
     for archive in archives:
-        if not (root / archive.folder).is_dir():
+        if not any((root / place).is_dir() for place in (archive.folder, *archive.also)):
             path = root / archive.url.rpartition("/")[2]
             fetch(archive.url, archive.md5, path)
             unpack(path, root, archive.folder, archive.tree)
