@@ -135,7 +135,7 @@ def finish_wandb(succeeded: bool) -> None:
     run = wandb.run
     try:
         run.finish(exit_code=0 if succeeded else 1)
-        if run.url and not run.offline:
+        if not run.offline and run.url:
             log.info(f"W&B: {run.url} (should it lack anything: {_sync(run)})")
     except Exception as error:
         log.warning(f"W&B could not finish ({_one_line(error)}). {_how_to_upload(run)}")
