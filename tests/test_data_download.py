@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from miniatures import ade20k
+from miniatures import MINIATURES, ade20k
 from scipy.io import savemat
 
 from segrefine.configs import read_group
-from segrefine.data import create_datamodule, nyudv2
+from segrefine.data import create_datamodule, download, nyudv2
 from segrefine.data.ade20k import ADE20KDataModule
 from segrefine.data.download import Archive, alone, fetch, provide, unpack
 from segrefine.errors import UserError
@@ -126,6 +127,8 @@ def member(name: str, **options: object) -> tarfile.TarInfo:
         ("windows.zip", zipped("data/a", "..\\evil")),
         ("up.tgz", tarred(member("data/a"), member("../evil"))),
         ("link.tgz", tarred(member("data/a"), member("data/b", type=tarfile.SYMTYPE, linkname="/etc"))),
+        ("hard_link.tgz", tarred(member("data/a"), member("data/b", type=tarfile.LNKTYPE, linkname="../../evil"))),
+        ("link_out.tgz", tarred(member("data/b", type=tarfile.SYMTYPE, linkname="../.."), member("data/b/evil"))),
         ("device.tgz", tarred(member("data/a", type=tarfile.CHRTYPE))),
         ("cut.tgz", tarred(member("data/a", size=9000))[:60]),
         ("cut.zip", zipped("data/a")[:20]),
@@ -138,6 +141,60 @@ def test_hostile_and_damaged_archives_leave_nothing(name: str, content: bytes, t
     with pytest.raises(UserError, match=rf"{name} was not unpacked"):
         unpack(root / name, root, "data")
     assert [path.name for path in tmp_path.rglob("*")] == ["root", name]
+
+
+def test_a_leading_slash_or_a_link_in_a_zip_leads_nowhere(tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    (tmp_path / "a.tgz").write_bytes(tarred(member("data/a"), member(str(evil), size=1)))
+    link = zipfile.ZipInfo("data/link")
+    link.create_system, link.external_attr = 3, 0o120777 << 16  # what zip --symlinks writes
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    for name in ("a.tgz", "b.zip"):
+        root = tmp_path / f"root of {name}"
+        root.mkdir()
+        unpack(tmp_path / name, root, "data")
+        assert not any(path.is_symlink() for path in root.rglob("*"))
+    assert not evil.exists()
+    assert (tmp_path / "root of b.zip/data/link").read_text() == "/etc/passwd"
+
+
+def bomb(name: str, declared: int | None = None) -> bytes:
+    """4 MiB of zeros in a few kilobytes, in a zip perhaps declared to be of another size."""
+    zeros, buffer = b"\0" * 2**22, io.BytesIO()
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("data/a", zeros)
+        size = len(zeros).to_bytes(4, "little")
+        return buffer.getvalue().replace(size, (declared or len(zeros)).to_bytes(4, "little"))
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.addfile(member("data/a", size=len(zeros)), io.BytesIO(zeros))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "declared", "message"),
+    [
+        ("a.zip", None, "it would take 0.0 GiB, and no data set here has"),
+        ("a.tgz", None, "it would take 0.0 GiB, and no data set here has"),
+        ("lie.zip", 1000, "Bad CRC-32"),  # no more is read than was declared
+    ],
+)
+@pytest.mark.parametrize("cause", ["MOST", "disk"])
+def test_bombs_are_refused(
+    name: str, declared: int | None, message: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cause == "MOST":
+        monkeypatch.setattr(download, "MOST", 2**20)
+    else:
+        free = shutil.disk_usage(tmp_path)._replace(free=2**20)
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: free)
+        message = message.replace("no data set here has", "the disk has 0.0 GiB free")
+    (tmp_path / name).write_bytes(bomb(name, declared))
+    assert (tmp_path / name).stat().st_size < 10_000
+    with pytest.raises(UserError, match=rf"{name} was not unpacked: .*{message}"):
+        unpack(tmp_path / name, tmp_path, "data")
+    assert [path.name for path in tmp_path.rglob("*")] == [name]
 
 
 def test_folders_of_several_archives_stand_beside_each_other(server: Server, tmp_path: Path) -> None:
@@ -153,6 +210,33 @@ def test_folders_of_several_archives_stand_beside_each_other(server: Server, tmp
     assert not list(root.glob("*.zip"))
     provide(archives, root)
     assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "inner"),
+    [
+        ("camvid", "CamVid"),
+        ("ade20k", "ADEChallengeData2016"),
+        ("voc2012", "VOCdevkit/VOC2012"),
+        ("voc2012", "VOCdevkit"),
+        ("voc2012_aug", "benchmark_RELEASE"),
+    ],
+)
+def test_what_lies_in_another_accepted_place_is_not_fetched(
+    name: str, inner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the archive wraps is the root itself, or for SBD a folder of another name."""
+    monkeypatch.setattr(download, "fetch", lambda url, *arguments: pytest.fail(f"fetches {url}"))
+    MINIATURES[name](tmp_path)
+    if inner == "benchmark_RELEASE":
+        (tmp_path / inner).rename(tmp_path / "SBD")
+    config = read_group("datamodule", name) | {"download": True}
+    root = tmp_path if inner == "benchmark_RELEASE" else tmp_path / inner
+    assert len(create_datamodule(config | {"root": str(root)}).dataset("train")) >= 2
+    monkeypatch.setattr(download, "fetch", lambda url, *arguments: (_ for _ in ()).throw(UserError("fetches")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="fetches"):
+        create_datamodule(config | {"root": str(tmp_path / "empty")})
 
 
 def test_a_data_set_comes_by_itself(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`predict.py` on the files people have: any size, any common format, and the broken ones named."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from segrefine.configs import read_group
 from segrefine.inference import Inference
 from segrefine.labels import voc_colour_map
 from segrefine.model import SegmentationModel, create_model
-from segrefine.prediction import segment
+from segrefine.prediction import segment, write_pictures
 
 CHECKOUT = Path(__file__).parents[1]
 CLASSES = ["left", "right", "none"]
@@ -97,6 +98,39 @@ def test_one_file_with_every_option(checkpoint: Path, tmp_path: Path, net: Segme
     assert (label == expected.numpy()).mean() > 0.99  # ties aside
     colours = np.asarray(Image.open(tmp_path / "out/photo_colour.png"))
     np.testing.assert_array_equal(colours, voc_colour_map(3)[label])
+
+
+NAMES = ["a", "a/b", "../a", "/a", "//a", "../../a", "a/../../a", "..", ".", "/", "x" * 255, "x" * 254, "line\nbreak"]
+
+
+@pytest.mark.parametrize("submission", [None, "voc"])
+def test_results_lie_in_their_folder_each_its_own(submission: str | None, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "out"
+    image, labels = torch.zeros(3, 4, 5, dtype=torch.uint8), torch.zeros(4, 5, dtype=torch.uint8)
+    for name in NAMES:
+        write_pictures(folder, name, image, labels, voc_colour_map(3), submission)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    # "/a" and "//a" are one path
+    assert len(written) == (len(NAMES) - 1) * (3 if submission is None else 1)
+    assert all(folder in path.parents for path in written)
+    assert (folder / ("a_label.png" if submission is None else "a.png")).is_file()  # ordinary names stay
+
+
+def test_names_of_files_reach_the_terminal_in_words(checkpoint: Path, tmp_path: Path, type_in: TypeIn) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "in" / "red\x1b[31m.png")
+    (tmp_path / "in" / "broken\x1b]0;title\x07.png").write_bytes(b"no image")
+    (tmp_path / "in" / os.fsdecode(b"latin-\xe9.png")).write_bytes(b"no image")
+    result = type_in("predict.py", f"checkpoint={checkpoint}", "input=in", "output=out")
+    assert result.returncode == 1
+    assert "in/red\\x1b[31m.png: 40x40" in result.stderr
+    assert "broken\\x1b]0;title\\x07.png" in result.stderr
+    assert "latin-\\udce9.png" in result.stderr
+    assert not {"\x1b", "\x07"} & set(result.stderr)
+    assert "Logging error" not in result.stderr
+    result = type_in("predict.py", f"checkpoint={checkpoint}", "input=gone\x1b[31m", "output=out")
+    assert result.returncode == 2
+    assert "\x1b" not in result.stderr
 
 
 def test_a_small_image_is_segmented_as_if_it_went_on(net: SegmentationModel) -> None:

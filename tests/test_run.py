@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -349,3 +350,19 @@ def test_a_later_stage_asks_for_the_earlier_one(tmp_path: Path) -> None:
 def test_other_published_trainings_run(name: str, options: list[str], rates: list[float], tmp_path: Path) -> None:
     run(config(f"+experiment={name}", *options, *SMALLER), tmp_path)
     assert [float(row["lr"]) for row in rows(tmp_path) if row["lr"]] == pytest.approx(rates, 1e-6, 0)
+
+
+def test_a_resumed_run_reads_its_checkpoint_as_tensors_and_plain_values_alone(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copytree(finished[0], tmp_path / "run")
+    load, asked = torch.load, []
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        asked.append(options.get("weights_only"))
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", recorded)
+    run(config("ckpt_path=last", "trainer.max_epochs=3"), folder)
+    assert len(asked) >= 2  # ours and Lightning's
+    assert set(asked) == {True}

@@ -87,6 +87,10 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
             raise UserError(f"steps={step} is not known.{did_you_mean(step, STEPS)}")
     if options["rounds"] < 1 or options["batch_size"] < 1:
         raise UserError("rounds and batch_size should be 1 or more.")
+    if options["channels_last"] not in ("auto", True, False):
+        raise UserError(f"channels_last={options['channels_last']} should be auto, true or false.")
+    if not isinstance(options["peer_channels_last"], bool):  # what is best for a peer is not known
+        raise UserError(f"peer_channels_last={options['peer_channels_last']} should be true or false.")
     device = choose_device(options["device"])
     torch.manual_seed(0)
     ours = build_model(options["model"], options["backbone"], options["num_classes"])
@@ -111,7 +115,8 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
 def _subject(
     name: str, net: nn.Module, precision: str, channels_last: bool | str, device: torch.device, options: dict[str, Any]
 ) -> Subject:
-    if channels_last == "auto" and isinstance(net, SegmentationModel):
+    if channels_last == "auto":
+        assert isinstance(net, SegmentationModel)
         net.lay_out(device)
         layout = net.layout
     else:

@@ -27,6 +27,7 @@ from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.errors import UserError, did_you_mean
 from segrefine.failures import explain_failure
 from segrefine.stopping import STOP_SIGNALS, Stopped
+from segrefine.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,11 @@ def main(
         check_types(cfg, config_name)
         task(cfg, Path(HydraConfig.get().runtime.output_dir))
 
+    started = False
+
     def guarded(cfg: DictConfig) -> None:
+        nonlocal started
+        started = True
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return run_job()
         try:
@@ -76,14 +81,13 @@ def main(
         hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(guarded)()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except (HydraException, OmegaConfBaseException, UserError) as error:
-        print(f"error: {explain(error, config_name)}", file=sys.stderr)
-        sys.exit(MISTAKE)
-    except (OSError, ValueError) as error:  # the run's folder, or train.log in it (a ValueError from `logging`)
-        explained = explain_failure(error)
-        if explained is None:
+    except (HydraException, OmegaConfBaseException, OSError, ValueError, RuntimeError) as error:
+        # The last three are mistakes in Hydra's own options, such as hydra.job_logging, or a folder for train.log that
+        # takes none, but also bugs in a job.
+        explained = None if isinstance(error, UserError) else explain_failure(error)
+        if started and explained is None and not isinstance(error, (HydraException, OmegaConfBaseException, UserError)):
             raise
-        print(f"error: {explained}", file=sys.stderr)
+        print(printable(f"error: {explained or explain(error, config_name)}"), file=sys.stderr)
         sys.exit(MISTAKE)
 
 
@@ -167,6 +171,9 @@ def register_checkpoint(arguments: list[str]) -> None:
         config = read_checkpoint(Path(str(path))).config
     for group in ("model", "backbone", "datamodule"):
         node = config.get(group, {"name": None})
+        # It was stored resolved. What Hydra would fill in here, such as ${oc.env:...}, is not of a run of ours.
+        if not isinstance(node, dict) or "defaults" in node or "${" in repr(node):
+            raise UserError(f"{given[-1]}: its {group} options are not plain values, so they are not used: {node}")
         ConfigStore.instance().store(name="from_checkpoint", group=group, node=node)
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from segrefine.terminal import printable
+
 
 class UserError(ValueError):
     """A mistake in an option, a file or a call; its message says which and what to do. Commands print it without a
@@ -11,7 +13,8 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         # From a data loader's worker, PyTorch raises the error again with the worker's traceback before the message.
-        super().__init__(message.rpartition(f"segrefine.errors.{type(self).__name__}: ")[2].strip())
+        text = message.rpartition(f"segrefine.errors.{type(self).__name__}: ")[2].strip()
+        super().__init__(printable(text))
 
 
 class BadFileError(UserError):

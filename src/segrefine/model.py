@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra.utils import get_class
 from torch import Tensor, nn
 
 from segrefine.configs import read_group
@@ -17,6 +16,7 @@ from segrefine.encoders import create_encoder
 from segrefine.encoders.base import MIN_SIDE, Encoder
 from segrefine.encoders.multiscale import MultiScaleEncoder, scaled_size
 from segrefine.errors import UserError, did_you_mean
+from segrefine.targets import find_class
 from segrefine.upsampling import Rows
 
 # What torchvision's ImageNet weights were trained with (torchvision/transforms/_presets.py, ImageClassification).
@@ -119,7 +119,7 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}.")
     options = {key: value for key, value in model.items() if key not in ("name", "_target_", "input_scales")}
-    decoder_class: type[Decoder] = get_class(model["_target_"])
+    decoder_class = find_class("model._target_", model.get("_target_"), Decoder)
     parameters = list(inspect.signature(decoder_class).parameters)[3:]
     _check_options(f"model={model['name']}", options, parameters)
     missing = [name for name in parameters if name not in options]

@@ -1,7 +1,9 @@
 """Segmenting images that have no labels: `predict.py`."""
 
+import hashlib
 import logging
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,9 @@ memory.
 
 WINDOW = 1024
 """Size of those windows, pixels: wider than the receptive fields of the networks (VGG-16's fc7 sees 404 pixels)."""
+
+NAME_BYTES = 200
+"""Longest part of a result's path that is called after the image; file systems take 255 with endings and all."""
 
 
 def predict(cfg: DictConfig) -> int:
@@ -83,8 +88,9 @@ def write_pictures(
     folder: Path, name: str, image: Tensor, labels: Tensor, palette: np.ndarray, submission: str | None = None
 ) -> None:
     """`NAME_label.png` (class indices), `NAME_colour.png` and `NAME_overlay.png` of an image (3, H, W) and labels (H,
-    W); or just the `NAME.png` that a benchmark takes.
+    W); or just the `NAME.png` that a benchmark takes. NAME is `file_name(name)`.
     """
+    name = file_name(name)
     indices = labels.numpy().astype(np.uint8)
     if submission is not None:
         write_submission(folder / f"{name}.png", indices, submission)
@@ -93,6 +99,17 @@ def write_pictures(
     pictures = {"label": indices, "colour": colours, "overlay": overlay(image.permute(1, 2, 0).numpy(), colours)}
     for kind, picture in pictures.items():
         save_atomically(Image.fromarray(picture), folder / f"{name}_{kind}.png")
+
+
+def file_name(name: str) -> str:
+    """The path below a folder that is called after an image's id: an id can be the image's own path, which may lead out
+    of the folder, or be too long once more is added."""
+    parts = [
+        {"/": "_root", "//": "_root", "..": "_up"}.get(part, part)
+        for part in PurePosixPath(name.replace("\0", "_")).parts
+    ]
+    digest = hashlib.sha1(os.fsencode(name)).hexdigest()[:8]
+    return "/".join(part if len(os.fsencode(part)) <= NAME_BYTES else f"{part[:40]}-{digest}" for part in parts) or "_"
 
 
 def _names(paths: list[Path]) -> list[str]:

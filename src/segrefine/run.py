@@ -92,7 +92,7 @@ def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
     callbacks = [timer, left_out, checkpointing, EpochLine(timer), panels, LastValidation()]
     loggers = create_loggers(config["logger"], folder, config)
     trainer = create_trainer(config["trainer"] | {"deterministic": cfg.deterministic}, folder, callbacks, loggers)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=resumed)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
 
     speed = {"train_seconds": timer.train_seconds, "images_per_second": timer.images_per_second}
     load_weights(net, checkpointing.best)

@@ -41,7 +41,9 @@ def write_per_image(folder: Path, ids: Sequence[str], counts: np.ndarray, classe
 
     Rows add up, so any score of any subset follows from them (`segrefine.metrics.scores_from_counts`).
     """
-    with replacing(folder / "per_image.csv") as part, part.open("w", newline="") as file:
+    # File names that are not UTF-8 keep their bytes.
+    options: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+    with replacing(folder / "per_image.csv") as part, part.open("w", **options) as file:
         writer = csv.writer(file)
         writer.writerow(["image", *(f"{count}:{name}" for count in COUNTS for name in classes)])
         writer.writerows([image, *row.flatten().tolist()] for image, row in zip(ids, counts, strict=True))

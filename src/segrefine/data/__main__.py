@@ -16,6 +16,7 @@ from segrefine.data.files import spread
 from segrefine.errors import UserError, did_you_mean
 from segrefine.failures import explain_failure
 from segrefine.panels import contact_sheet, save_atomically
+from segrefine.terminal import printable
 
 HELP = """Usage: python -m segrefine.data check [datamodule=NAME] [datamodule.OPTION=VALUE ...]
        python -m segrefine.data show output=FILE.png [split=train] [count=12] [datamodule=NAME] ...
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
             raise
         print(f"error: {explained}", file=sys.stderr)
         return 2
-    print(render(reports, datamodule.classes))
+    print(printable(render(reports, datamodule.classes)))
     return 1 if any(report.bad for report in reports) else 0
 
 

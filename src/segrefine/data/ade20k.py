@@ -34,6 +34,7 @@ class ADE20KDataModule(FileDataModule):
             "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
             "7328b3957e407ddae1d3cbf487f149ef",
             "ADEChallengeData2016",
+            also=("images/training",),  # root is the folder itself
         ),
     )
     expects = (

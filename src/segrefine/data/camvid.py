@@ -37,6 +37,7 @@ class CamVidDataModule(FileDataModule):
             None,
             "CamVid",
             tree="58c604d6ff4ae2239e7d39f2da2bb3ec1a83fa87",
+            also=("train",),  # root is the folder itself
         ),
     )
     expects = (

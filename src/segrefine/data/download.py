@@ -5,6 +5,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ TIMEOUT = 20
 
 CHUNK = 2**20
 
+MOST = 64 * 2**30
+"""Bytes that an archive may unpack to: several times the largest data set here. Zeros pack a thousandfold, so that a
+small file could fill a disk."""
+
 
 @dataclass(frozen=True)
 class Archive:
-    """A .zip or .tar at `url`; `folder` is what it unpacks to and what shows that it is there.
+    """A .zip or .tar at `url`; `folder` is what it unpacks to. That, or a folder of `also`, shows that it is there.
 
     It is checked by its own `md5` or, where GitHub packs it anew for whoever asks and promises the content alone, by
     git's hash of the folder, `tree`.
@@ -36,13 +41,14 @@ class Archive:
     md5: str | None
     folder: str
     tree: str | None = None
+    also: tuple[str, ...] = ()
 
 
 def provide(archives: tuple[Archive, ...], root: Path) -> None:
     """Put the folders of all archives below `root`; those that are there already cost nothing. Raises UserError, and an
     interrupted download goes on where it stopped."""
     for archive in archives:
-        if not (root / archive.folder).is_dir():
+        if not any((root / place).is_dir() for place in (archive.folder, *archive.also)):
             path = root / archive.url.rpartition("/")[2]
             fetch(archive.url, archive.md5, path)
             unpack(path, root, archive.folder, archive.tree)
@@ -89,19 +95,12 @@ def fetch(url: str, md5: str | None, path: Path) -> None:
 
 def unpack(path: Path, root: Path, folder: str, tree: str | None = None) -> None:
     """Unpack an archive and move its `folder`, from the top or one folder down, below `root`; UserError for an archive
-    that would write elsewhere, that is damaged or whose folder is not the `tree` given."""
+    that would write elsewhere or too much, that is damaged or whose folder is not the `tree` given."""
+    free = shutil.disk_usage(root).free
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as inside:
         try:
-            if path.suffix == ".zip":
-                with zipfile.ZipFile(path) as archive:
-                    strange = [name for name in archive.namelist() if _leaves(name)]
-                    if strange:
-                        raise UserError(f"{path} was not unpacked: it holds {strange[0]!r}, outside its folder.")
-                    archive.extractall(inside)
-            else:
-                with tarfile.open(path) as archive:
-                    archive.extractall(inside, filter="data")
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            (_unzip if path.suffix == ".zip" else _untar)(path, inside, free)
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise UserError(f"{path} was not unpacked: {error}. Delete it to have it fetched again.") from error
         # GitHub wraps everything in a folder of the repository's name.
         found = [place for place in (Path(inside) / folder, *Path(inside).glob(f"*/{folder}")) if place.is_dir()]
@@ -112,6 +111,37 @@ def unpack(path: Path, root: Path, folder: str, tree: str | None = None) -> None
             raise UserError(f"{path} held another {folder} than the known one (git tree {tree}). It was deleted.")
         (root / folder).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(found[0], root / folder)
+
+
+def _unzip(path: Path, folder: str, free: int) -> None:
+    with zipfile.ZipFile(path) as archive:
+        strange = [name for name in archive.namelist() if _leaves(name)]
+        if strange:
+            raise UserError(f"{path} was not unpacked: it holds {strange[0]!r}, outside its folder.")
+        # zipfile takes no more from a member than is declared for it, and writes links as plain files.
+        _refuse_too_much(path, free, sum(member.file_size for member in archive.infolist()))
+        archive.extractall(folder)
+
+
+def _untar(path: Path, folder: str, free: int) -> None:
+    total = 0
+
+    def checked(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo | None:
+        """Sizes are added up as unpacking goes on: the list of a packed .tar is known at its end alone."""
+        nonlocal total
+        total += member.size
+        _refuse_too_much(path, free, total)
+        return tarfile.data_filter(member, place)
+
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter=checked)
+
+
+def _refuse_too_much(path: Path, free: int, size: int) -> None:
+    """UserError if an archive takes `size` bytes unpacked, more than data sets have or than are `free` on the disk."""
+    if size > min(MOST, free):
+        limit = f"the disk has {free / 2**30:.1f} GiB free" if free < MOST else f"no data set here has {MOST >> 30} GiB"
+        raise UserError(f"{path} was not unpacked: it would take {size / 2**30:.1f} GiB, and {limit}.")
 
 
 def git_tree(folder: Path) -> bytes:

@@ -31,14 +31,18 @@ SBD_EXPECTED = (
 
 def voc_folder(module: FileDataModule, year: int) -> Path:
     """The folder of a year's development kit, with JPEGImages and ImageSets: within `root`, or `root` itself."""
-    name = f"VOCdevkit/VOC{year}"
-    return module.folder(name, f"TrainVal/{name}", f"VOC{year}", ".")
+    return module.folder(*voc_places(year), ".")
+
+
+def voc_places(year: int) -> tuple[str, ...]:
+    return f"VOCdevkit/VOC{year}", f"TrainVal/VOCdevkit/VOC{year}", f"VOC{year}"
 
 
 def voc_archive(year: int) -> Archive:
     """The kit of a year with its train and val images, as torchvision knows it."""
     about = DATASET_YEAR_DICT[str(year)]
-    return Archive(about["url"], about["md5"], about["base_dir"])
+    also = (*voc_places(year), "JPEGImages")  # the last where root is the folder itself
+    return Archive(about["url"], about["md5"], about["base_dir"], also=also)
 
 
 class VOCDataModule(FileDataModule):
@@ -79,7 +83,7 @@ class VOCWithSBDDataModule(VOCDataModule):
         if merge not in ("augmented", "seg11valid"):
             raise UserError(f"datamodule.merge={merge} should be augmented or seg11valid.")
         self.merge = merge
-        self.archives = (*self.archives, Archive(SBDataset.url, SBDataset.md5, "benchmark_RELEASE"))
+        self.archives = (*self.archives, Archive(SBDataset.url, SBDataset.md5, "benchmark_RELEASE", also=SBD_FOLDERS))
 
     def examples(self, split: str) -> list[Example]:
         sbd = self.folder(*SBD_FOLDERS)

@@ -1,0 +1,20 @@
+"""Text for terminals and logs: names of files and classes come from others and may hold what a terminal obeys."""
+
+import logging
+import re
+
+# Control characters (ESC begins ANSI sequences) less tab and newline, turns of the writing direction, which hide what
+# is written, and halves of characters, which no terminal takes.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""The text with such characters written out, as \x1b for ESC."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """The formatter of `conf/hydra/job_logging`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
