@@ -100,6 +100,29 @@ def test_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
 
 
+def test_new_rows_are_appended_and_a_changed_one_is_not(tmp_path: Path) -> None:
+    logger = written(tmp_path, (0, {"a": 1.0, "b": 2.0}))
+    first = (tmp_path / "metrics.csv").stat().st_ino
+    logger.log_metrics({"a": 3.0}, 1)
+    logger.save()
+    logger.save()
+    assert (tmp_path / "metrics.csv").stat().st_ino == first
+    logger.log_metrics({"b": 4.0}, 1)
+    logger.save()
+    assert (tmp_path / "metrics.csv").stat().st_ino != first
+    assert text(tmp_path).splitlines() == ["step,epoch,a,b", "0,,1.0,2.0", "1,,3.0,4.0"]
+
+
+def test_a_row_that_was_cut_off_is_written_anew(tmp_path: Path) -> None:
+    written(tmp_path, (0, {"a": 1.0}), (12, {"a": 2.0}), (120, {"a": 3.0}))
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    (tmp_path / "metrics.csv").write_bytes(whole.removesuffix(b"0,,3.0\r\n"))  # what is left looks like row 12
+    logger = MetricsCSV(tmp_path)
+    logger.resume(100)
+    logger.sync()
+    assert text(tmp_path).splitlines() == ["step,epoch,a", "0,,1.0", "12,,2.0"]
+
+
 def test_it_is_a_logger_of_lightning(tmp_path: Path) -> None:
     from lightning.pytorch.loggers import Logger
 

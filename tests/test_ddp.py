@@ -4,17 +4,20 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from segrefine.stopping import REQUEUE
+
 CHECKOUT = Path(__file__).parents[1]
 TINY = [
     *("trainer.precision=32-true", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "logger=csv"),
     *("datamodule.train_size=4", "datamodule.val_size=5", "datamodule.test_size=3", "datamodule.eval_batch_size=2"),
-    *("datamodule.augment.flip=false", "recipe.optimizer=sgd", "recipe.lr=0.1", "recipe.frozen_norm=true"),
+    *("datamodule.augment.jitter=0.2", "recipe.optimizer=sgd", "recipe.lr=0.1", "recipe.frozen_norm=true"),
     "recipe.schedule.warmup_steps=0",
 ]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "datamodule.batch_size=2"]
@@ -82,3 +85,26 @@ def test_every_job_of_a_sweep_trains_by_its_own_values(runs: tuple[Path, Path]) 
     first, second = weights(runs[1]), weights(runs[1].with_name("two_1"))
     assert not torch.equal(first["net.encoder.conv1.weight"], second["net.encoder.conv1.weight"])
     assert json.loads((runs[1].with_name("two_1") / "summary.json").read_text())["seed"] == 1
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_same_step_and_go_on(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Only the first is told to stop."""
+    folder = tmp_path / "run"
+    slow = [f"hydra.run.dir={folder}", "trainer.max_epochs=200", "checkpoint_every_minutes=null"]
+    words = [sys.executable, str(CHECKOUT / "train.py"), *TINY, *TWO, "trainer.check_val_every_n_epoch=200"]
+    with subprocess.Popen([*words, *slow], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not (folder / "metrics.csv").is_file():
+            time.sleep(0.2)
+        time.sleep(3)
+        process.terminate()
+        _, said = process.communicate(timeout=100)
+    assert process.returncode == REQUEUE, said
+    steps = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert 0 < steps < 200
+    assert f"Stopped after {steps} steps" in said
+    command(
+        "train.py", folder, *TINY, *TWO, f"hydra.run.dir={folder}", "ckpt_path=last", f"trainer.max_epochs={steps + 2}"
+    )
+    logged = [int(row["step"]) for row in rows(folder / "metrics.csv") if row["train/loss"]]
+    assert logged == list(range(steps + 2))

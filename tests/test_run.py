@@ -17,6 +17,7 @@ from PIL import Image
 from segrefine.checkpoints import read_checkpoint
 from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.errors import UserError
+from segrefine.lit_module import SegmentationModule
 from segrefine.metrics import COUNTS
 from segrefine.model import create_model
 from segrefine.run import resolve_recipe, run
@@ -206,6 +207,49 @@ def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
         UserError, match=r"The loss became (nan|inf) at step \d+ \(learning rates: encoder/weights.*train_0"
     ):
         run(config("recipe.optimizer=sgd", "recipe.lr=1e30"), tmp_path)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """The images of these steps hold a value that is not finite."""
+    images = SegmentationModule.images
+
+    def poisoned(self: SegmentationModule, batch: dict[str, Any]) -> torch.Tensor:
+        values = images(self, batch)
+        if self.trainer.training and self.global_step in steps:
+            values[0, 0, 0, 0] = math.nan
+        return values
+
+    monkeypatch.setattr(SegmentationModule, "images", poisoned)
+
+
+def test_the_weights_before_a_nonfinite_loss_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison(monkeypatch, 1)
+    options = ["recipe.frozen_norm=true", "trainer.max_epochs=1"]
+    with pytest.raises(UserError, match="nan at step 1"):
+        run(config(*options), tmp_path / "stopped")
+    kept = tmp_path / "stopped/checkpoints/before_nonfinite.ckpt"
+    assert str(kept) in caplog.text
+    run(config(*options, "trainer.max_steps=1"), tmp_path / "one_step")
+    after_one = torch.load(tmp_path / "one_step/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for name, tensor in torch.load(kept, weights_only=True)["state_dict"].items():
+        if "num_batches_tracked" not in name:
+            torch.testing.assert_close(tensor, after_one[name], rtol=1e-3, atol=1e-4)  # its rate was another, by poly
+
+
+@pytest.mark.parametrize("clip", ["1.0", "null"])
+def test_nonfinite_steps_are_left_out_where_asked_for(
+    clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison(monkeypatch, 1, 2)
+    summary = run(config("recipe.on_nonfinite=skip", f"recipe.clip_norm={clip}"), tmp_path)
+    assert summary["skipped_steps"] == 2
+    assert "Skipped, the 2. so far: the gradient is not finite at step 2" in caplog.text
+    last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in last["state_dict"].values())  # batch norm's statistics too
+    moments = last["optimizer_states"][0]["state"]
+    assert {int(state["step"]) for state in moments.values()} == {2}  # of four
 
 
 @pytest.mark.parametrize(

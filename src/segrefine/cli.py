@@ -57,13 +57,13 @@ def main(
         check_types(cfg, config_name)
         task(cfg, Path(HydraConfig.get().runtime.output_dir))
 
-    started = False
+    started, script = False, sys.argv[0]  # which is another where a launcher has taken a job elsewhere
 
     def guarded(cfg: DictConfig) -> None:
         nonlocal started
         started = True
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return run_job()
+            return run_job(script)
         try:
             job(cfg)
         except Exception as error:
@@ -100,8 +100,9 @@ def follower_options(arguments: list[str]) -> list[str]:
     return ["hydra.output_subdir=null", "hydra/job_logging=plain"]
 
 
-def run_job() -> None:
-    """Run the sweep's current job as a single command, in a process of its own.
+def run_job(script: str) -> None:
+    """Run the sweep's current job as a single command, in a process of its own; one that was stopped, and started
+    again by its scheduler, goes on from its checkpoint.
 
     So a job that fails does not stop the others, leaves no memory taken and no process group behind, and may start
     processes for its devices, which get the values that the sweeper drew once (Lightning's launcher would repeat the
@@ -109,7 +110,10 @@ def run_job() -> None:
     """
     hydra_config = HydraConfig.get()
     folder = hydra_config.runtime.output_dir.replace("\\", "\\\\").replace("'", "\\'")
-    command = [sys.executable, sys.argv[0], *hydra_config.overrides.task, f"hydra.run.dir='{folder}'"]
+    command = [sys.executable, script, *hydra_config.overrides.task, f"hydra.run.dir='{folder}'"]
+    begun = Path(hydra_config.runtime.output_dir, "checkpoints", "last.ckpt").is_file()
+    if begun and not any(option.startswith("ckpt_path=") for option in command):
+        command.append("ckpt_path=last")
     log.info(f"job {hydra_config.job.num}: {hydra_config.job.override_dirname}")
     status = run_passing_signals(command)
     if status != 0:  # kept by Hydra until all jobs have run

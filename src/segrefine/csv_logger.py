@@ -54,20 +54,22 @@ class MetricsCSV(Logger):
     def save(self) -> None:
         """Called by Lightning whenever it logged something."""
         names = {name for step in self._changed for name in self.rows[step]} - {"step", "epoch"}
-        if self._columns and names <= set(self._columns) and min(self._changed, default=self._last) > self._last:
+        columns, self._columns = self._columns, []  # unknown until all is written
+        if columns and names <= set(columns) and min(self._changed, default=-1) > self._last:
             with self.path.open("a", newline="", encoding="utf-8") as file:
-                self._write_rows(file, sorted(self._changed))
-        elif self._changed or not self._columns:
+                self._write_rows(file, columns, sorted(self._changed))
+        elif self._changed or not columns:
             names = {name for row in self.rows.values() for name in row} - {"step", "epoch"}
-            self._columns = ["step", "epoch", *sorted(names)]
+            columns = ["step", "epoch", *sorted(names)]
             with replacing(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow(self._columns)
-                self._write_rows(file, sorted(self.rows))
+                csv.writer(file).writerow(columns)
+                self._write_rows(file, columns, sorted(self.rows))
+        self._columns = columns
         self._last = max(self.rows, default=-1)
         self._changed.clear()
 
-    def _write_rows(self, file: TextIO, steps: list[int]) -> None:
-        csv.DictWriter(file, self._columns, restval="").writerows(self.rows[step] for step in steps)
+    def _write_rows(self, file: TextIO, columns: list[str], steps: list[int]) -> None:
+        csv.DictWriter(file, columns, restval="").writerows(self.rows[step] for step in steps)
 
     @rank_zero_only
     def sync(self) -> None:
