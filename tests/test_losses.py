@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segrefine.bands import best_classes
+from segrefine.inference import Inference
 from segrefine.labels import VOID
-from segrefine.losses import banded_loss, segmentation_loss, training_loss
+from segrefine.losses import banded_loss, segmentation_loss, training_loss, validation_loss
 
 
 def batch(classes: int = 5, void: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -163,8 +165,28 @@ def test_many_logits_are_taken_in_bands_in_training(cheap_model: Any, monkeypatc
     net = cheap_model("fcn8s", "resnet18")
     images, labels = torch.randn(2, 3, 45, 67), torch.randint(0, 3, (2, 45, 67))
     whole = training_loss(net, images, labels, 3)
-    monkeypatch.setattr("segrefine.losses.BAND", 1000)
+    monkeypatch.setattr("segrefine.bands.BAND", 1000)
     used = []
     monkeypatch.setattr("segrefine.losses.banded_loss", lambda *more: used.append(1) or banded_loss(*more))
     torch.testing.assert_close(training_loss(net, images, labels, 3), whole)
     assert used
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 0.1])])
+def test_validation_in_bands_is_the_whole_ones(
+    reduction: str, weights: Tensor | None, cheap_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = cheap_model("fcn8s", "resnet18")
+    images, labels = torch.randn(2, 3, 45, 67), torch.randint(0, 3, (2, 45, 67))
+    labels[:, :9] = VOID
+    logits = net(images)
+    for band in (10**6, 1000):
+        monkeypatch.setattr("segrefine.bands.BAND", band)
+        loss, classes = validation_loss(net, images, labels, 3, weights, reduction)  # type: ignore[arg-type]
+        whole = segmentation_loss(logits, labels, weights, reduction)  # type: ignore[arg-type]
+        torch.testing.assert_close(loss, whole, rtol=1e-5, atol=0)
+        assert torch.equal(classes, logits.argmax(1).to(torch.uint8))
+        assert torch.equal(best_classes(net, images, 3), classes)
+        assert torch.equal(Inference(net).classes(images, 3), classes)
+    assert not loss.requires_grad

@@ -94,7 +94,7 @@ def test_one_file_with_every_option(checkpoint: Path, tmp_path: Path, net: Segme
     assert result.returncode == 0, result.stderr
     label = np.asarray(Image.open(tmp_path / "out/photo_label.png"))
     image = torch.from_numpy(np.array(Image.open(tmp_path / "photo.png"))).permute(2, 0, 1)
-    expected = segment(net, Inference(net, [0.5, 1.0], True, (64, 48)), image)
+    expected = segment(net, Inference(net, [0.5, 1.0], True, (64, 48)), image, num_classes=3)
     assert (label == expected.numpy()).mean() > 0.99  # ties aside
     colours = np.asarray(Image.open(tmp_path / "out/photo_colour.png"))
     np.testing.assert_array_equal(colours, voc_colour_map(3)[label])
@@ -138,7 +138,7 @@ def test_a_small_image_is_segmented_as_if_it_went_on(net: SegmentationModel) -> 
     extended = torch.cat([image, image[:, -1:].expand(3, 12, 40)], dim=1)
     with torch.no_grad():
         expected = net(net.preprocess(extended[None].float() / 255))[0, :, :20].argmax(0)
-    assert torch.equal(segment(net, Inference(net), image).long(), expected)
+    assert torch.equal(segment(net, Inference(net), image, num_classes=3).long(), expected)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from segrefine.atomic import write_text
+from segrefine.bands import best_classes
 from segrefine.errors import UserError, did_you_mean
 from segrefine.losses import training_loss
 from segrefine.model import SegmentationModel, build_model
@@ -75,7 +76,11 @@ class Subject:
         """Class maps of the images."""
         self.net.eval()
         with torch.inference_mode():
-            self.logits().argmax(1)
+            if not isinstance(self.net, SegmentationModel):
+                self.logits().argmax(1)
+                return
+            with torch.autocast(self.images.device.type, self.precision, enabled=self.precision is not None):
+                best_classes(self.net, self.images, self.num_classes)
 
 
 def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segrefine.bands import best_classes
 from segrefine.encoders.base import MIN_SIDE
 from segrefine.errors import UserError
+from segrefine.model import SegmentationModel
 
 TILE_STEP = 2 / 3
 """Step between sliding windows as a fraction of their size, so that neighbours overlap by a third (`stride_rate` in the
@@ -45,6 +47,11 @@ class Inference:
         self.window = None if sides is None else (sides[0], sides[1])
         self.net, self.scales, self.flip = net, tuple(scales), flip
 
+    @property
+    def plain(self) -> bool:
+        """Whether images are taken as they are, once."""
+        return self.scales == (1.0,) and not self.flip and self.window is None
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Class scores (B, K, H, W) of normalised `images` (B, 3, H, W): probabilities in fp32, or the network's logits
@@ -55,7 +62,7 @@ class Inference:
         size = images.shape[-2:]
         if min(size) < MIN_SIDE:
             raise UserError(f"Images must be at least {MIN_SIDE} pixels high and wide, got {size[0]} x {size[1]}.")
-        if self.scales == (1.0,) and not self.flip and self.window is None:
+        if self.plain:
             return self.net(images)
 
         total: Tensor | None = None
@@ -68,6 +75,12 @@ class Inference:
                 total = scores if total is None else total.add_(scores)
         assert total is not None  # there is at least one scale
         return total / (len(self.scales) * (1 + self.flip))
+
+    def classes(self, images: Tensor, num_classes: int) -> Tensor:
+        """The best class of every pixel, (B, H, W) uint8; for images as they are without the logits of all pixels."""
+        if self.plain and isinstance(self.net, SegmentationModel):
+            return best_classes(self.net, images, num_classes)
+        return self(images).argmax(1).to(torch.uint8)
 
     def _tiled(self, images: Tensor) -> Tensor:
         """Logits in fp32 at the size of `images`: of the whole, or the mean over the windows that cover a pixel."""

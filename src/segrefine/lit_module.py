@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from segrefine.errors import NonFiniteError, UserError
 from segrefine.inference import Inference
-from segrefine.losses import segmentation_loss, training_loss
+from segrefine.losses import training_loss, validation_loss
 from segrefine.metrics import SegmentationMetrics
 from segrefine.model import SegmentationModel
 from segrefine.optimizers import create_optimizer, parameter_groups
@@ -119,13 +119,14 @@ class SegmentationModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
-        logits = self.net(self.images(batch))
         count = len(batch["id"])
-        loss = segmentation_loss(logits, batch["label"], self.class_weights, self.recipe["loss"])
+        loss, classes = validation_loss(
+            self.net, self.images(batch), batch["label"], self.num_classes, self.class_weights, self.recipe["loss"]
+        )
         if self.recipe["loss"] == "sum":
             loss = loss / max(count, 1)  # per image, whatever the size of the batches
         self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)
-        predictions = logits.argmax(1)[:count]
+        predictions = classes[:count]
         self.val_metrics.update(predictions, batch["label"][:count])
         return predictions
 
@@ -137,7 +138,7 @@ class SegmentationModule(LightningModule):
     def test_step(self, batch: Batch, batch_index: int) -> Tensor:
         """As `validation_step`, through `inference`, keeping the counts of every image."""
         count = len(batch["id"])
-        predictions = self.inference(self.images(batch)).argmax(1)[:count]
+        predictions = self.inference.classes(self.images(batch), self.num_classes)[:count]
         self.test_metrics.update(predictions, batch["label"][:count], batch["index"])
         return predictions
 

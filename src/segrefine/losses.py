@@ -1,7 +1,5 @@
 """The training loss: per-pixel cross-entropy that leaves void pixels out. B batch, K classes, H W size."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -9,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from segrefine.bands import LogitRows, logit_rows, spans
 from segrefine.labels import VOID
 
 if TYPE_CHECKING:
@@ -34,27 +33,22 @@ def segmentation_loss(
     return total if reduction == "sum" else total / _divisor(labels, class_weights)
 
 
-BAND = 2**22
-"""Logits that `banded_loss` has at a time: 16 MiB of float32, which the caches of a server's processor hold."""
-
-
 def banded_loss(
-    rows: Callable[[int, int], Tensor],
+    rows: LogitRows,
     labels: Tensor,
     num_classes: int,
     class_weights: Tensor | None = None,
     reduction: Reduction = "mean",
-    band: int = BAND,
+    band: int | None = None,
 ) -> Tensor:
     """`segmentation_loss` of logits that never exist as a whole, forward or backward, equal to rounding.
 
     `rows(top, bottom)` gives the logits (B, K, bottom - top, W) of those rows. It is called for a band of them at a
     time, of `band` numbers or one row at least, and again in backward, since nothing of a band is kept.
     """
-    height = max(band // (num_classes * labels[:, 0].numel()), 1)
     total = labels.new_zeros((), dtype=torch.float32)
-    for top in range(0, labels.shape[1], height):
-        part = labels[:, top : top + height]
+    for top, bottom in spans(labels.shape[1], num_classes * labels[:, 0].numel(), band):
+        part = labels[:, top:bottom]
         total = total + checkpoint(_band_sum, rows, part, top, class_weights, use_reentrant=False)
     return total if reduction == "sum" else total / _divisor(labels, class_weights)
 
@@ -69,13 +63,37 @@ def training_loss(
 ) -> Tensor:
     """`segmentation_loss` of what `net` says to `images` (B, 3, H, W), in bands where the logits of all pixels would be
     more than one."""
-    if num_classes * labels.numel() <= BAND or not net.has_rows:
+    rows = logit_rows(net, images, num_classes)
+    if rows is None:
         return segmentation_loss(net(images), labels, class_weights, reduction)
-    rows = partial(net.rows, net(images, upsampled=False), labels.shape[-1])
     return banded_loss(rows, labels, num_classes, class_weights, reduction)
 
 
-def _band_sum(rows: Callable[[int, int], Tensor], labels: Tensor, top: int, class_weights: Tensor | None) -> Tensor:
+@torch.no_grad()
+def validation_loss(
+    net: "SegmentationModel",
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    class_weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> tuple[Tensor, Tensor]:
+    """`segmentation_loss` of what `net` says, and the best class of every pixel, (B, H, W) uint8; like `training_loss`
+    in bands."""
+    rows = logit_rows(net, images, num_classes)
+    if rows is None:
+        logits = net(images)
+        return segmentation_loss(logits, labels, class_weights, reduction), logits.argmax(1).to(torch.uint8)
+    total, classes = labels.new_zeros((), dtype=torch.float32), []
+    for top, bottom in spans(labels.shape[1], num_classes * labels[:, 0].numel()):
+        logits = rows(top, bottom)
+        total = total + _sum(logits, labels[:, top:bottom], class_weights)
+        classes.append(logits.argmax(1).to(torch.uint8))
+    loss = total if reduction == "sum" else total / _divisor(labels, class_weights)
+    return loss, torch.cat(classes, 1)
+
+
+def _band_sum(rows: LogitRows, labels: Tensor, top: int, class_weights: Tensor | None) -> Tensor:
     return _sum(rows(top, top + labels.shape[1]), labels, class_weights)
 
 

@@ -64,7 +64,8 @@ def predict(cfg: DictConfig) -> int:
             bad += 1
             continue
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            labels = segment(net, whole if image[0].numel() <= WHOLE_PIXELS else tiled, image.to(device))
+            inference = whole if image[0].numel() <= WHOLE_PIXELS else tiled
+            labels = segment(net, inference, image.to(device), len(checkpoint.palette))
         write_pictures(Path(cfg.output), name, image, labels.cpu(), checkpoint.palette, cfg.submission)
         log.info(f"{path}: {image.shape[2]}x{image.shape[1]}")
     log.info(f"{len(paths) - bad} of {len(paths)} images segmented, in {cfg.output}")
@@ -72,7 +73,7 @@ def predict(cfg: DictConfig) -> int:
 
 
 @torch.inference_mode()
-def segment(net: SegmentationModel, inference: Inference, image: Tensor) -> Tensor:
+def segment(net: SegmentationModel, inference: Inference, image: Tensor, num_classes: int) -> Tensor:
     """Class map (H, W) uint8 of an image (3, H, W) uint8 RGB of any size, of at least one pixel.
 
     A side below 32 pixels is continued by its last row or column, and the continuation cut off again.
@@ -80,8 +81,8 @@ def segment(net: SegmentationModel, inference: Inference, image: Tensor) -> Tens
     height, width = image.shape[1:]
     images = net.preprocess(image[None].float() / 255)
     images = F.pad(images, (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height)), mode="replicate")
-    scores = inference(images.contiguous(memory_format=net.layout))
-    return scores[0, :, :height, :width].argmax(0).to(torch.uint8)
+    classes = inference.classes(images.contiguous(memory_format=net.layout), num_classes)
+    return classes[0, :height, :width]
 
 
 def write_pictures(
