@@ -10,8 +10,9 @@ from typing import BinaryIO
 import pytest
 import torch
 
-from segrefine.checkpoint_io import WholeCheckpointIO, previous, readable
+from segrefine.checkpoint_io import WholeCheckpointIO, previous
 from segrefine.errors import UserError
+from segrefine.run import find_checkpoint
 
 
 def step(path: Path) -> int:
@@ -34,20 +35,26 @@ def test_an_interrupted_write_leaves_the_earlier_file(tmp_path: Path, monkeypatc
 
 
 def test_the_one_before_the_last_is_kept_and_found(tmp_path: Path) -> None:
-    last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+    last, best = (tmp_path / "checkpoints" / f"{stem}.ckpt" for stem in ("last", "best"))
     for number in (1, 2, 3):
         for path in (last, best):
-            WholeCheckpointIO().save_checkpoint({"step": number}, path)
+            WholeCheckpointIO().save_checkpoint({"step": number, "state_dict": {"w": torch.zeros(1)}}, path)
     assert (step(last), step(previous(last)), step(best)) == (3, 2, 3)
     assert not previous(best).exists()
-    assert readable(last) == last
+
+    def found() -> Path:
+        checkpoint = find_checkpoint("last", tmp_path)
+        assert checkpoint is not None
+        return checkpoint.path
+
+    assert found() == last
     content = last.read_bytes()
     for damage in (b"", content[:100], b"\0" * len(content)):
         last.write_bytes(damage)
-        assert readable(last) == previous(last)
+        assert found() == previous(last)
     previous(last).unlink()
     with pytest.raises(UserError, match=r"last\.ckpt"):
-        readable(last)
+        found()
 
 
 LIMITED = """

@@ -1,6 +1,5 @@
 """Checkpoints on disk: whole at any moment, and the last one with the one before it."""
 
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -10,10 +9,6 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from segrefine.atomic import replacing
-from segrefine.errors import UserError
-from segrefine.weights_file import read_file
-
-log = logging.getLogger(__name__)
 
 LAST = "last"
 """Stem of the checkpoint that a run goes on from."""
@@ -57,16 +52,3 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
 
 def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
-
-
-def readable(path: Path) -> Path:
-    """The path, or the one before where it cannot be read, which is logged; UserError if neither can."""
-    try:
-        read_file(path)
-    except UserError as error:
-        if not previous(path).is_file():
-            raise
-        log.warning(f"{error} Going on from the one before it, {previous(path)}.")
-        read_file(previous(path))
-        return previous(path)
-    return path

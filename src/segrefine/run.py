@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from segrefine.atomic import remove_parts, write_text
 from segrefine.callbacks import EpochLine, LastValidation, PanelWriter, Timer
-from segrefine.checkpoint_io import LAST, readable
+from segrefine.checkpoint_io import LAST, previous
 from segrefine.checkpointing import Checkpointing
 from segrefine.checkpoints import Checkpoint, describe, load_weights, read_checkpoint
 from segrefine.cost import count_parameters, measure_cost
@@ -60,12 +60,10 @@ def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
     datamodule.train_dataloader()  # refuses batches larger than the set, as long as nothing is written
     if not config["trainer"]["limit_val_batches"]:
         raise UserError("trainer.limit_val_batches=0: the best checkpoint is chosen on val. Use 1 or more.")
-    resumed = find_checkpoint(cfg.ckpt_path, folder)
-    if resumed:
-        refuse_other_run(read_checkpoint(resumed), config, datamodule.classes, resumed)
-    elif not cfg.strict and not cfg.init_from:
+    resumed = checkpoint_to_resume(cfg.ckpt_path, folder, config, datamodule.classes)
+    if not resumed and not cfg.strict and not cfg.init_from:
         raise UserError("strict=false takes of init_from what fits: give init_from=CHECKPOINT.")
-    elif cfg.init_from and not Path(cfg.init_from).expanduser().is_file():
+    if not resumed and cfg.init_from and not Path(cfg.init_from).expanduser().is_file():
         raise UserError(f"init_from={cfg.init_from}: there is no such file.")
     # All weights come from the checkpoint, if there is one, and the backbone's file need not be at hand any more.
     weights = None if resumed or cfg.init_from else cfg.backbone.weights
@@ -151,8 +149,9 @@ def resolve_recipe(
     return recipe
 
 
-def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: list[str], path: Path) -> None:
+def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: list[str]) -> None:
     """UserError if the checkpoint to go on from is of another network or other data than the command line says."""
+    path = checkpoint.path
     if not checkpoint.config:
         raise UserError(f"{path} is not a checkpoint of a run. To start a new run from its weights, use init_from.")
     for group, keys in (("model", None), ("backbone", None), ("datamodule", {"name"})):
@@ -168,14 +167,31 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
         raise UserError(f"{path} knows the classes {', '.join(checkpoint.classes)}; the data has {', '.join(classes)}.")
 
 
-def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
+def checkpoint_to_resume(
+    ckpt_path: str | None, folder: Path, config: dict[str, Any], classes: list[str]
+) -> Path | None:
+    """The path of the checkpoint that `ckpt_path` means, which is whole and of such a run."""
+    checkpoint = find_checkpoint(ckpt_path, folder)
+    if checkpoint is None:
+        return None
+    refuse_other_run(checkpoint, config, classes)
+    return checkpoint.path
+
+
+def find_checkpoint(ckpt_path: str | None, folder: Path) -> Checkpoint | None:
     """The checkpoint to resume from: `last` means the one in the run's own folder (see `segrefine.cli.run_folder`), or
-    the one before where that is damaged."""
+    the one before where that is damaged, which is logged."""
     if ckpt_path is None:
         return None
-    path = folder / "checkpoints" / f"{LAST}.ckpt" if ckpt_path == "last" else Path(ckpt_path)
+    path = folder / "checkpoints" / f"{LAST}.ckpt" if ckpt_path == "last" else Path(ckpt_path).absolute()
     if not path.is_file():
         newest = "no earlier run of this model and backbone left one under outputs/ (in a sweep, give the path)"
         where = newest if ckpt_path == "last" else "no such file"
         raise UserError(f"ckpt_path={ckpt_path}: {where}. Leave ckpt_path out to start anew.")
-    return (readable(path) if ckpt_path == "last" else path).absolute()
+    try:
+        return read_checkpoint(path)
+    except UserError as error:
+        if ckpt_path != "last" or not previous(path).is_file():
+            raise
+        log.warning(f"{error} Going on from the one before it, {previous(path)}.")
+        return read_checkpoint(previous(path))
