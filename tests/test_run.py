@@ -130,10 +130,12 @@ def test_a_checkpoint_describes_itself_in_plain_values(finished: tuple[Path, dic
     assert checkpoint.palette.shape == (8, 3)
 
 
-def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(config("trainer.max_epochs=1"), tmp_path)
     first = rows(tmp_path)
-    run(config("ckpt_path=last"), tmp_path)
+    with caplog.at_level("WARNING"):
+        run(config("ckpt_path=last", "datamodule.num_workers=1"), tmp_path)
+    assert "with other options than before, so to another end: trainer.max_epochs=2 (was 1)." in caplog.text
     second = rows(tmp_path)
     assert [row["step"] for row in second] == ["0", "1", "2", "3", "4"]  # none twice, none missing
     assert [row["train/loss"] for row in second[:2]] == [row["train/loss"] for row in first[:2]]

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segrefine.configs import CONFIG_FOLDER, read_group
+from segrefine.configs import CONFIG_FOLDER, flatten, read_group
 from segrefine.errors import UserError, did_you_mean
 from segrefine.failures import explain_failure
 from segrefine.stopping import STOP_SIGNALS, Stopped
@@ -246,20 +246,11 @@ def _groups(config_name: str | None) -> dict[str, str]:
 def group_options(group: str) -> set[str]:
     """`group.option` of all its files."""
     files = [yaml.safe_load(file.read_text()) or {} for file in (CONFIG_FOLDER / group).glob("*.yaml")]
-    return {f"{group}.{key}" for content in files for key in _flatten(content) if not key.startswith("defaults")}
+    return {f"{group}.{key}" for content in files for key in flatten(content) if not key.startswith("defaults")}
 
 
 def command_options(config_name: str | None) -> set[str]:
     """The groups of a command and the options of its own."""
     content = yaml.safe_load((CONFIG_FOLDER / f"{config_name}.yaml").read_text()) if config_name else {}
-    own = {key for key in _flatten(content) if not key.startswith(("hydra", "defaults"))}
+    own = {key for key in flatten(content) if not key.startswith(("hydra", "defaults"))}
     return own | _groups(config_name).keys()
-
-
-def _flatten(mapping: dict[Any, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in mapping.items():
-        keys.append(f"{prefix}{key}")
-        if isinstance(value, dict):
-            keys += _flatten(value, f"{prefix}{key}.")
-    return keys

@@ -1,5 +1,6 @@
 """Where the config files are: `conf/` at the top of the checkout, or its copy inside an installed wheel."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +25,13 @@ def read_group(group: str, name: str) -> dict[str, Any]:
     for base in options.pop("defaults", []):
         options = options if base == "_self_" else read_group(group, base) | options
     return options
+
+
+def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a": {"b": 1}, "a.b": 1}`: every entry by its dotted name."""
+    entries: dict[str, Any] = {}
+    for key, value in mapping.items():
+        entries[f"{prefix}{key}"] = value
+        if isinstance(value, Mapping):
+            entries |= flatten(value, f"{prefix}{key}.")
+    return entries

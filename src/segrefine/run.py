@@ -13,6 +13,7 @@ from segrefine.callbacks import EpochLine, LastValidation, PanelWriter, Timer
 from segrefine.checkpoint_io import LAST, previous
 from segrefine.checkpointing import Checkpointing
 from segrefine.checkpoints import Checkpoint, describe, load_weights, read_checkpoint
+from segrefine.configs import flatten
 from segrefine.cost import count_parameters, measure_cost
 from segrefine.data import create_datamodule
 from segrefine.data.datamodule import SegmentationDataModule
@@ -29,6 +30,12 @@ from segrefine.summary import describe_environment, write_summary
 from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
 
 log = logging.getLogger(__name__)
+
+HARMLESS = {
+    *("ckpt_path", "init_from", "strict", "checkpoint_every_minutes"),
+    *("datamodule.root", "datamodule.download", "datamodule.cache", "datamodule.num_workers"),
+}
+"""Options that may differ when a run goes on, without a word: it ends as it would have."""
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -175,6 +182,14 @@ def checkpoint_to_resume(
     if checkpoint is None:
         return None
     refuse_other_run(checkpoint, config, classes)
+    before, now = flatten(checkpoint.config), flatten(config)
+    changed = [
+        f"{key}={value} (was {before[key]})"
+        for key, value in now.items()
+        if key in before and value != before[key] and not isinstance(value, dict) and key not in HARMLESS
+    ]
+    if changed:
+        log.warning(f"Going on with other options than before, so to another end: {', '.join(changed)}.")
     return checkpoint.path
 
 
