@@ -143,6 +143,11 @@ def test_the_run_left_alone_has_logged_every_step(whole: tuple[dict[str, Any], f
     assert whole[0]["steps"] == 12
 
 
+def test_without_reading_processes_the_run_is_the_same(whole: tuple[dict[str, Any], float], tmp_path: Path) -> None:
+    assert finish(start(tmp_path, "datamodule.num_workers=0")) == 0
+    assert_same(ending(tmp_path), whole[0])
+
+
 @pytest.mark.parametrize(
     ("target", "count"),
     [
