@@ -175,6 +175,15 @@ def test_rows_are_those_of_the_whole(kind: str, stride: int, centre: float) -> N
         torch.testing.assert_close(torch.cat(bands, dim=2), whole, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["interpolate", "transposed"])
+def test_rows_beyond_the_last_centre_are_those_of_the_whole(kind: str) -> None:
+    """A VGG's map of 63 rows ends with cell 6, which looks at row 51.5; the last rows lie more than a stride beyond."""
+    layer, scores = LAYERS[kind](8, 3.5), torch.randn(1, 2, 7, 7, dtype=torch.float64)
+    whole = layer(scores, (63, 63))
+    for top in range(56, 63):
+        torch.testing.assert_close(layer.rows(scores, 63, top, 63), whole[:, :, top:], atol=1e-12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("layer", [Interpolate(4, 0.0), TransposedConvolution(3, 4, 1.5)])
 def test_gradients_are_laid_out_as_torch_compile_foresees(layer: Interpolate | TransposedConvolution) -> None:
     """Channels last, as a network's scores come: inductor checks the order of every gradient against a dry run."""
