@@ -7,15 +7,23 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
-from torch import Tensor
+from torch import Tensor, nn
 
+from segrefine.encoders import create_encoder
+from segrefine.encoders.base import Encoder
+from segrefine.encoders.vgg import VGGEncoder
 from segrefine.labels import VOID
+from segrefine.model import SegmentationModel, create_model
+from segrefine.upsampling import UPSAMPLINGS
 
 set_hypothesis_home_dir(tempfile.gettempdir())  # where it keeps what it found in our sources, not in the project
 common = {
@@ -61,3 +69,68 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
     if layout == "strided":
         return tensor.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)[..., ::2, ::2]
     return tensor
+
+
+class SmallEncoder(Encoder):
+    """A convolution per stage, no more, over the very grids of a real encoder: "vgg", "resnet", or "caffe", a VGG
+    in the geometry of FCN's release. Smooth, so that no unit is ever dead."""
+
+    def __init__(self, like: str) -> None:
+        super().__init__()
+        self.channels = {4: 4, 8: 8, 16: 6, 32: 6}
+        self.centres = dict.fromkeys(self.channels, 0.0)
+        if like != "resnet":
+            with torch.device("meta"):
+                self.centres = VGGEncoder("vgg11", classifier_channels=1, caffe=like == "caffe").centres
+        widths = (3, 4, *self.channels.values())
+        self.layers = nn.ModuleList()
+        for width, out in pairwise(widths):
+            padding = 100 if like == "caffe" and width == 3 else 1
+            convolution = nn.Conv2d(width, out, 3, stride=2 if like == "resnet" else 1, padding=padding)
+            pool = nn.Identity() if like == "resnet" else nn.MaxPool2d(2, ceil_mode=like == "caffe")
+            self.layers.append(nn.Sequential(convolution, nn.Tanh(), pool))
+        if like == "caffe":
+            self.layers[-1].append(nn.Conv2d(6, 6, 7))  # fc6
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        return [[layer] for layer in self.layers]
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        x, features = images, {}
+        for number, layer in enumerate(self.layers, start=1):
+            x = layer(x)
+            features[2**number] = x
+        return {stride: features[stride] for stride in self.channels}
+
+
+def small_network(seed: int, name: str, like: str, classes: int, **options: Any) -> SegmentationModel:
+    """A model of `conf/model` over a `SmallEncoder`, in eval mode, with narrow layers and random weights throughout."""
+    torch.manual_seed(seed)
+    if name.startswith("refinenet"):
+        options = {"widths": {4: 4, 8: 4, 16: 5, 32: 6}} | options
+    if like == "caffe":
+        options["geometry"] = "caffe"
+    encoder = mock.create_autospec(create_encoder, side_effect=lambda *_, **__: SmallEncoder(like))
+    with mock.patch("segrefine.model.create_encoder", encoder):
+        net = create_model(name, "vgg11" if like == "caffe" else "resnet50", classes, **options).eval()
+    for parameter in net.decoder.parameters():
+        nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1)
+    return net
+
+
+FCNS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn8s_atonce")
+REFINENETS = ("refinenet", "refinenet_lw", "refinenet_paper", "refinenet_improved", "refinenet_single")
+REFINENETS += ("refinenet_2cascade", "refinenet_2scale")
+VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
+    *((name, like, {"upsample": kind}) for name in FCNS for like in ("vgg", "resnet") for kind in UPSAMPLINGS),
+    *((name, "caffe", {"upsample": kind}) for name in FCNS for kind in UPSAMPLINGS[:2]),
+    *(("fcn8s", like, {"skips": skips}) for like in ("vgg", "resnet") for skips in ([16], [32, 8], [16, 4], [4])),
+    ("fcn_dilated", "resnet", {"upsample": "resize"}),
+    ("fcn_dilated", "resnet", {"upsample": "interpolate"}),
+    *((name, like, {}) for name in REFINENETS for like in ("vgg", "resnet")),
+    ("refinenet", "vgg", {"cascade": [[32], [16]]}),
+    ("refinenet", "resnet", {"cascade": [[16, 32], [8]]}),
+]
+"""Every decoder in every form: name, encoder and options for `small_network`."""
+variants = st.sampled_from(VARIANTS)
