@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,10 @@ def test_small_image_keeps_the_scale_it_was_given(pair: tuple[Tensor, Tensor]) -
     assert (rows, columns) == (74, 106)
 
 
+def test_the_least_scale_leaves_a_pixel(pair: tuple[Tensor, Tensor]) -> None:
+    assert (random_crop(*pair, (5, 5), 5e-324)[1] != 255).sum() == 1
+
+
 def test_pad_leaves_full_images_alone(pair: tuple[Tensor, Tensor]) -> None:
     assert pad(*pair, (37, 53))[0] is pair[0]
 
@@ -193,7 +199,8 @@ def test_bad_crop_size(given: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"scale": [2, 1]}, {"scale": 2.0}, {"scale": [0, 1]}, {"jitter": 2}, {"jitter": "x"}]
+    "options",
+    [{"scale": [2, 1]}, {"scale": 2.0}, {"scale": [0, 1]}, {"scale": [1, math.inf]}, {"jitter": 2}, {"jitter": "x"}],
 )
 def test_bad_augmentation(options: dict) -> None:
     with pytest.raises(UserError, match=next(iter(options))):

@@ -38,11 +38,11 @@ class Augmentation:
         match self.scale:
             case None:
                 pass
-            case [float() | int() as low, float() | int() as high] if 0 < low <= high:
+            case [float() | int() as low, float() | int() as high] if 0 < low <= high < float("inf"):
                 pass
             case _:
                 raise UserError(
-                    f"datamodule.augment.scale={self.scale} should be null or [low, high], 0 < low <= high."
+                    f"datamodule.augment.scale={self.scale} should be null or [low, high], finite and 0 < low <= high."
                 )
         if not (isinstance(self.jitter, float | int) and 0 <= self.jitter <= 1):
             raise UserError(f"datamodule.augment.jitter={self.jitter} should lie between 0 (off) and 1.")
@@ -151,7 +151,7 @@ def _random_below(end: int) -> int:
 
 def _extent(out: int, have: int, scale: float) -> tuple[int, int]:
     """Along one axis: pixels to take from the `have` of the source, and pixels they fill of the crop's `out`."""
-    wanted = max(round(out / scale), 1)
+    wanted = max(round(min(out / scale, have + 1)), 1)  # a scale near 0 asks for more than any number
     if wanted <= have:
         return wanted, out
     return have, min(max(round(have * scale), 1), out)
