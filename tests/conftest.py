@@ -7,7 +7,7 @@ import logging
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,14 @@ os.environ["OMP_NUM_THREADS"] = str(THREADS)
 def _seeded() -> None:
     """Every test draws the same numbers, alone or among others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For many small computations: handing them to several threads takes longer than they do."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(THREADS)
 
 
 class Typed(NamedTuple):

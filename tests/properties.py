@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -43,6 +44,7 @@ def examples(share: float) -> settings:
 
 
 seeds = st.integers(0, 2**32 - 1)
+class_numbers = st.integers(1, 5) | st.integers(1, 21)
 void_shares = st.sampled_from([0.0, 0.1, 0.5, 0.99, 1.0])
 layouts = st.sampled_from(["contiguous", "channels_last", "strided"])
 
@@ -71,17 +73,20 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
     return tensor
 
 
+@cache
+def vgg_centres(caffe: bool) -> dict[int, float]:
+    with torch.device("meta"):
+        return VGGEncoder("vgg11", classifier_channels=1, caffe=caffe).centres
+
+
 class SmallEncoder(Encoder):
     """A convolution per stage, no more, over the very grids of a real encoder: "vgg", "resnet", or "caffe", a VGG
     in the geometry of FCN's release. Smooth, so that no unit is ever dead."""
 
     def __init__(self, like: str) -> None:
         super().__init__()
-        self.channels = {4: 4, 8: 8, 16: 6, 32: 6}
-        self.centres = dict.fromkeys(self.channels, 0.0)
-        if like != "resnet":
-            with torch.device("meta"):
-                self.centres = VGGEncoder("vgg11", classifier_channels=1, caffe=like == "caffe").centres
+        self.channels = {4: 4, 8: 32, 16: 6, 32: 6}
+        self.centres = dict.fromkeys(self.channels, 0.0) if like == "resnet" else vgg_centres(like == "caffe")
         widths = (3, 4, *self.channels.values())
         self.layers = nn.ModuleList()
         for width, out in pairwise(widths):

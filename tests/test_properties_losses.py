@@ -16,6 +16,8 @@ from segrefine import losses
 from segrefine.labels import VOID
 from segrefine.losses import banded_loss, segmentation_loss, training_loss
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 reductions = st.sampled_from(["mean", "sum"])
 
 

@@ -12,6 +12,8 @@ from segrefine.errors import UserError
 from segrefine.labels import VOID
 from segrefine.metrics import SegmentationMetrics, image_counts, scores_from_counts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 classes_drawn = st.integers(1, 6) | st.integers(1, VOID)
 
 
@@ -25,7 +27,7 @@ def slow_confusion(predictions: np.ndarray, labels: np.ndarray, classes: int) ->
 
 
 def band(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a mask that are as near, counted in squares, to what is outside it or the image as Boundary IoU says."""
+    """Pixels of a mask as near to what is outside it, or the image, as Boundary IoU says; distances over squares."""
     distance = max(1, round(0.02 * float(np.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2))))
     away = distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1]
     return mask & (away <= distance)
