@@ -134,7 +134,10 @@ def test_records_no_gradient_and_leaves_the_images_alone() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"scales": ()}, {"scales": (1.0, 0.0)}, {"scales": (-1,)}, {"window": 31}, {"window": (64, 8)}, {"window": (64,)}],
+    [
+        *({"scales": scales} for scales in ((), (1.0, 0.0), (-1,), (1.0, float("inf")))),
+        *({"window": window} for window in (31, (64, 8), (64,))),
+    ],
 )
 def test_senseless_options_are_refused(options: dict) -> None:
     with pytest.raises(UserError):

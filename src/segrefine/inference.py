@@ -1,5 +1,6 @@
 """Prediction at test time: several scales, mirrored images, sliding windows. B batch, K classes, H W size."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -33,7 +34,7 @@ class Inference:
         flip: bool = False,
         window: int | tuple[int, int] | None = None,
     ) -> None:
-        if not isinstance(scales, Sequence) or not scales or not all(_is_number(s) and s > 0 for s in scales):
+        if not isinstance(scales, Sequence) or not scales or not all(map(_is_scale, scales)):
             raise UserError(f"tta.scales={scales} must be one or more positive numbers.")
         sides = (window, window) if isinstance(window, int) else window
         if sides is not None and not (
@@ -89,8 +90,8 @@ class Inference:
         return total / coverage
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float))
+def _is_scale(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
 
 
 def _scaled(size: Sequence[int], scale: float) -> tuple[int, int]:
