@@ -139,6 +139,7 @@ REAL = [
 NARROW = {"classifier_channels": 8}
 
 
+@examples(0.2)
 @given(variant=st.sampled_from(REAL), size=sizes(32, 97) | sizes(32, 2000), batch=batches, classes=class_numbers)
 def test_real_networks_give_logits_of_the_images_size(
     variant: Variant, size: tuple[int, int], batch: int, classes: int
@@ -174,7 +175,6 @@ def test_other_images_are_refused_in_words(shape: list[int], dtype: torch.dtype,
             network(images)
 
 
-@examples(0.5)
 @given(seed=seeds, variant=variants, size=image_sizes)
 def test_what_is_not_finite_stays_with_its_image(seed: int, variant: Variant, size: tuple[int, int]) -> None:
     """NaN in one image of a batch is seen in its logits, and not in the others'."""

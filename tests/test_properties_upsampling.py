@@ -29,7 +29,7 @@ def interpolation(positions: np.ndarray, cells: int) -> np.ndarray:
 
 
 def along_both(scores: Tensor, matrices: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.einsum("yh,bkhw,xw->bkyx", matrices[0], scores.numpy(), matrices[1]))
+    return torch.from_numpy(matrices[0] @ scores.numpy() @ matrices[1].T)
 
 
 def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-11) -> None:
