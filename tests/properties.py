@@ -1,6 +1,6 @@
 """What the property tests (test_properties_*.py) share: how many examples they try, and ways to draw them.
 
-`SEGREFINE_FUZZ=thousands pytest -n0 tests/test_properties_losses.py` tries a hundred times as many, new ones each time.
+`SEGREFINE_FUZZ=thousands pytest -n0 tests/test_properties_losses.py` tries fifty times as many, new ones each time.
 """
 
 import math
@@ -26,14 +26,14 @@ from segrefine.labels import VOID
 from segrefine.model import SegmentationModel, create_model
 from segrefine.upsampling import UPSAMPLINGS
 
-set_hypothesis_home_dir(tempfile.gettempdir())  # where it keeps what it found in our sources, not in the project
+set_hypothesis_home_dir(os.path.join(tempfile.gettempdir(), "hypothesis"))  # else it leaves a folder in the project
 common = {
     "deadline": None,
     "database": None,
     "phases": [Phase.generate, Phase.shrink],
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }
-settings.register_profile("few", max_examples=20, derandomize=True, **common)
+settings.register_profile("few", max_examples=40, derandomize=True, **common)
 settings.register_profile("thousands", max_examples=2000, **common)
 settings.load_profile(os.environ.get("SEGREFINE_FUZZ", "few"))
 

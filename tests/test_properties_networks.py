@@ -1,5 +1,6 @@
 """Every network over all sizes: over small encoders by value, over the real ones by size and words of refusal."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ def test_autocast_gives_finite_float32_near_the_exact(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = net(images)
     assert logits.dtype == torch.float32
-    close(logits, expected, 0.1)
+    assert (logits - expected).abs().max() <= 0.1 * (1 + expected.abs().max())
 
 
 @given(
@@ -136,24 +137,31 @@ REAL = [
     ("refinenet_2cascade", "vgg19", {}),
     ("fcn_dilated", "resnet50", {}),
 ]
-NARROW = {"classifier_channels": 8}
 
 
-@examples(0.2)
-@given(variant=st.sampled_from(REAL), size=sizes(32, 97) | sizes(32, 2000), batch=batches, classes=class_numbers)
-def test_real_networks_give_logits_of_the_images_size(
-    variant: Variant, size: tuple[int, int], batch: int, classes: int
-) -> None:
+SIZES_ALONE = FakeTensorMode()
+
+
+@cache
+def real_network(number: int) -> SegmentationModel:
+    name, backbone, options = REAL[number]
+    narrow = {"classifier_channels": 8} if "vgg" in backbone else {}
+    return create_model(
+        name, backbone, 5, **options, **({"classifier_channels": 8} if "vgg" in backbone else {})
+    ).eval()
+
+
+@examples(0.1)
+@given(number=st.sampled_from(range(len(REAL))), size=sizes(32, 97) | sizes(32, 2000), batch=batches)
+def test_real_networks_give_logits_of_the_images_size(number: int, size: tuple[int, int], batch: int) -> None:
     """By the sizes alone, which costs no computation."""
-    name, backbone, options = variant
-    with FakeTensorMode():
-        net = create_model(name, backbone, classes, **options, **(NARROW if backbone.startswith("vgg") else {})).eval()
-        images = torch.empty(batch, 3, *size)
-        assert net(images).shape == (batch, classes, *size)
+    with SIZES_ALONE:
+        net, images = real_network(number), torch.empty(batch, 3, *size)
+        scores = net(images, upsampled=False)
+        assert net.upsample(scores, size).shape == (batch, 5, *size)
         if net.has_rows:
-            scores = net(images, upsampled=False)
             for top, bottom in ((0, 1), (size[0] // 2, size[0] // 2 + 3), (size[0] - 1, size[0])):
-                assert net.rows(scores, size[1], top, bottom).shape == (batch, classes, bottom - top, size[1])
+                assert net.rows(scores, size[1], top, bottom).shape == (batch, 5, bottom - top, size[1])
 
 
 @pytest.fixture(scope="module")
