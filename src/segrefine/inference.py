@@ -37,7 +37,7 @@ class Inference:
         window: int | tuple[int, int] | None = None,
     ) -> None:
         if not isinstance(scales, Sequence) or not scales or not all(map(_is_scale, scales)):
-            raise UserError(f"tta.scales={scales} must be one or more positive numbers.")
+            raise UserError(f"tta.scales={scales} must be one or more positive, finite numbers.")
         sides = (window, window) if isinstance(window, int) else window
         if sides is not None and not (
             isinstance(sides, Sequence) and len(sides) == 2 and all(isinstance(s, int) and s >= MIN_SIDE for s in sides)

@@ -27,9 +27,7 @@ class Rows:
         alone that they come from."""
         stride = self.stride if isinstance(self.stride, int) else self.stride[0]
         first = max(math.floor((top - max(self.centre, 0)) / stride), 0)  # row 0 stays that of the cells taken
-        first = min(
-            first, scores.shape[2] - 1
-        )  # a map rounded down ends before the last rows; they are its last cell's
+        first = min(first, scores.shape[2] - 1)  # rows beyond the last centre are held at the last cell
         last = max(math.ceil((bottom - 1 - self.centre) / stride), 0)
         size = (bottom - stride * first, width)
         return self(scores[:, :, first : last + 1], size)[:, :, top - stride * first :]  # type: ignore[operator]
