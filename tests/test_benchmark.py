@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from segrefine.benchmarking import Traffic, benchmark, load_peer, matmul_rate, step_memory
+from segrefine.benchmarking import STEPS, Traffic, benchmark, load_peer, matmul_rate, step_memory
 from segrefine.configs import CONFIG_FOLDER
 from segrefine.cost import count_multiply_adds
 from segrefine.errors import UserError
@@ -100,3 +100,20 @@ def test_traffic_is_what_operations_take_in_and_give_out() -> None:
     with Traffic() as traffic:
         (a @ b).t()  # a view moves nothing
     assert traffic.bytes == 4 * (200 + 100 + 50)
+
+
+def test_the_profile_says_where_the_time_goes(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        benchmark(config("profile=4", "precision=32-true"))
+    tables = [text for text in caplog.messages if "| operation |" in text]
+    assert len(tables) == len(STEPS)
+    assert "| convolution, backward |" in tables[0]
+    assert "convolution, backward" not in tables[1]
+    for table in tables:
+        rows = [line.split(" | ") for line in table.partition("| --- | --- | --- | --- |\n")[2].splitlines()]
+        assert len(rows) == 4
+        shares = [float(row[2].strip("%")) for row in rows]
+        assert shares == sorted(shares, reverse=True)
+        assert 10 < sum(shares) <= 101
+        forward = next(row for row in rows if "convolution, forward" in row[0])
+        assert 0 < float(forward[3].strip("% |")) < 100

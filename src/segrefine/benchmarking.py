@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -111,6 +112,11 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     bandwidth = copy_rate(device)
     rows = [row for step in steps for row in compare(subjects, step, options["rounds"], ceilings, bandwidth)]
     log.info(render(rows))
+    if options["profile"]:
+        for step in steps:
+            for subject in subjects:
+                shares = profile_step(subject, step, ceilings[subject.precision])
+                log.info(f"\n{subject.name}, {step}\n{render_profile(shares[: options['profile']])}")
     if options["output"]:
         about = {"options": options, "environment": describe_environment(), "results": rows}
         write_text(Path(options["output"]), json.dumps(about, indent=1))
@@ -192,6 +198,57 @@ def compare(
             }
         )
     return rows
+
+
+def profile_step(subject: Subject, step: str, ceiling: float, tries: int = 3) -> list[dict[str, Any]]:
+    """Where a step's time goes: a row for each operation, the most costly first, with its share of the time that all
+    take and, of convolutions and matrix products, of `ceiling`, operations a second."""
+    function = partial(getattr(subject, step))
+    with FlopCounterMode(display=False) as counter:
+        function()
+    flops: dict[str, int] = {}
+    for operation, count in counter.get_flop_counts()["Global"].items():
+        kind = _kind(str(operation))
+        flops[kind] = flops.get(kind, 0) + count
+    cuda = subject.images.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiler:
+        for _ in range(tries):
+            function()
+        _wait(subject.images.device)
+    seconds: dict[str, float] = {}
+    for event in profiler.key_averages():
+        if event.device_type != DeviceType.CPU:
+            continue  # a GPU's kernels, whose time counts for the operations that started them
+        taken = event.self_device_time_total if cuda else event.self_cpu_time_total
+        seconds[_kind(event.key)] = seconds.get(_kind(event.key), 0.0) + taken / 1e6 / tries
+    total = sum(seconds.values())
+    return [
+        {
+            "operation": kind,
+            "seconds": taken,
+            "share": taken / total,
+            "share_of_matmul_rate": flops[kind] / taken / ceiling if flops.get(kind) and taken else None,
+        }
+        for kind, taken in sorted(seconds.items(), key=lambda pair: -pair[1])
+    ]
+
+
+def _kind(operation: str) -> str:
+    """The name of an operation, as the profiler and the counter of operations write it, by what it does."""
+    if "convolution" in operation:
+        return "convolution, backward" if "backward" in operation else "convolution, forward"
+    name = operation.removeprefix("aten::").removeprefix("aten.")
+    return "matrix product" if name in ("mm", "addmm", "bmm", "baddbmm") else name
+
+
+def render_profile(rows: list[dict[str, Any]]) -> str:
+    lines = ["| operation | ms | share | of matmul rate |", "| --- " * 4 + "|"]
+    for row in rows:
+        rate = row["share_of_matmul_rate"]
+        reached = "" if rate is None else f"{rate:.0%}"
+        lines.append(f"| {row['operation']} | {1000 * row['seconds']:.0f} | {row['share']:.0%} | {reached} |")
+    return "\n".join(lines)
 
 
 def step_memory(step: Callable[[], None], device: torch.device) -> int:
