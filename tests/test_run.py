@@ -143,6 +143,16 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, caplog: pytest.LogCaptur
     assert checkpoint["global_step"] == 4
 
 
+def test_a_checkpoint_taken_elsewhere_goes_on_there(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Its run's best score does not count in a folder that has no best checkpoint."""
+    taken = tmp_path / "taken.ckpt"
+    content = torch.load(finished[0] / "checkpoints/last.ckpt", weights_only=True)
+    content["callbacks"]["Checkpointing"]["best_score"] = 1.0
+    torch.save(content, taken)
+    run(config(f"ckpt_path={taken}", "trainer.max_epochs=3"), tmp_path / "new")
+    assert torch.load(tmp_path / "new/checkpoints/best.ckpt", weights_only=True)["global_step"] == 6
+
+
 def test_a_damaged_last_checkpoint_is_answered_by_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -63,6 +63,8 @@ class Checkpointing(Checkpoint):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")  # asks the host, without waiting for a GPU
+        if not trainer.strategy.broadcast(self.best.is_file()):  # as for a checkpoint taken out of its run's folder
+            self.best_score = -math.inf
         self._saved_at = time.monotonic()
         self.stop.listen()  # Lightning has put its own answer to SIGTERM in place
         self.stop.patient = True
@@ -94,8 +96,8 @@ class Checkpointing(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         score = float(trainer.callback_metrics.get(MONITOR, math.nan))
-        if score > self.best_score or not self.best.is_file():
-            self.best_score = score if score > self.best_score else self.best_score
+        if score > self.best_score or self.best_score == -math.inf:  # the first is the best, even without a score
+            self.best_score = max(self.best_score, score)  # which is what it was for NaN
             _save(trainer, self.best)
             if trainer.is_global_zero:
                 keep_previous(self.last)
