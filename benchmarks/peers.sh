@@ -16,4 +16,4 @@ measure fcn8s model=fcn8s backbone=vgg16 peer=benchmarks/peers.py:fcn8s 'size=[2
 measure fcn8s_caffe_fp32 model=fcn8s model.geometry=caffe backbone=vgg16 precision=32-true peer=benchmarks/peers.py:fcn8s 'size=[256,256]' batch_size=2 "$@"
 measure fcn8s_caffe model=fcn8s model.geometry=caffe backbone=vgg16 peer=benchmarks/peers.py:fcn8s 'size=[256,256]' batch_size=2 "$@"
 measure refinenet101 model=refinenet backbone=resnet101 peer=benchmarks/peers.py:rf101 'size=[256,256]' batch_size=1 "$@"
-measure bands model=refinenet_lw backbone=resnet50 num_classes=150 peer=benchmarks/peers.py:whole_logits 'size=[512,512]' batch_size=2 steps=train "${same[@]}" "$@"
+measure bands model=refinenet_lw backbone=resnet50 num_classes=150 peer=benchmarks/peers.py:whole_logits 'size=[512,512]' batch_size=2 "${same[@]}" "$@"

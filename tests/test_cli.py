@@ -132,3 +132,12 @@ def test_only_the_first_process_of_torchrun_or_slurm_makes_a_folder(monkeypatch:
         assert "hydra.output_subdir=null" in follower_options(["train.py"])
         assert follower_options(["train.py", "hydra.run.dir=x"]) == []
         monkeypatch.delenv(name)
+
+
+def test_a_run_that_came_to_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    result = in_a_process(tmp_path, "train.py", "recipe.lr=abc")
+    assert result.returncode == 2
+    assert not list((tmp_path / "outputs").iterdir())
+    named = in_a_process(tmp_path, "train.py", "recipe.lr=abc", "hydra.run.dir=mine")
+    assert named.returncode == 2
+    assert (tmp_path / "mine/train.log").is_file()

@@ -232,7 +232,7 @@ def check_skipping_run(result: Typed | subprocess.CompletedProcess[str], run: Pa
     summary, rows = summary_and_rows(run)
     assert [(entry["split"], entry["id"]) for entry in summary["left_out"]] == [("val", "04"), ("val", "05")]
     assert "04.png cannot be read" in summary["left_out"][0]["reason"]
-    assert "2 examples were left out (datamodule.on_error=skip):\n  val 04: " in result.stderr
+    assert "Left out (datamodule.on_error=skip), 2 in all:\n  val 04: " in result.stderr
     assert summary["num_images"] == IMAGES - 2
     assert rows == [f"{index:02d}" for index in range(IMAGES) if index not in (4, 5)]
 

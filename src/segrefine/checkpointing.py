@@ -57,6 +57,7 @@ class Checkpointing(Checkpoint):
             logger.sync()  # a run that goes on from this checkpoint goes on from these rows
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        log.info(f"going on after {checkpoint['global_step']} steps, from {trainer.ckpt_path}")
         for logger in _csv_loggers(trainer):
             logger.resume(checkpoint["global_step"])
 
@@ -151,9 +152,7 @@ class Checkpointing(Checkpoint):
         self._saved_at = time.monotonic()
 
     def _stop(self, trainer: Trainer, number: int) -> None:
-        log.warning(
-            f"Stopped at step {trainer.global_step}, saved. To go on: the same command with ckpt_path={self.last}"
-        )
+        log.warning(f"Stopped after {trainer.global_step} steps, saved.")
         raise Stopped(number, trainer.global_rank)
 
 

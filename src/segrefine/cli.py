@@ -3,9 +3,11 @@
 Nothing heavy is imported here: `--help` and config errors answer at once.
 """
 
+import contextlib
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +74,7 @@ def main(
                 raise
             sys.unraisablehook = lambda _: None  # what is cleaned up now may fail for the same reason, at length
             log.error(f"error: {explained}")
+            forget(Path(HydraConfig.get().runtime.output_dir))
             sys.exit(MISTAKE)
 
     sys.argv += follower_options(sys.argv)
@@ -89,6 +92,16 @@ def main(
             raise
         print(printable(f"error: {explained or explain(error, config_name)}"), file=sys.stderr)
         sys.exit(MISTAKE)
+
+
+def forget(folder: Path) -> None:
+    """Remove the folder of a run that came to nothing: Hydra's record and a log of the message just printed. One that
+    the user named stays."""
+    named = any(argument.startswith(("hydra.run.dir=", "hydra.sweep")) for argument in sys.argv)
+    if not named and folder.is_dir() and {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # the day's, if there was nothing else
 
 
 def follower_options(arguments: list[str]) -> list[str]:

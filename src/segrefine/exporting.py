@@ -116,6 +116,8 @@ def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError('format=onnx needs packages that are not here: pip install -e ".[export]".') from error
+    for name in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every node that they improve
     torch.onnx.export(
         FromRGB(net),
         (_example(),),

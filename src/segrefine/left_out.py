@@ -34,7 +34,7 @@ class LeftOutList(Callback):
         """One warning that names them all, if there are any."""
         if self.reasons:
             lines = [f"  {entry['split']} {entry['id']}: {entry['reason']}" for entry in self.entries]
-            log.warning("\n".join([f"{len(lines)} examples were left out (datamodule.on_error=skip):", *lines]))
+            log.warning("\n".join([f"Left out (datamodule.on_error=skip), {len(lines)} in all:", *lines]))
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any

@@ -25,7 +25,7 @@ from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
 from segrefine.model import SegmentationModel, build_model
 from segrefine.optimizers import create_optimizer, parameter_groups
 from segrefine.schedules import schedule_factor
-from segrefine.stopping import StopRequest
+from segrefine.stopping import Stopped, StopRequest
 from segrefine.summary import describe_environment, write_summary
 from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
 
@@ -46,6 +46,11 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             summary = _run(cfg, folder, stop)
         succeeded = True
         return summary
+    except Stopped:
+        last = folder / "checkpoints" / f"{LAST}.ckpt"
+        if last.is_file():
+            log.warning(f"To go on: the same command with ckpt_path={last}")
+        raise
     finally:
         finish_wandb(succeeded)
 
@@ -99,6 +104,9 @@ def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
     trainer = create_trainer(config["trainer"] | {"deterministic": cfg.deterministic}, folder, callbacks, loggers)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
 
+    if trainer.global_step < trainer.max_steps:
+        steps = f"{trainer.global_step} of trainer.max_steps={trainer.max_steps}"
+        log.info(f"trainer.max_epochs={trainer.max_epochs} ended the training, after {steps} steps")
     speed = {"train_seconds": timer.train_seconds, "images_per_second": timer.images_per_second}
     load_weights(net, checkpointing.best)
     split = "test" if datamodule.has_test else "val"

@@ -28,6 +28,13 @@ _IDLE_WARNINGS = (
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # scores are summed over the processes already
 )
 
+_TALKATIVE = (
+    "pytorch.utilities.rank_zero",
+    "pytorch.accelerators.cuda",
+    "pytorch.trainer.connectors.signal_connector",
+    "fabric.utilities.distributed",
+)
+
 
 def create_trainer(
     options: dict[str, Any],
@@ -36,8 +43,8 @@ def create_trainer(
     loggers: list[Logger] | None = None,
 ) -> Trainer:
     """A Trainer from the `trainer` config group, which writes under `folder`."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in _TALKATIVE:
+        logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)
     for message in _IDLE_WARNINGS:
         warnings.filterwarnings("ignore", message)
     options = options | {
