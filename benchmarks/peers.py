@@ -56,6 +56,13 @@ def fpn_resnet50() -> nn.Module:
     return FPN("resnet50", encoder_weights=None, classes=21)
 
 
+def ours_fcn8s() -> nn.Module:
+    """Our own, to be laid out otherwise."""
+    from segrefine.model import create_model
+
+    return create_model("fcn8s", "vgg16")
+
+
 def whole_logits() -> nn.Module:
     """Our refinenet_lw over ResNet-50 with 150 classes as a stranger's network, whose loss is not taken in bands."""
     from segrefine.model import create_model

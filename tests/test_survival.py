@@ -27,7 +27,7 @@ OPTIONS = [
     *("datamodule.train_size=17", "datamodule.val_size=3", "datamodule.test_size=2", "datamodule.eval_batch_size=1"),
     *("datamodule.batch_size=2", "datamodule.crop_size=32", "datamodule.num_workers=2"),
     *("datamodule.augment.scale=[0.5,2.0]", "datamodule.augment.jitter=0.2", "trainer.accumulate_grad_batches=2"),
-    *("deterministic=true", "recipe.schedule.warmup_steps=2", "checkpoint_every_minutes=0.001"),
+    *("deterministic=true", "recipe.schedule.warmup_steps=2", "checkpoint_every_minutes=1e-6"),
 ]
 """Three epochs of 8 batches, two batches a step; saved at every step."""
 
@@ -176,6 +176,13 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
         (STEP, 8, signal.SIGUSR1, REQUEUE, 4),  # in the epoch's last batch: no validation before the stop
         (VALIDATION, 5, signal.SIGUSR2, REQUEUE, 8),
         (STEP, 11, signal.SIGINT, 130, 6),
+        (
+            "segrefine.data.sampler.TrainSampler.set_epoch",
+            2,
+            signal.SIGTERM,
+            REQUEUE,
+            4,
+        ),  # before an epoch's first step
     ],
 )
 def test_a_run_asked_to_stop_saves_and_goes_on_later(

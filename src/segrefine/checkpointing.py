@@ -64,6 +64,11 @@ class Checkpointing(Checkpoint):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")  # asks the host, without waiting for a GPU
+        epoch_loop = trainer.fit_loop.epoch_loop
+        if epoch_loop.restarting and epoch_loop.batch_progress.current.completed == 0:
+            # An epoch of which nothing is done begins, and does not go on: Lightning takes 0 batches for a multiple of
+            # those after which it validates, and loses count.
+            epoch_loop.restarting = False
         if not trainer.strategy.broadcast(self.best.is_file()):  # as for a checkpoint taken out of its run's folder
             self.best_score = -math.inf
         self._saved_at = time.monotonic()
