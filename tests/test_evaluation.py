@@ -95,7 +95,7 @@ def test_other_data_can_be_named(checkpoint: Path, tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         (["split=vall"], "Did you mean 'val'"),
-        (["tta.scales=[]"], "one or more positive numbers"),
+        (["tta.scales=[]"], "one or more positive, finite numbers"),
         (["datamodule=camvid"], "knows 8 classes.*but datamodule=camvid has 11"),
     ],
 )

@@ -1,6 +1,5 @@
 """The loss, whole and in bands, against log-softmax pixel by pixel in float64, value and gradient."""
 
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from properties import laid_out, layouts, random_labels, seeds, sizes, small_network, variants, void_shares
 from torch import Tensor
 
-from segrefine import losses
+from segrefine import bands
 from segrefine.labels import VOID
 from segrefine.losses import banded_loss, segmentation_loss, training_loss
 
@@ -128,7 +127,7 @@ def test_training_loss_in_bands_is_the_whole_ones_in_value_and_gradients(
     whole = segmentation_loss(net(images), truth, class_weights, reduction)  # type: ignore[arg-type]
     expected = torch.autograd.grad(whole, trained, materialize_grads=True)
     band = rows * batch * classes * size[1]
-    with mock.patch.multiple(losses, BAND=band, banded_loss=partial(banded_loss, band=band)):
+    with mock.patch.object(bands, "BAND", band):
         loss = training_loss(net, images, truth, classes, class_weights, reduction)  # type: ignore[arg-type]
     found = torch.autograd.grad(loss, trained, materialize_grads=True)
     assert loss.item() == pytest.approx(whole.item(), rel=1e-5, abs=1e-6)

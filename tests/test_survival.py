@@ -34,6 +34,12 @@ OPTIONS = [
 
 STEP = "segrefine.lit_module.SegmentationModule.training_step"
 VALIDATION = "segrefine.lit_module.SegmentationModule.validation_step"
+EPOCH = "segrefine.data.sampler.TrainSampler.set_epoch"
+
+
+def slow(*values: Any) -> Any:
+    """A case that `pytest -m slow` tries."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def train(folder: Path, options: list[str], fault: Callable[[], None] | None = None) -> None:
@@ -65,7 +71,7 @@ def signalled_at(target: str, count: int, number: int = signal.SIGKILL, times: i
         calls += 1
         if calls == count:
             if name == "save":  # half of a checkpoint
-                Path(args[1]).write_bytes(os.urandom(100_000))
+                args[1].write(os.urandom(100_000))
             for _ in range(times):
                 os.kill(os.getpid(), number)
         return original(*args, **kwargs)
@@ -153,10 +159,10 @@ def test_without_reading_processes_the_run_is_the_same(whole: tuple[dict[str, An
     [
         (STEP, 6),  # within a step, gradients half gathered
         ("segrefine.checkpoint_io.torch.save", 4),  # a checkpoint half written
-        (VALIDATION, 5),  # in the second validation
-        ("segrefine.checkpointing.keep_previous", 1),  # the best is written, the last not yet
+        slow(VALIDATION, 5),  # in the second validation
+        slow("segrefine.checkpointing.keep_previous", 1),  # the best is written, the last not yet
         ("segrefine.callbacks.EpochLine.on_validation_end", 2),  # a validation without its checkpoint
-        ("segrefine.lit_module.SegmentationModule.on_test_epoch_end", 1),  # the training itself is over
+        slow("segrefine.lit_module.SegmentationModule.on_test_epoch_end", 1),  # the training itself is over
     ],
 )
 def test_a_killed_run_ends_as_if_nothing_had_happened(
@@ -172,17 +178,11 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 @pytest.mark.parametrize(
     ("target", "count", "number", "status", "step"),
     [
-        (STEP, 3, signal.SIGTERM, REQUEUE, 2),  # in the first half of the second step, which is made to its end
-        (STEP, 8, signal.SIGUSR1, REQUEUE, 4),  # in the epoch's last batch: no validation before the stop
+        slow(STEP, 3, signal.SIGTERM, REQUEUE, 2),  # in the first half of the second step, which is made to its end
+        slow(STEP, 8, signal.SIGUSR1, REQUEUE, 4),  # in the epoch's last batch: no validation before the stop
         (VALIDATION, 5, signal.SIGUSR2, REQUEUE, 8),
-        (STEP, 11, signal.SIGINT, 130, 6),
-        (
-            "segrefine.data.sampler.TrainSampler.set_epoch",
-            2,
-            signal.SIGTERM,
-            REQUEUE,
-            4,
-        ),  # before an epoch's first step
+        slow(STEP, 11, signal.SIGINT, 130, 6),
+        (EPOCH, 2, signal.SIGTERM, REQUEUE, 4),  # before an epoch's first step
     ],
 )
 def test_a_run_asked_to_stop_saves_and_goes_on_later(
