@@ -138,6 +138,7 @@ main("train", task)
 """
 
 
+@pytest.mark.slow
 def test_too_many_open_files_are_told(tmp_path: Path) -> None:
     options = [*TINY.split(), "datamodule.num_workers=8", "hydra.run.dir=run"]
     words = [sys.executable, "-c", OPEN_FILES, *options]

@@ -259,6 +259,7 @@ def test_an_epoch_without_any_image_stops(data: Path, type_in: TypeIn) -> None:
     assert "error: None of the images of val can be used. The first: " in result.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_in_step(data: Path, tmp_path: Path) -> None:
     """Each has batches of one, so that bad images are whole batches of one process alone."""
     for index in (4, 5):

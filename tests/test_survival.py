@@ -161,7 +161,7 @@ def test_without_reading_processes_the_run_is_the_same(whole: tuple[dict[str, An
         ("segrefine.checkpoint_io.torch.save", 4),  # a checkpoint half written
         slow(VALIDATION, 5),  # in the second validation
         slow("segrefine.checkpointing.keep_previous", 1),  # the best is written, the last not yet
-        ("segrefine.callbacks.EpochLine.on_validation_end", 2),  # a validation without its checkpoint
+        slow("segrefine.callbacks.EpochLine.on_validation_end", 2),  # a validation without its checkpoint
         slow("segrefine.lit_module.SegmentationModule.on_test_epoch_end", 1),  # the training itself is over
     ],
 )
@@ -180,7 +180,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     [
         slow(STEP, 3, signal.SIGTERM, REQUEUE, 2),  # in the first half of the second step, which is made to its end
         slow(STEP, 8, signal.SIGUSR1, REQUEUE, 4),  # in the epoch's last batch: no validation before the stop
-        (VALIDATION, 5, signal.SIGUSR2, REQUEUE, 8),
+        slow(VALIDATION, 5, signal.SIGUSR2, REQUEUE, 8),
         slow(STEP, 11, signal.SIGINT, 130, 6),
         (EPOCH, 2, signal.SIGTERM, REQUEUE, 4),  # before an epoch's first step
     ],
