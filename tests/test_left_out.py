@@ -19,6 +19,7 @@ from segrefine.data.dataset import LeftOut
 from segrefine.data.folder import FolderDataModule
 from segrefine.errors import BadFileError, UserError
 from segrefine.inference import Inference
+from segrefine.left_out import LeftOutList
 from segrefine.lit_module import SegmentationModule
 
 CHECKOUT = Path(__file__).parents[1]
@@ -288,3 +289,13 @@ def test_two_processes_train_on_in_step(data: Path, tmp_path: Path) -> None:
     assert places == [("train", "01"), ("train", "06"), ("train", "07"), ("val", "04"), ("val", "05")]
     assert summary["num_images"] == len(rows) == IMAGES - 2
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == IMAGES // 2
+
+
+def test_a_run_that_goes_on_at_the_end_of_an_epoch_has_seen_nothing_of_it() -> None:
+    left_out = LeftOutList()
+    left_out.load_state_dict({"entries": [{"split": "train", "id": "a", "reason": "bad"}]})
+    left_out._gather("train")
+    assert left_out.entries == [{"split": "train", "id": "a", "reason": "bad"}]
+    left_out._collect("train", {"id": [], "left_out": [LeftOut("b", "bad")]})
+    with pytest.raises(UserError, match="None of the images of train"):
+        left_out._gather("train")

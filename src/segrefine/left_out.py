@@ -66,12 +66,13 @@ class LeftOutList(Callback):
 
     def _gather(self, split: str) -> None:
         """Takes over what the other processes found; all of them call this."""
-        parts: list[Any] = [(self.reasons, self._used.pop(split, 0))]
+        parts: list[Any] = [(self.reasons, self._used.pop(split, None))]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             part, parts = parts[0], [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, part)
         self.reasons = {key: reason for reasons, _ in parts for key, reason in reasons.items()}
-        if self.reasons and not any(used for _, used in parts):
+        seen = [used for _, used in parts if used is not None]  # nothing was, where a run goes on at an epoch's end
+        if seen and not any(seen):
             first = next(entry["reason"] for entry in self.entries if entry["split"] == split)
             raise UserError(f"None of the images of {split} can be used. The first: {first}")
 
