@@ -8,10 +8,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from segrefine.benchmarking import STEPS, Traffic, benchmark, load_peer, matmul_rate, step_memory
+from segrefine.benchmarking import STEPS, benchmark, load_peer
 from segrefine.configs import CONFIG_FOLDER
 from segrefine.cost import count_multiply_adds
 from segrefine.errors import UserError
+from segrefine.measuring import Traffic, matmul_rate, step_memory
 from segrefine.model import create_model
 
 TINY = ["model=refinenet_lw", "model.widths={4:8,8:8,16:8,32:8}", "size=[64,96]", "batch_size=2", "rounds=2"]

@@ -6,29 +6,28 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from segrefine.atomic import write_text
 from segrefine.bands import best_classes
 from segrefine.errors import UserError, did_you_mean
 from segrefine.losses import training_loss
+from segrefine.measuring import Traffic, copy_rate, matmul_rate, profile_step, render_profile, step_memory, wait
 from segrefine.model import SegmentationModel, build_model
 from segrefine.precision import autocast_dtype, choose_device
 from segrefine.summary import describe_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     if options["profile"]:
         for step in steps:
             for subject in subjects:
-                shares = profile_step(subject, step, ceilings[subject.precision])
+                shares = profile_step(getattr(subject, step), device, ceilings[subject.precision])
                 log.info(f"\n{subject.name}, {step}\n{render_profile(shares[: options['profile']])}")
     if options["output"]:
         about = {"options": options, "environment": describe_environment(), "results": rows}
@@ -173,10 +172,10 @@ def compare(
     seconds: list[list[float]] = [[] for _ in subjects]
     for _ in range(rounds):
         for function, taken in zip(work, seconds, strict=True):
-            _wait(subjects[0].images.device)
+            wait(subjects[0].images.device)
             started = time.perf_counter()
             function()
-            _wait(subjects[0].images.device)
+            wait(subjects[0].images.device)
             taken.append(time.perf_counter() - started)
     rows = []
     for subject, function, taken in zip(subjects, work, seconds, strict=True):
@@ -198,115 +197,6 @@ def compare(
             }
         )
     return rows
-
-
-def profile_step(subject: Subject, step: str, ceiling: float, tries: int = 3) -> list[dict[str, Any]]:
-    """Where a step's time goes: a row for each operation, the most costly first, with its share of the time that all
-    take and, of convolutions and matrix products, of `ceiling`, operations a second."""
-    function = partial(getattr(subject, step))
-    with FlopCounterMode(display=False) as counter:
-        function()
-    flops: dict[str, int] = {}
-    for operation, count in counter.get_flop_counts()["Global"].items():
-        kind = _kind(str(operation))
-        flops[kind] = flops.get(kind, 0) + count
-    cuda = subject.images.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as profiler:
-        for _ in range(tries):
-            function()
-        _wait(subject.images.device)
-    seconds: dict[str, float] = {}
-    for event in profiler.key_averages():
-        if event.device_type != DeviceType.CPU:
-            continue  # a GPU's kernels, whose time counts for the operations that started them
-        taken = event.self_device_time_total if cuda else event.self_cpu_time_total
-        seconds[_kind(event.key)] = seconds.get(_kind(event.key), 0.0) + taken / 1e6 / tries
-    total = sum(seconds.values())
-    return [
-        {
-            "operation": kind,
-            "seconds": taken,
-            "share": taken / total,
-            "share_of_matmul_rate": flops[kind] / taken / ceiling if flops.get(kind) and taken else None,
-        }
-        for kind, taken in sorted(seconds.items(), key=lambda pair: -pair[1])
-    ]
-
-
-def _kind(operation: str) -> str:
-    """The name of an operation, as the profiler and the counter of operations write it, by what it does."""
-    if "convolution" in operation:
-        return "convolution, backward" if "backward" in operation else "convolution, forward"
-    name = operation.removeprefix("aten::").removeprefix("aten.")
-    return "matrix product" if name in ("mm", "addmm", "bmm", "baddbmm") else name
-
-
-def render_profile(rows: list[dict[str, Any]]) -> str:
-    lines = ["| operation | ms | share | of matmul rate |", "| --- " * 4 + "|"]
-    for row in rows:
-        rate = row["share_of_matmul_rate"]
-        reached = "" if rate is None else f"{rate:.0%}"
-        lines.append(f"| {row['operation']} | {1000 * row['seconds']:.0f} | {row['share']:.0%} | {reached} |")
-    return "\n".join(lines)
-
-
-def step_memory(step: Callable[[], None], device: torch.device) -> int:
-    """Most bytes that tensors made in a step hold at a time, beside what was there before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
-    held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
-
-
-def matmul_rate(device: torch.device, precision: torch.dtype | None, side: int = 2048, tries: int = 8) -> float:
-    """Operations a second of square matrix products, the best of several: what this machine can do in that type."""
-    factors = torch.randn(2, side, side, device=device, dtype=precision or torch.float32)
-    best = float("inf")
-    for _ in range(tries):
-        _wait(device)
-        started = time.perf_counter()
-        factors[0] @ factors[1]
-        _wait(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * side**3 / best
-
-
-def copy_rate(device: torch.device, size: int = 2**28, tries: int = 8) -> float:
-    """Bytes a second read and written in copying `size` bytes, the best of several."""
-    source, target = torch.zeros(2, size, dtype=torch.uint8, device=device)
-    best = float("inf")
-    for _ in range(tries):
-        _wait(device)
-        started = time.perf_counter()
-        target.copy_(source)
-        _wait(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size / best
-
-
-class Traffic(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations take in and give out: what memory would move without caches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if not function.is_view:
-            tensors = tree_leaves((args, kwargs, result))
-            self.bytes += sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
-        return result
 
 
 def render(rows: list[dict[str, Any]]) -> str:
@@ -332,8 +222,3 @@ def render(rows: list[dict[str, Any]]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
