@@ -19,7 +19,7 @@ from segrefine.data.shapes import CLASSES, ShapesDataModule
 from segrefine.errors import UserError
 from segrefine.evaluation import evaluate
 from segrefine.labels import voc_colour_map
-from segrefine.metrics import COUNTS
+from segrefine.metrics import IMAGE_COUNTS
 from segrefine.model import SegmentationModel, create_model
 from segrefine.summary import write_per_image
 
@@ -125,11 +125,11 @@ def test_a_file_of_weights_alone_needs_to_be_told_of_what(
 def test_ids_and_class_names_of_any_kind_come_back_from_per_image_csv(tmp_path: Path) -> None:
     ids = ["a,b", 'say "a"', "two\nlines", "=1+1", " spaced ", "ü", os.fsdecode(b"latin-\xe9"), ""]
     classes = ["road, wet", 'the "other"', "line\nbreak"]
-    counts = np.arange(len(ids) * len(COUNTS) * 3).reshape(len(ids), len(COUNTS), 3)
+    counts = np.arange(len(ids) * len(IMAGE_COUNTS) * 3).reshape(len(ids), len(IMAGE_COUNTS), 3)
     write_per_image(tmp_path, ids, counts, classes)
     path = tmp_path / "per_image.csv"
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         header, *rows = csv.reader(file)
-    assert header == ["image", *(f"{count}:{name}" for count in COUNTS for name in classes)]
+    assert header == ["image", *(f"{count}:{name}" for count in IMAGE_COUNTS for name in classes)]
     assert [row[0] for row in rows] == ids
     assert np.array_equal(np.array([row[1:] for row in rows], int).reshape(counts.shape), counts)

@@ -223,7 +223,7 @@ def test_rows_per_image_are_sorted_and_kept_once() -> None:
         metrics.update(predictions[batch], labels[batch], batch)
     scores = arrays(metrics)
     assert scores.pop("indices").tolist() == [0, 1, 2, 3]
-    np.testing.assert_array_equal(scores.pop("image_counts"), image_counts(predictions, labels, 5).numpy())
+    np.testing.assert_array_equal(scores.pop("image_counts")[:, :6], image_counts(predictions, labels, 5).numpy())
     np.testing.assert_equal(scores, arrays(once))
     metrics.reset()
     metrics.update(predictions[:1], labels[:1], torch.tensor([7]))

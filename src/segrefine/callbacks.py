@@ -10,6 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch.optim import Optimizer
 
 from segrefine.panels import panel, save_atomically
 
@@ -97,6 +98,17 @@ class LastValidation(Callback):
             loop.val_loop.run()
             loop._batches_that_stepped += 1
             trainer.training = True
+
+
+class GradientNorms(Callback):
+    """Logs `gradient/encoder_stage1` to `5` and `gradient/decoder`: the norm of the gradient there, before clipping."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        net: Any = module.net
+        parts = {f"encoder_stage{number}": stage for number, stage in enumerate(net.encoder.stages, 1)}
+        for name, layers in {**parts, "decoder": [net.decoder]}.items():
+            gradients = [p.grad for layer in layers for p in layer.parameters() if p.grad is not None]
+            module.log(f"gradient/{name}", torch.nn.utils.get_total_norm(gradients))
 
 
 class EpochLine(Callback):

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from segrefine.configs import CONFIG_FOLDER, flatten, read_group
 from segrefine.errors import UserError, did_you_mean
 from segrefine.failures import explain_failure
-from segrefine.stopping import STOP_SIGNALS, Stopped
+from segrefine.sweeps import describe_sweep, run_job, sweep_options
 from segrefine.terminal import printable
 
 log = logging.getLogger(__name__)
@@ -61,11 +60,11 @@ def main(
 
     started, script = False, sys.argv[0]  # which is another where a launcher has taken a job elsewhere
 
-    def guarded(cfg: DictConfig) -> None:
+    def guarded(cfg: DictConfig) -> float | None:
         nonlocal started
         started = True
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return run_job(script)
+            return run_job(script, cfg)
         try:
             job(cfg)
         except Exception as error:
@@ -76,8 +75,10 @@ def main(
             log.error(f"error: {explained}")
             forget(Path(HydraConfig.get().runtime.output_dir))
             sys.exit(MISTAKE)
+        return None
 
-    sys.argv += follower_options(sys.argv)
+    sweep = sweep_options(config_name, sys.argv[1:])
+    sys.argv += follower_options(sys.argv) + sweep
     try:
         if prepare is not None:
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
@@ -92,6 +93,9 @@ def main(
             raise
         print(printable(f"error: {explained or explain(error, config_name)}"), file=sys.stderr)
         sys.exit(MISTAKE)
+    finally:
+        for text in describe_sweep(sys.argv) if sweep else []:
+            print(text, file=sys.stderr)
 
 
 def forget(folder: Path) -> None:
@@ -111,51 +115,6 @@ def follower_options(arguments: list[str]) -> list[str]:
     if rank == 0 or any(argument.startswith("hydra.run.dir=") for argument in arguments):
         return []
     return ["hydra.output_subdir=null", "hydra/job_logging=plain"]
-
-
-def run_job(script: str) -> None:
-    """Run the sweep's current job as a single command, in a process of its own; one that was stopped, and started
-    again by its scheduler, goes on from its checkpoint.
-
-    So a job that fails does not stop the others, leaves no memory taken and no process group behind, and may start
-    processes for its devices, which get the values that the sweeper drew once (Lightning's launcher would repeat the
-    whole sweep in each of them).
-    """
-    hydra_config = HydraConfig.get()
-    folder = hydra_config.runtime.output_dir.replace("\\", "\\\\").replace("'", "\\'")
-    command = [sys.executable, script, *hydra_config.overrides.task, f"hydra.run.dir='{folder}'"]
-    begun = Path(hydra_config.runtime.output_dir, "checkpoints", "last.ckpt").is_file()
-    if begun and not any(option.startswith("ckpt_path=") for option in command):
-        command.append("ckpt_path=last")
-    log.info(f"job {hydra_config.job.num}: {hydra_config.job.override_dirname}")
-    status = run_passing_signals(command)
-    if status != 0:  # kept by Hydra until all jobs have run
-        raise UserError(f"a job of the sweep ended with status {status}: {hydra_config.runtime.output_dir}")
-
-
-def run_passing_signals(command: list[str]) -> int:
-    """The command's exit status. What asks this process to stop is passed on to it, so that it can save first; then
-    this process ends the same way, or as whoever listened before (submitit) wants."""
-    received: list[int] = []
-
-    def pass_on(number: int, frame: Any) -> None:
-        received.append(number)
-        if number != signal.SIGINT:  # which a terminal sends to all processes
-            process.send_signal(number)
-
-    process = subprocess.Popen(command)
-    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
-    try:
-        status = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        handler = before[received[0]]
-        if callable(handler) and received[0] != signal.SIGINT:
-            handler(received[0], None)
-        raise Stopped(received[0])
-    return status
 
 
 def run_folder(ckpt_path: str | None, folder: str) -> str:

@@ -14,6 +14,23 @@ CONFIG_FOLDER = next(
 )
 
 
+HARMLESS = {
+    *("ckpt_path", "init_from", "strict", "checkpoint_every_minutes"),
+    *("datamodule.root", "datamodule.download", "datamodule.cache", "datamodule.num_workers"),
+}
+"""Options of a run that may differ when it goes on, without a word: it ends as it would have."""
+
+
+def changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`key=value (was before)` of the options that bring a run to another end."""
+    old = flatten(before)
+    return [
+        f"{key}={value} (was {old[key]})"
+        for key, value in flatten(now).items()
+        if key in old and value != old[key] and not isinstance(value, Mapping) and key not in HARMLESS
+    ]
+
+
 def read_group(group: str, name: str) -> dict[str, Any]:
     """The options in `conf/GROUP/NAME.yaml`, over those of the file that its defaults list builds on, as Hydra composes
     them; UserError if there is no such file.

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
+from segrefine.atomic import write_text
 from segrefine.callbacks import Timer
 from segrefine.checkpoints import read_checkpoint, restore
 from segrefine.configs import read_group
@@ -19,7 +21,8 @@ from segrefine.errors import UserError, did_you_mean
 from segrefine.inference import Inference
 from segrefine.left_out import LeftOutList
 from segrefine.lit_module import SCORES, SegmentationModule
-from segrefine.prediction import write_pictures
+from segrefine.panels import save_atomically
+from segrefine.prediction import label_name, write_pictures
 from segrefine.submission import check_benchmark
 from segrefine.summary import write_per_image, write_summary
 from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
@@ -54,8 +57,10 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     callbacks: list[Callback] = [timer, left_out]
     check_benchmark(cfg.submission, datamodule.num_classes)
     if cfg.save_predictions or cfg.submission:
-        callbacks.append(PredictionWriter(folder / "predictions", datamodule.palette, cfg.submission))
+        callbacks.append(PredictionWriter(folder, datamodule.palette, cfg.submission))
     trainer = create_trainer(config["trainer"], folder, callbacks)
+    if trainer.is_global_zero:
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     cost = measure_cost(net, datamodule.image_size(cfg.split))
     scores = score(trainer, module, datamodule, cfg.split, folder)
     summary = {
@@ -92,14 +97,14 @@ def score(
         ids = datamodule.dataset(split).ids
         named = [ids[index] for index in scores["indices"]]
         write_per_image(folder, named, scores["image_counts"], datamodule.classes)
-    values = {name: _finite(float(scores[name])) for name in SCORES}
+    values = {name: finite(float(scores[name])) for name in SCORES}
     if split == "test":
         for logger in trainer.loggers:
             logger.log_metrics(
                 {f"test/{name}": value for name, value in values.items() if value is not None}, trainer.global_step
             )
             logger.save()
-    per_class = {name: _finite(iou) for name, iou in zip(datamodule.classes, scores["per_class"].tolist(), strict=True)}
+    per_class = {name: finite(iou) for name, iou in zip(datamodule.classes, scores["per_class"].tolist(), strict=True)}
     return {"num_images": len(scores["indices"]), **values, "per_class": per_class}
 
 
@@ -115,11 +120,24 @@ def render(summary: dict[str, Any]) -> str:
     )
 
 
+class LabelWriter(Callback):
+    """Writes the classes that the network sees in every image it is tested on, which `compare.py` shows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_test_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        for name, labels in zip(batch["id"], outputs, strict=False):  # as in PanelWriter
+            save_atomically(Image.fromarray(labels.numpy(force=True)), self.folder / "predictions" / label_name(name))
+
+
 class PredictionWriter(Callback):
-    """Writes what the network says of every image it is tested on."""
+    """Writes pictures of what the network says of every image it is tested on."""
 
     def __init__(self, folder: Path, palette: np.ndarray, submission: str | None) -> None:
-        self.folder, self.palette, self.submission = folder, palette, submission
+        self.folder, self.palette, self.submission = folder / "predictions", palette, submission
 
     def on_test_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -128,6 +146,6 @@ class PredictionWriter(Callback):
             write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette, self.submission)
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """JSON has no NaN: a score of nothing is null."""
     return value if math.isfinite(value) else None

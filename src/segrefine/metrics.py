@@ -13,11 +13,16 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from segrefine.counting import count_per_image, window_max
 from segrefine.errors import UserError
 from segrefine.labels import VOID
+from segrefine.regions import REGIONS, count_regions
 
 COUNTS = ("intersection", "truth", "prediction", "boundary_intersection", "boundary_truth", "boundary_prediction")
 """The 6 in (.., 6, K): pixels of a class in both maps, in the truth, in the prediction; the same on boundaries."""
+
+IMAGE_COUNTS = (*COUNTS, *(f"{region}_{count}" for region in REGIONS for count in COUNTS[:3]))
+"""What is kept of every image of a scored split: `COUNTS`, and the first three within each of `segrefine.regions`."""
 
 BOUNDARY_WIDTH = 0.02
 """Width of the boundary band as a fraction of the image diagonal: `dilation_ratio` in boundary_utils.py of the release
@@ -25,13 +30,15 @@ BOUNDARY_WIDTH = 0.02
 
 
 def scores_from_counts(counts: Tensor) -> dict[str, Tensor]:
-    """Scores of summed `counts` (.., 6, K): fractions in [0, 1], float64, shape (..), and `per_class` IoU (.., K).
+    """Scores of summed `counts` (.., 6 or more, K): fractions in [0, 1], float64, shape (..); `per_class` IoU (.., K).
 
     Formulas: Long et al., CVPR 2015, section 5, with n_ii the intersections and t_i the truth; Boundary IoU likewise.
     A class absent from truth and prediction has IoU NaN and is left out of the means, in `mean_acc` every class absent
     from the truth is. A score is NaN where nothing is left.
     """
-    hits, truth, prediction, *boundary = counts.cpu().double().unbind(-2)  # Apple's GPUs have no float64
+    hits, truth, prediction, *boundary = (
+        counts[..., : len(COUNTS), :].cpu().double().unbind(-2)
+    )  # Apple's GPUs have no float64
     boundary_hits, boundary_truth, boundary_prediction = boundary
     iou = hits / (truth + prediction - hits)
     boundary_iou = boundary_hits / (boundary_truth + boundary_prediction - boundary_hits)
@@ -62,7 +69,7 @@ def mark_void(predictions: Tensor, labels: Tensor, num_classes: int) -> tuple[Te
 def image_confusions(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Confusion matrix of each image, (B, K, K) int64, rows truth and columns prediction, of maps from `mark_void`."""
     cells = labels.long() * num_classes + predictions
-    return _count_per_image(cells, labels != VOID, num_classes**2).unflatten(1, (num_classes, num_classes))
+    return count_per_image(cells, labels != VOID, num_classes**2).unflatten(1, (num_classes, num_classes))
 
 
 def region_counts(confusions: Tensor) -> Tensor:
@@ -82,35 +89,12 @@ def boundary_counts(predictions: Tensor, labels: Tensor, num_classes: int) -> Te
     # The smallest value in a window is what the largest is among the complements, so one filter finds both.
     maps = torch.stack([labels, ~labels, predictions, ~predictions])
     maps = F.pad(maps, (distance,) * 4, value=VOID)
-    maps = _window_max(_window_max(maps, 2 * distance + 1, dim=-1), 2 * distance + 1, dim=-2)
+    maps = window_max(window_max(maps, 2 * distance + 1, dim=-1), 2 * distance + 1, dim=-2)
     in_truth = (maps[0] != ~maps[1]) & (labels != VOID)
     in_prediction = (maps[2] != ~maps[3]) & (labels != VOID)
     in_both = in_truth & in_prediction & (predictions == labels)
     counted = [(labels, in_both), (labels, in_truth), (predictions, in_prediction)]
-    return torch.stack([_count_per_image(values.long(), mask, num_classes) for values, mask in counted], dim=1)
-
-
-def _window_max(maps: Tensor, size: int, dim: int) -> Tensor:
-    """Largest value of each full window of `size` along `dim` (which gets size - 1 shorter), in log2(size) steps."""
-    covered = 1
-    while covered < size:
-        step = min(covered, size - covered)
-        length = maps.shape[dim] - step
-        maps = torch.maximum(maps.narrow(dim, 0, length), maps.narrow(dim, step, length))
-        covered += step
-    return maps
-
-
-def _count_per_image(values: Tensor, mask: Tensor, bins: int) -> Tensor:
-    """How often each of 0..bins-1 occurs in `values` (B, H, W) int64 under the `mask`, per image: (B, bins) int64.
-
-    One bincount without weights, where an extra bin takes what is masked: exact, allowed in deterministic mode, and
-    much faster than torchmetrics' own, which in that mode compares every pixel with every bin.
-    """
-    images = len(values)
-    offsets = torch.arange(images, device=values.device).view(-1, 1, 1) * bins
-    indices = (values + offsets).where(mask, images * bins)
-    return torch.bincount(indices.flatten(), minlength=images * bins + 1)[:-1].view(images, bins)
+    return torch.stack([count_per_image(values.long(), mask, num_classes) for values, mask in counted], dim=1)
 
 
 class SegmentationMetrics(Metric):
@@ -156,12 +140,13 @@ class SegmentationMetrics(Metric):
             if indices is None:
                 raise ValueError("keep_images needs the indices of the images in the data set.")
             self.indices.append(indices.to(labels.device, torch.int64))
-            self.rows.append(torch.cat([region_counts(confusions), boundary], dim=1))
+            regions = count_regions(*maps, self.num_classes)
+            self.rows.append(torch.cat([region_counts(confusions), boundary, regions], dim=1))
 
     def compute(self) -> dict[str, Any]:
         """The scores as float64 scalars, `per_class` (K,), and with `keep_images` `indices` (N,), sorted, and
-        `image_counts` (N, 6, K) int64. All but the scalars are numpy arrays: a tensor of one element would come out of
-        torchmetrics without its dimensions.
+        `image_counts` (N, len(IMAGE_COUNTS), K) int64. All but the scalars are numpy arrays: a tensor of one element
+        would come out of torchmetrics without its dimensions.
 
         Raises UserError if a value was met that is neither a class nor VOID; here and not in `update`, so that all
         processes of a distributed run learn of it and none waits for another.

@@ -91,15 +91,20 @@ def write_pictures(
     """`NAME_label.png` (class indices), `NAME_colour.png` and `NAME_overlay.png` of an image (3, H, W) and labels (H,
     W); or just the `NAME.png` that a benchmark takes. NAME is `file_name(name)`.
     """
-    name = file_name(name)
     indices = labels.numpy().astype(np.uint8)
     if submission is not None:
-        write_submission(folder / f"{name}.png", indices, submission)
+        write_submission(folder / f"{file_name(name)}.png", indices, submission)
         return
+    save_atomically(Image.fromarray(indices), folder / label_name(name))
     colours = colourise(indices, palette)
-    pictures = {"label": indices, "colour": colours, "overlay": overlay(image.permute(1, 2, 0).numpy(), colours)}
+    pictures = {"colour": colours, "overlay": overlay(image.permute(1, 2, 0).numpy(), colours)}
     for kind, picture in pictures.items():
-        save_atomically(Image.fromarray(picture), folder / f"{name}_{kind}.png")
+        save_atomically(Image.fromarray(picture), folder / f"{file_name(name)}_{kind}.png")
+
+
+def label_name(name: str) -> str:
+    """The file below `predictions/` that holds the classes (H, W) uint8 of the image with this id."""
+    return f"{file_name(name)}_label.png"
 
 
 def file_name(name: str) -> str:

@@ -1,24 +1,27 @@
 """A training run: config to objects to fit to scores. The one module that knows config, data and network together."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from lightning import seed_everything
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segrefine.atomic import remove_parts, write_text
-from segrefine.callbacks import EpochLine, LastValidation, PanelWriter, Timer
+from segrefine.callbacks import EpochLine, GradientNorms, LastValidation, PanelWriter, Timer
 from segrefine.checkpoint_io import LAST, previous
 from segrefine.checkpointing import Checkpointing
 from segrefine.checkpoints import Checkpoint, describe, load_weights, read_checkpoint
-from segrefine.configs import flatten
+from segrefine.configs import changed_options
 from segrefine.cost import count_parameters, measure_cost
 from segrefine.data import create_datamodule
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.errors import UserError
-from segrefine.evaluation import render, score
+from segrefine.evaluation import LabelWriter, finite, render, score
 from segrefine.left_out import LeftOutList
 from segrefine.lit_module import SegmentationModule
 from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
@@ -31,18 +34,12 @@ from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
 
 log = logging.getLogger(__name__)
 
-HARMLESS = {
-    *("ckpt_path", "init_from", "strict", "checkpoint_every_minutes"),
-    *("datamodule.root", "datamodule.download", "datamodule.cache", "datamodule.num_workers"),
-}
-"""Options that may differ when a run goes on, without a word: it ends as it would have."""
-
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Train and score what `conf/train.yaml` composes, in `folder`; returns the content of summary.json."""
     succeeded = False
     try:
-        with StopRequest() as stop:
+        with StopRequest() as stop, alone(folder):
             summary = _run(cfg, folder, stop)
         succeeded = True
         return summary
@@ -53,6 +50,26 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         raise
     finally:
         finish_wandb(succeeded)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """UserError if another process is at work on the run of this folder; else none can be until the block ends."""
+    if not is_rank_zero():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"Another process is at work on the run in {folder}. Wait for its end, or stop it.") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / ".lock").unlink()
+        lock.release()
 
 
 def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
@@ -99,7 +116,9 @@ def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
     description = describe(config, datamodule.classes, datamodule.palette)
     checkpointing = Checkpointing(folder, minutes, stop, description)
     panels = PanelWriter(folder, datamodule.classes, datamodule.palette)
-    callbacks = [timer, left_out, checkpointing, EpochLine(timer), panels, LastValidation()]
+    callbacks = [timer, left_out, checkpointing, EpochLine(timer), panels, LastValidation(), LabelWriter(folder)]
+    if cfg.log_gradients:
+        callbacks.append(GradientNorms())
     loggers = create_loggers(config["logger"], folder, config)
     trainer = create_trainer(config["trainer"] | {"deterministic": cfg.deterministic}, folder, callbacks, loggers)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
@@ -114,7 +133,8 @@ def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
     scores = score(trainer, module, datamodule, split, folder)
     faults = {"left_out": left_out.entries, "skipped_steps": module.skipped_steps}
     memory = {"peak_memory_bytes": peak_memory(module.device)}
-    summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **speed, **memory, **faults}
+    best = {"val_mIoU": finite(checkpointing.best_score)}
+    summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **best, **speed, **memory, **faults}
     if trainer.is_global_zero:
         write_summary(folder, summary)
         left_out.warn()
@@ -190,12 +210,7 @@ def checkpoint_to_resume(
     if checkpoint is None:
         return None
     refuse_other_run(checkpoint, config, classes)
-    before, now = flatten(checkpoint.config), flatten(config)
-    changed = [
-        f"{key}={value} (was {before[key]})"
-        for key, value in now.items()
-        if key in before and value != before[key] and not isinstance(value, dict) and key not in HARMLESS
-    ]
+    changed = changed_options(checkpoint.config, config)
     if changed:
         log.warning(f"Going on with other options than before, so to another end: {', '.join(changed)}.")
     return checkpoint.path

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from segrefine.atomic import replacing, write_text
-from segrefine.metrics import COUNTS
+from segrefine.metrics import IMAGE_COUNTS
 
 PACKAGES = (
     "segrefine",
@@ -37,7 +37,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def write_per_image(folder: Path, ids: Sequence[str], counts: np.ndarray, classes: Sequence[str]) -> None:
-    """`folder/per_image.csv`: a row per image, its id and its counts `COUNT:CLASS`, from (N, 6, K) int64.
+    """`folder/per_image.csv`: a row per image, its id and its counts `COUNT:CLASS`, from (N, len(IMAGE_COUNTS), K).
 
     Rows add up, so any score of any subset follows from them (`segrefine.metrics.scores_from_counts`).
     """
@@ -45,7 +45,7 @@ def write_per_image(folder: Path, ids: Sequence[str], counts: np.ndarray, classe
     options: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
     with replacing(folder / "per_image.csv") as part, part.open("w", **options) as file:
         writer = csv.writer(file)
-        writer.writerow(["image", *(f"{count}:{name}" for count in COUNTS for name in classes)])
+        writer.writerow(["image", *(f"{count}:{name}" for count in IMAGE_COUNTS for name in classes)])
         writer.writerows([image, *row.flatten().tolist()] for image, row in zip(ids, counts, strict=True))
 
 
