@@ -1,0 +1,139 @@
+"""Which differences between two variants are more than noise: of the images that were scored and of the seeds.
+
+The images are resampled as pairs, the same ones for all variants, and the score of the set is recomputed for each
+resample (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13). The seeds are nested in
+the variants: a resample of two to five of them would say too little (`docs/statistics.md` has the coverage), so they
+enter as Student's t of their variance, freed of the share that the images have in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from segrefine.comparison.runs import Run, Variant
+from segrefine.comparison.scores import score
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+BLOCK = 1_000
+"""Resamples drawn at a time, which bounds the memory for sets of thousands of images."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far `one` is above `other` in a score, fractions: the estimate, its 95 % interval, two-sided p-value.
+
+    `adjusted_p` is that of Holm's correction where several differences are asked for, else p itself.
+    """
+
+    one: str
+    other: str
+    metric: str
+    estimate: float
+    low: float
+    high: float
+    p: float
+    adjusted_p: float
+    seeds: tuple[int, int]
+
+    @property
+    def shown(self) -> bool:
+        """Whether the difference is more than noise."""
+        return self.adjusted_p < 1 - LEVEL and (self.low > 0 or self.high < 0)
+
+    @property
+    def verdict(self) -> str:
+        """In plain words, in points (hundredths)."""
+        low, high = 100 * self.low, 100 * self.high
+        if not self.shown:
+            return f"no difference shown ({low:+.1f} to {high:+.1f} points)"
+        if self.estimate > 0:
+            return f"better by {low:.1f} to {high:.1f} points"
+        return f"worse by {-high:.1f} to {-low:.1f} points"
+
+
+class Bootstrap:
+    """Scores of runs over resamples of their images, the same ones for every run; computed once a run and score."""
+
+    def __init__(self, resamples: int = RESAMPLES, seed: int = 0) -> None:
+        self.resamples, self.seed = resamples, seed
+        self._scores: dict[tuple[int, str], np.ndarray] = {}
+
+    def scores(self, run: Run, metric: str) -> np.ndarray:
+        """(resamples,) scores of the run."""
+        key = id(run), metric
+        if key not in self._scores:
+            rng, count = np.random.default_rng(self.seed), len(run.images)
+            blocks = []
+            for start in range(0, self.resamples, BLOCK):
+                size = min(BLOCK, self.resamples - start)
+                blocks.append(score(run, metric, rng.multinomial(count, np.full(count, 1 / count), size).astype(float)))
+            self._scores[key] = np.concatenate(blocks)
+        return self._scores[key]
+
+    def difference(self, one: Variant, other: Variant, metric: str) -> Difference:
+        """How far `one` is above `other`."""
+        sides = [_Side.of(variant, metric, self) for variant in (one, other)]
+        estimate = sides[0].estimate - sides[1].estimate
+        spread, freedom = _welch(sides)
+        draws = np.random.default_rng((self.seed, 1)).standard_t(freedom, self.resamples) if spread > 0 else 0.0
+        replicates = sides[0].resampled - sides[1].resampled + spread * draws
+        replicates = replicates[np.isfinite(replicates)]
+        low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(replicates) else (np.nan,) * 2
+        tail = min((replicates <= 0).sum(), (replicates >= 0).sum())
+        p = min(1.0, 2 * (tail + 1) / (len(replicates) + 1))
+        seeds = len(one.runs), len(other.runs)
+        return Difference(one.label, other.label, metric, estimate, float(low), float(high), p, p, seeds)
+
+    def interval(self, variant: Variant, metric: str) -> tuple[float, float]:
+        """95 % interval of the variant's own score, over images and seeds."""
+        side = _Side.of(variant, metric, self)
+        spread, freedom = _welch([side])
+        draws = np.random.default_rng((self.seed, 1)).standard_t(freedom, self.resamples) if spread > 0 else 0.0
+        low, high = np.nanquantile(side.resampled + spread * draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A variant's score: the mean over its seeds, that of every resample of the images, and the variance of the mean
+    that comes of the seeds, with its degrees of freedom (0 where there is but one seed)."""
+
+    estimate: float
+    resampled: np.ndarray
+    variance: float
+    freedom: int
+
+    @classmethod
+    def of(cls, variant: Variant, metric: str, bootstrap: Bootstrap) -> "_Side":
+        scores = np.array([score(run, metric) for run in variant.runs])
+        resampled = np.array([bootstrap.scores(run, metric) for run in variant.runs])
+        count, variance = len(scores), 0.0
+        if count > 1:
+            # Scores of seeds differ by the seeds, and by what each made of the images at hand; that second part is in
+            # the resamples already: as much as the mean over seeds varies less with the images than each seed.
+            share = (resampled.var(1).mean() - resampled.mean(0).var()) * count / (count - 1)
+            variance = max(float(scores.var(ddof=1) - share), 0.0) / count
+        return cls(float(scores.mean()), resampled.mean(0), variance, count - 1)
+
+
+def _welch(sides: Sequence[_Side]) -> tuple[float, float]:
+    """Standard error by the seeds of all sides together, and its degrees of freedom (Welch, Biometrika 1947)."""
+    total = sum(side.variance for side in sides)
+    if total == 0:
+        return 0.0, 1.0
+    return total**0.5, total**2 / sum(side.variance**2 / side.freedom for side in sides if side.freedom)
+
+
+def correct(differences: Sequence[Difference]) -> list[Difference]:
+    """With p-values adjusted for their number by Holm's method (Scandinavian Journal of Statistics, 1979)."""
+    order = sorted(range(len(differences)), key=lambda index: differences[index].p)
+    adjusted, largest = dict.fromkeys(order, 1.0), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, differences[index].p * (len(order) - rank)))
+        adjusted[index] = largest
+    return [
+        Difference(**{**vars(difference), "adjusted_p": adjusted[index]})
+        for index, difference in enumerate(differences)
+    ]
