@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import yaml
@@ -30,7 +30,7 @@ PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None}
 """How `train.py` scores; `evaluate.py` says it in its config."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One finished run: its config, summary.json, and the counts of every image of the scored split."""
 
@@ -53,10 +53,9 @@ class Run:
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of a logged name in metrics.csv; empty where it was not logged."""
-        path = self.folder / "metrics.csv"
-        if not path.is_file():
+        if not next(self.folder.glob("metrics.csv*"), None):
             return np.empty(0), np.empty(0)
-        with path.open(newline="", encoding="utf-8") as file:
+        with open_table(self.folder / "metrics.csv") as file:
             pairs = [(float(row["step"]) + 1, float(row[name])) for row in csv.DictReader(file) if row.get(name)]
         steps, values = np.array(pairs).reshape(-1, 2).T
         return steps, values
@@ -123,10 +122,9 @@ def _read(path: Path, parse: Any) -> dict[str, Any]:
 
 def _read_counts(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], np.ndarray]:
     """Images, classes, names of counts and counts (N, C, K) of per_image.csv, or per_image.csv.gz."""
-    path = next((file for file in sorted(folder.glob("per_image.csv*"))), folder / "per_image.csv")
-    options: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+    path = folder / "per_image.csv"
     try:
-        with gzip.open(path, "rt", **options) if path.suffix == ".gz" else path.open(**options) as file:
+        with open_table(path) as file:
             header, *rows = csv.reader(file)
         columns = [column.split(":", 1) for column in header[1:]]
         names = tuple(dict.fromkeys(name for name, _ in columns))
@@ -139,6 +137,15 @@ def _read_counts(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, EOFError, csv.Error) as error:
         raise UserError(f"{path} is broken: {error}.") from error
+
+
+def open_table(path: Path) -> TextIO:
+    """The .csv file, or the .csv.gz beside where it belongs, which is how results are kept."""
+    options: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+    packed = path.with_name(f"{path.name}.gz")
+    if packed.is_file() and not path.is_file():
+        return gzip.open(packed, "rt", **options)
+    return path.open(**options)
 
 
 def group(runs: Sequence[Run]) -> list[Variant]:

@@ -13,6 +13,9 @@ from segrefine.regions import REGIONS
 
 PLAIN = ("mIoU", "boundary_IoU", "pixel_acc", "mean_acc", "fwIoU")
 
+MINUS = " - "
+"""`trimap_2 - mIoU` is how far a run's score near boundaries is above that of its whole images."""
+
 CLASS = "IoU:"
 """`IoU:road` is the IoU of the class road."""
 
@@ -21,13 +24,17 @@ def check_metric(metric: str, run: Run) -> None:
     """UserError if the run has no such score: one of `PLAIN`, a region (`trimap_2`, `size_0_16`) or `IoU:CLASS`."""
     regions = [region for region in REGIONS if f"{region}_truth" in run.count_names]
     known = [*PLAIN, *regions, *(f"{CLASS}{name}" for name in run.classes)]
-    if metric not in known:
-        raise UserError(f"metric={metric}: {run.folder} has no such score.{did_you_mean(metric, known)}")
+    for part in metric.split(MINUS) if metric not in known else []:
+        if part not in known:
+            raise UserError(f"metric={metric}: {run.folder} has no score {part!r}.{did_you_mean(part, known)}")
 
 
 def score(run: Run, metric: str, weights: np.ndarray | None = None) -> np.ndarray:
     """The run's score of its images, a fraction in [0, 1], or (R,) scores with each image taken as often as `weights`
     (R, N) say. NaN where nothing is left to be scored."""
+    if MINUS in metric and metric.removeprefix(CLASS) not in run.classes:
+        first, *others = (score(run, part, weights) for part in metric.split(MINUS))
+        return first - sum(others)
     if metric in REGIONS:
         counts = run.rows(f"{metric}_")
     elif metric.startswith(CLASS):

@@ -58,11 +58,11 @@ class Bootstrap:
 
     def __init__(self, resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.resamples, self.seed = resamples, seed
-        self._scores: dict[tuple[int, str], np.ndarray] = {}
+        self._scores: dict[tuple[Run, str], np.ndarray] = {}
 
     def scores(self, run: Run, metric: str) -> np.ndarray:
         """(resamples,) scores of the run."""
-        key = id(run), metric
+        key = run, metric
         if key not in self._scores:
             rng, count = np.random.default_rng(self.seed), len(run.images)
             blocks = []

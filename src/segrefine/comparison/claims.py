@@ -1,0 +1,171 @@
+"""Claims put to the test: which variants, which of them should be above which, and what the runs say.
+
+A file such as `experiments/claims.yaml` lists the claims. Results lie beside it, `results/SET/NAME_seedN/` with the
+small files of a run. Every claim gets a README.md and pictures in a folder of its own, all together a table in the
+README.md beside the file.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segrefine.atomic import replacing, write_text
+from segrefine.comparison import tables
+from segrefine.comparison.plots import PLOTS, difference_bars
+from segrefine.comparison.runs import Variant, read_run
+from segrefine.comparison.scores import check_metric
+from segrefine.comparison.statistics import Bootstrap, Difference, correct
+from segrefine.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+BEGIN, END = "<!-- verdicts: python compare.py claims=experiments/claims.yaml -->", "<!-- end of verdicts -->"
+
+KEYS = {"folder", "title", "source", "question", "method", "tests", "plots", "remarks"}
+
+
+@dataclass(frozen=True)
+class Test:
+    """One comparison that a claim makes: one is above the other; or, with a `margin`, not below it by more points."""
+
+    found: Difference
+    margin: float | None
+
+    @property
+    def outcome(self) -> str:
+        """`as claimed`, `the other way` or `not shown`."""
+        if self.margin is not None:
+            bound = -self.margin / 100
+            return (
+                "as claimed" if self.found.low > bound else "the other way" if self.found.high < bound else "not shown"
+            )
+        if not self.found.shown:
+            return "not shown"
+        return "as claimed" if self.found.estimate > 0 else "the other way"
+
+
+def write_claims(path: Path, bootstrap: Bootstrap) -> None:
+    """Regenerate all that follows from the file of claims at `path` and the results beside it."""
+    content = _read(path)
+    rows = []
+    for number, claim in enumerate(content, 1):
+        unknown = claim.keys() - KEYS
+        if unknown:
+            raise UserError(
+                f"{path}: claim {number} has {sorted(unknown)[0]!r}.{did_you_mean(sorted(unknown)[0], KEYS)}"
+            )
+        log.info(f"{number}. {claim['title']}")
+        rows += _write_claim(path.parent, number, claim, bootstrap)
+    columns = ("", "claim", "on", "seeds", "differences in points, with 95 % intervals", "verdict")
+    table = tables.Table("Verdicts", columns, tuple(rows))
+    readme = path.parent / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{readme} has no lines {BEGIN} and {END}, between which the table belongs.")
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    write_text(readme, f"{before}\n{table.markdown()}{after}")
+    write_text(path.parent / "verdicts.csv", table.csv())
+    log.info(f"the verdicts are in {readme}")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"claims={path} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"claims={path} is broken: {error}") from error
+    if not isinstance(content, list) or not all(isinstance(claim, dict) for claim in content):
+        raise UserError(f"claims={path} should be a list of claims.")
+    return content
+
+
+_read_once = cache(read_run)  # many claims share runs, and what was resampled of them
+
+
+def read_results(folder: Path, names: Sequence[str]) -> dict[str, Variant]:
+    """The variants called `names` from `folder/NAME_seedN/`, those that are there."""
+    found = {}
+    for name in names:
+        folders = [
+            path for path in folder.glob(f"{name}_seed*") if re.fullmatch(r"seed\d+", path.name[len(name) + 1 :])
+        ]
+        runs = sorted(map(_read_once, folders), key=lambda run: run.seed or 0)
+        if runs:
+            found[name] = Variant(name, tuple(runs))
+    return found
+
+
+def _write_claim(top: Path, number: int, claim: Mapping[str, Any], bootstrap: Bootstrap) -> list[tuple[str, ...]]:
+    """Write the claim's folder; returns its rows of the table of verdicts, one a set of results."""
+    folder = top / claim["folder"]
+    parts: list[str] = []
+    rows: list[tuple[str, ...]] = []
+    for set_name, wanted in claim["tests"].items():
+        names = list(dict.fromkeys(name for test in wanted for name in test["pair"]))
+        variants = read_results(top / "results" / set_name, names)
+        tests = run_tests(wanted, variants, bootstrap)
+        title = f"[{claim['title']}]({claim['folder']}/README.md)"
+        if not tests:
+            rows.append((str(number), title, set_name, "0", "", "not run yet"))
+            continue
+        seeds = sorted({count for test in tests for count in test.found.seeds})
+        summary = "; ".join(describe(test) for test in tests)
+        missing = len(wanted) - len(tests)
+        verdict = judge(tests) + (f" ({missing} not run yet)" if missing else "")
+        rows.append((str(number), title, set_name, " to ".join(map(str, seeds)), summary, verdict))
+        shown = list(variants.values())
+        check = tables.differences([test.found for test in tests], "")
+        parts += [f"## {set_name}\n", f"**{verdict}.**\n", check.markdown(), tables.overview(shown).markdown()]
+        pictures = {"differences": difference_bars([test.found for test in tests])}
+        pictures |= {name: PLOTS[name](shown, bootstrap) for name in claim.get("plots", [])}
+        for name, figure in pictures.items():
+            file = folder / f"{set_name}_{name}.png"
+            with replacing(file) as part:
+                figure.savefig(part)
+            parts.append(f"![{name.replace('_', ' ')}, {set_name}]({file.name})\n")
+    head = [f"# {number}. {claim['title']}\n", f"{claim['question']}\n", f"Source: {claim['source']}\n"]
+    method = ["```\n" + claim["method"].strip() + "\n```\n"]
+    remarks = [f"## Remarks\n\n{claim['remarks'].strip()}\n"] if claim.get("remarks") else []
+    write_text(folder / "README.md", "\n".join([*head, *method, *parts, *remarks]))
+    return rows
+
+
+def run_tests(wanted: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant], bootstrap: Bootstrap) -> list[Test]:
+    """The tests whose variants are there; p-values corrected for their number."""
+    possible = [test for test in wanted if all(name in variants for name in test["pair"])]
+    found = []
+    for test in possible:
+        one, other = (variants[name] for name in test["pair"])
+        metric = test.get("metric", "mIoU")
+        for run in (*one.runs, *other.runs):
+            check_metric(metric, run)
+        found.append(bootstrap.difference(one, other, metric))
+    return [Test(entry, test.get("margin")) for entry, test in zip(correct(found), possible, strict=True)]
+
+
+def describe(test: Test) -> str:
+    """Such as `fcn8s over fcn16s: +2.1 (1.0 to 3.2)`, with the score where it is not mIoU."""
+    found = test.found
+    metric = "" if found.metric == "mIoU" else f" in {found.metric}"
+    low, high = 100 * found.low, 100 * found.high
+    return f"{found.one} over {found.other}{metric}: {100 * found.estimate:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def judge(tests: Sequence[Test]) -> str:
+    """The claim in words: it holds, it does not, or how much of it does."""
+    outcomes = [test.outcome for test in tests]
+    counts = {outcome: outcomes.count(outcome) for outcome in ("as claimed", "not shown", "the other way")}
+    if counts["as claimed"] == len(tests):
+        return "holds"
+    if counts["the other way"] == len(tests):
+        return "the opposite holds"
+    if counts["not shown"] == len(tests):
+        return "not shown"
+    return "in part: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)

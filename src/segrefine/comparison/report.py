@@ -1,0 +1,129 @@
+"""`compare.py`: finished runs to tables, statistics, plots and a page, all in one folder."""
+
+import logging
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from segrefine.atomic import replacing, write_text
+from segrefine.comparison import tables
+from segrefine.comparison.claims import write_claims
+from segrefine.comparison.page import write_page
+from segrefine.comparison.pictures import choose_pictures
+from segrefine.comparison.plots import as_svg, difference_bars, draw_all
+from segrefine.comparison.runs import Variant, find_folders, find_variant, group, read_run
+from segrefine.comparison.scores import CLASS, check_metric
+from segrefine.comparison.statistics import Bootstrap, Difference, correct
+from segrefine.comparison.tables import Table
+from segrefine.comparison.wandb_runs import download_runs
+from segrefine.errors import UserError
+
+log = logging.getLogger(__name__)
+
+TITLES = {
+    "learning_curves": "Learning curves",
+    "accuracy_and_cost": "Accuracy and cost",
+    "differences": "Differences",
+    "regions": "Near boundaries, and by size",
+    "classes": "Classes",
+}
+
+Pair = tuple[Variant, Variant]
+
+
+def compare(cfg: DictConfig) -> None:
+    """What `conf/compare.yaml` says."""
+    if not isinstance(cfg.resamples, int) or cfg.resamples < 100:
+        raise UserError(f"resamples={cfg.resamples} should be a whole number of at least 100.")
+    bootstrap = Bootstrap(cfg.resamples)
+    if cfg.claims is not None:
+        write_claims(Path(cfg.claims), bootstrap)
+        return
+    if cfg.output is None:
+        raise UserError("Give output=DIR, the folder for the comparison.")
+    if (cfg.runs is None) == (cfg.wandb is None):
+        raise UserError("Give runs=DIR, a list of folders or a glob; or wandb=ENTITY/PROJECT.")
+    output = Path(cfg.output)
+    folders = find_folders(cfg.runs) if cfg.wandb is None else download_runs(cfg.wandb, output / "wandb")
+    variants = group([read_run(folder) for folder in folders])
+    check_metric(cfg.metric, variants[0].runs[0])
+    pairs = choose_pairs(variants, cfg.baseline)
+    write_report(output, variants, pairs, cfg.metric, bootstrap)
+
+
+def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair]:
+    """Every variant with the baseline, or every two, the later one first."""
+    if baseline is None:
+        return [(one, other) for other, one in combinations(variants, 2)]
+    other = find_variant(variants, baseline)
+    return [(one, other) for one in variants if one is not other]
+
+
+def write_report(
+    output: Path, variants: Sequence[Variant], pairs: Sequence[Pair], metric: str, bootstrap: Bootstrap
+) -> None:
+    """Tables, plots and `comparison.html` in the folder `output`."""
+    found = correct([bootstrap.difference(*pair, metric) for pair in pairs])
+    classes = variants[0].runs[0].classes
+    by_class = correct([bootstrap.difference(*pair, f"{CLASS}{name}") for pair in pairs for name in classes])
+    written = {
+        "variants": tables.overview(variants),
+        "differences": tables.differences(found, f"Differences in {metric}, points"),
+        "classes": tables.per_class(variants),
+        "class_differences": tables.differences(by_class, "Differences in the IoU of each class, points"),
+    }
+    figures = draw_all(variants, metric, bootstrap)
+    if found:
+        figures["differences"] = difference_bars(found)
+    for name, table in written.items():
+        write_table(output / name, table)
+    for name, figure in figures.items():
+        save_figure(figure, output / f"{name}.png")
+    pictures = choose_pictures(variants)
+    write_page(
+        output / "comparison.html",
+        f"{variants[0].summary['datamodule']}, {variants[0].summary['split']}: {len(variants)} variants",
+        {table.title: table.html() for table in written.values() if table.rows},
+        {title: as_svg(figures[name]) for name, title in TITLES.items() if name in figures},
+        pictures,
+        explain(variants, found, bootstrap),
+    )
+    log.info(written["variants"].markdown())
+    for difference in found:
+        log.info(f"{difference.one} against {difference.other}, {metric}: {difference.verdict}")
+    log.info(f"everything is in {output}; open {output / 'comparison.html'} in a browser")
+
+
+def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap: Bootstrap) -> list[str]:
+    """What a reader has to know to take the numbers for what they are."""
+    first = variants[0]
+    notes = [
+        f"Scores of {len(first.runs[0].images)} images of {first.summary['split']} of {first.summary['datamodule']}; "
+        "mean and standard deviation over the seeds.",
+        f"Intervals: {bootstrap.resamples} resamples of the images, the same for all variants, with the seeds as "
+        "Student's t of their variance; 95 %, each for itself."
+        + (f" p-values are corrected for {len(found)} pairs by Holm's method." if len(found) > 1 else ""),
+        "Images/s and peak memory are those of each run's own machine and moment; they compare where that is the same.",
+    ]
+    single = [variant.label for variant in variants if len(variant.runs) == 1]
+    if single:
+        notes.append(
+            f"One seed alone: {', '.join(single)}. What is said of these holds for the networks as trained, and leaves "
+            "out how much another seed would change."
+        )
+    return notes
+
+
+def write_table(path: Path, table: Table) -> None:
+    """`path` with .md, .csv and .tex."""
+    write_text(path.with_suffix(".md"), table.markdown())
+    write_text(path.with_suffix(".csv"), table.csv())
+    write_text(path.with_suffix(".tex"), table.latex())
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    with replacing(path) as part:
+        figure.savefig(part)
