@@ -1,4 +1,4 @@
-"""How often the 95 % interval of a difference holds the true one, by simulation: `python benchmarks/interval_coverage.py`.
+"""How often 95 % intervals hold the true difference, by simulation: `python benchmarks/interval_coverage.py`.
 
 An image is hard or easy, a seed good or bad, and each seed finds each image easier or harder than another would; from
 these follows the share of its pixels that a run gets right. The true difference is that of all images and all seeds
