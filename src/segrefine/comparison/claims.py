@@ -8,15 +8,17 @@ README.md beside the file.
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from matplotlib.figure import Figure
 
 from segrefine.atomic import replacing, write_text
 from segrefine.comparison import tables
+from segrefine.comparison.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
 from segrefine.comparison.plots import PLOTS, difference_bars
 from segrefine.comparison.runs import Variant, read_run
 from segrefine.comparison.scores import check_metric
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 BEGIN, END = "<!-- verdicts: python compare.py claims=experiments/claims.yaml -->", "<!-- end of verdicts -->"
 
-KEYS = {"folder", "title", "source", "question", "method", "tests", "plots", "remarks"}
+KEYS = {"folder", "title", "source", "question", "method", "tests", "costs", "plots", "remarks"}
 
 
 @dataclass(frozen=True)
@@ -107,34 +109,65 @@ def _write_claim(top: Path, number: int, claim: Mapping[str, Any], bootstrap: Bo
     folder = top / claim["folder"]
     parts: list[str] = []
     rows: list[tuple[str, ...]] = []
-    for set_name, wanted in claim["tests"].items():
-        names = list(dict.fromkeys(name for test in wanted for name in test["pair"]))
-        variants = read_results(top / "results" / set_name, names)
-        tests = run_tests(wanted, variants, bootstrap)
-        title = f"[{claim['title']}]({claim['folder']}/README.md)"
-        if not tests:
-            rows.append((str(number), title, set_name, "0", "", "not run yet"))
-            continue
-        seeds = sorted({count for test in tests for count in test.found.seeds})
-        summary = "; ".join(describe(test) for test in tests)
-        missing = len(wanted) - len(tests)
-        verdict = judge(tests) + (f" ({missing} not run yet)" if missing else "")
-        rows.append((str(number), title, set_name, " to ".join(map(str, seeds)), summary, verdict))
-        shown = list(variants.values())
-        check = tables.differences([test.found for test in tests], "")
-        parts += [f"## {set_name}\n", f"**{verdict}.**\n", check.markdown(), tables.overview(shown).markdown()]
-        pictures = {"differences": difference_bars([test.found for test in tests])}
-        pictures |= {name: PLOTS[name](shown, bootstrap) for name in claim.get("plots", [])}
-        for name, figure in pictures.items():
-            file = folder / f"{set_name}_{name}.png"
+    title = f"[{claim['title']}]({claim['folder']}/README.md)"
+    sections = [_compare_costs(folder, claim["costs"])] if "costs" in claim else []
+    sections += [_compare_scores(top, claim, name, bootstrap) for name in claim.get("tests", {})]
+    for section in sections:
+        rows.append((str(number), title, section.name, section.seeds, section.summary, section.verdict))
+        parts += [f"## {section.name}\n", f"**{section.verdict}**\n", *(table.markdown() for table in section.tables)]
+        for name, figure in section.figures.items():
+            file = folder / f"{section.name}_{name}.png"
             with replacing(file) as part:
                 figure.savefig(part)
-            parts.append(f"![{name.replace('_', ' ')}, {set_name}]({file.name})\n")
+            parts.append(f"![{name.replace('_', ' ')}, {section.name}]({file.name})\n")
     head = [f"# {number}. {claim['title']}\n", f"{claim['question']}\n", f"Source: {claim['source']}\n"]
     method = ["```\n" + claim["method"].strip() + "\n```\n"]
     remarks = [f"## Remarks\n\n{claim['remarks'].strip()}\n"] if claim.get("remarks") else []
     write_text(folder / "README.md", "\n".join([*head, *method, *parts, *remarks]))
     return rows
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one set of results says of a claim."""
+
+    name: str
+    seeds: str
+    summary: str
+    verdict: str
+    tables: Sequence[tables.Table] = ()
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+def _compare_costs(folder: Path, networks: Sequence[str]) -> Section:
+    measured = read_measurements(folder, networks)
+    if not measured:
+        return Section("costs", "", "", "not run yet")
+    figures = {"ratios": cost_plot(measured, networks)}
+    shown = [cost_table(measured, networks)]
+    return Section("costs", "", describe_costs(measured), judge_costs(measured), shown, figures)
+
+
+def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, bootstrap: Bootstrap) -> Section:
+    """The claim's tests on the set of results called `name`."""
+    wanted = claim["tests"][name]
+    variants = read_results(top / "results" / name, list(dict.fromkeys(one for test in wanted for one in test["pair"])))
+    tests = run_tests(wanted, variants, bootstrap)
+    if not tests:
+        return Section(name, "", "", "not run yet")
+    seeds = sorted({count for test in tests for count in test.found.seeds})
+    missing = f" ({len(wanted) - len(tests)} not run yet)" if len(tests) < len(wanted) else ""
+    found, shown = [test.found for test in tests], list(variants.values())
+    figures = {"differences": difference_bars(found)}
+    figures |= {plot: PLOTS[plot](shown, bootstrap) for plot in claim.get("plots", [])}
+    return Section(
+        name,
+        " to ".join(map(str, seeds)),
+        "; ".join(map(describe, tests)),
+        judge(tests) + missing,
+        [tables.differences(found, "Differences"), tables.overview(shown)],
+        figures,
+    )
 
 
 def run_tests(wanted: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant], bootstrap: Bootstrap) -> list[Test]:

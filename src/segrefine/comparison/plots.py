@@ -36,7 +36,7 @@ def draw_all(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> 
 
 def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> Figure:
     """The score over multiply-adds and over parameters; the Pareto front, which nothing beats in both, is drawn."""
-    figure, axes = _figure(1, 2)
+    figure, axes = new_figure(1, 2)
     costs = {"flops": "multiply-adds for an image (G)", "params": "parameters (M)"}
     for axis, (cost, name), unit in zip(axes, costs.items(), (1e9, 1e6), strict=True):
         points = [(variant.summary[cost] / unit, _mean_score(variant, metric)) for variant in variants]
@@ -66,7 +66,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     """Mean IoU near the boundaries of the truth, and by the size of its regions."""
-    figure, axes = _figure(1, 2)
+    figure, axes = new_figure(1, 2)
     widths = [f"trimap_{width}" for width in TRIMAP_WIDTHS]
     sizes = [f"size_{size}" for size in SIZES]
     names = [size.replace("_up", " and more").replace("_", " to ") for size in SIZES]
@@ -87,7 +87,7 @@ def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
 def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     """IoU of every class."""
     classes = variants[0].runs[0].classes
-    figure, (axis,) = _figure(1, 1, width=max(6.0, 0.22 * len(classes) * (len(variants) + 1)))
+    figure, (axis,) = new_figure(1, 1, width=max(6.0, 0.22 * len(classes) * (len(variants) + 1)))
     width = 0.8 / len(variants)
     for place, (variant, colour) in enumerate(_coloured(variants)):
         values = np.array([_mean_score(variant, f"{CLASS}{name}") for name in classes])
@@ -104,7 +104,7 @@ def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
 
 def learning_curves(variants: Sequence[Variant]) -> Figure:
     """val mIoU over the steps: every seed thin, their mean thick where they were validated at the same steps."""
-    figure, (axis,) = _figure(1, 1, width=6.0)
+    figure, (axis,) = new_figure(1, 1, width=6.0)
     for variant, colour in _coloured(variants):
         curves = [curve for run in variant.runs if len((curve := run.curve("val/mIoU"))[0])]
         for steps, values in curves:
@@ -119,7 +119,7 @@ def learning_curves(variants: Sequence[Variant]) -> Figure:
 
 def difference_bars(found: Sequence[Difference]) -> Figure:
     """Differences with their intervals, a row each; those that are more than noise in colour."""
-    figure, (axis,) = _figure(1, 1, width=7.0, height=0.9 + 0.32 * len(found))
+    figure, (axis,) = new_figure(1, 1, width=7.0, height=0.9 + 0.32 * len(found))
     for row, difference in enumerate(reversed(found)):
         colour = COLOURS[0] if difference.shown else "#999999"
         axis.plot([100 * difference.low, 100 * difference.high], [row, row], color=colour, linewidth=2)
@@ -134,7 +134,7 @@ def difference_bars(found: Sequence[Difference]) -> Figure:
 def gradients(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     """The norm of the gradient of every encoder stage over the steps, of the runs that logged it: a panel a variant."""
     logged = [variant for variant in variants if len(variant.runs[0].curve(f"gradient/{STAGES[0]}")[0])]
-    figure, axes = _figure(1, max(len(logged), 1), width=1.5 + 3.5 * max(len(logged), 1))
+    figure, axes = new_figure(1, max(len(logged), 1), width=1.5 + 3.5 * max(len(logged), 1))
     for axis, variant in zip(axes, logged, strict=False):
         for stage, colour in zip(STAGES, COLOURS, strict=False):
             curves = [run.curve(f"gradient/{stage}") for run in variant.runs]
@@ -165,7 +165,8 @@ def as_svg(figure: Figure) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def _figure(rows: int, columns: int, width: float = 11.0, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+def new_figure(rows: int, columns: int, width: float = 11.0, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` by `height` inches, and its axes in the style of all plots here."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
