@@ -147,7 +147,7 @@ def _error_png(truth: np.ndarray, prediction: np.ndarray) -> str:
 def _indexed_png(indices: np.ndarray, colours: np.ndarray, **options: Any) -> str:
     image = Image.fromarray(indices.astype(np.uint8), "P")
     image.putpalette(colours.astype(np.uint8).tobytes())
-    return _encoded(image, "png", optimize=True, **options)
+    return _encoded(image, "png", **options)
 
 
 def _jpeg(pixels: np.ndarray) -> str:
