@@ -22,7 +22,8 @@ from segrefine.inference import Inference
 from segrefine.left_out import LeftOutList
 from segrefine.lit_module import SCORES, SegmentationModule
 from segrefine.panels import save_atomically
-from segrefine.prediction import label_name, write_pictures
+from segrefine.picture_names import label_name
+from segrefine.prediction import write_pictures
 from segrefine.submission import check_benchmark
 from segrefine.summary import write_per_image, write_summary
 from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory

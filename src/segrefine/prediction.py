@@ -1,9 +1,7 @@
 """Segmenting images that have no labels: `predict.py`."""
 
-import hashlib
 import logging
-import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from segrefine.errors import UserError
 from segrefine.inference import Inference
 from segrefine.model import SegmentationModel
 from segrefine.panels import colourise, overlay, save_atomically
+from segrefine.picture_names import file_name, label_name
 from segrefine.precision import autocast_dtype, choose_device
 from segrefine.submission import check_benchmark, write_submission
 
@@ -32,9 +31,6 @@ memory.
 
 WINDOW = 1024
 """Size of those windows, pixels: wider than the receptive fields of the networks (VGG-16's fc7 sees 404 pixels)."""
-
-NAME_BYTES = 200
-"""Longest part of a result's path that is called after the image; file systems take 255 with endings and all."""
 
 
 def predict(cfg: DictConfig) -> int:
@@ -100,22 +96,6 @@ def write_pictures(
     pictures = {"colour": colours, "overlay": overlay(image.permute(1, 2, 0).numpy(), colours)}
     for kind, picture in pictures.items():
         save_atomically(Image.fromarray(picture), folder / f"{file_name(name)}_{kind}.png")
-
-
-def label_name(name: str) -> str:
-    """The file below `predictions/` that holds the classes (H, W) uint8 of the image with this id."""
-    return f"{file_name(name)}_label.png"
-
-
-def file_name(name: str) -> str:
-    """The path below a folder that is called after an image's id: an id can be the image's own path, which may lead out
-    of the folder, or be too long once more is added."""
-    parts = [
-        {"/": "_root", "//": "_root", "..": "_up"}.get(part, part)
-        for part in PurePosixPath(name.replace("\0", "_")).parts
-    ]
-    digest = hashlib.sha1(os.fsencode(name)).hexdigest()[:8]
-    return "/".join(part if len(os.fsencode(part)) <= NAME_BYTES else f"{part[:40]}-{digest}" for part in parts) or "_"
 
 
 def _names(paths: list[Path]) -> list[str]:

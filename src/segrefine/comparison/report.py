@@ -82,14 +82,15 @@ def write_report(
         write_table(output / name, table)
     for name, figure in figures.items():
         save_figure(figure, output / f"{name}.png")
-    pictures = choose_pictures(variants)
+    log.info("choosing the images in which the variants differ most")
+    pictures, remarks = choose_pictures(variants)
     write_page(
         output / "comparison.html",
         f"{variants[0].summary['datamodule']}, {variants[0].summary['split']}: {len(variants)} variants",
         {table.title: table.html() for table in written.values() if table.rows},
         {title: as_svg(figures[name]) for name, title in TITLES.items() if name in figures},
         pictures,
-        explain(variants, found, bootstrap),
+        [*explain(variants, found, bootstrap), *remarks],
     )
     log.info(written["variants"].markdown())
     for difference in found:

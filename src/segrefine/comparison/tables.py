@@ -13,6 +13,7 @@ import numpy as np
 from segrefine.comparison.runs import Variant
 from segrefine.comparison.scores import CLASS, PLAIN, score
 from segrefine.comparison.statistics import Difference
+from segrefine.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Table:
 
     def html(self) -> str:
         def line(cells: Sequence[str], kind: str) -> str:
-            return "<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells) + "</tr>"
+            return "<tr>" + "".join(f"<{kind}>{html.escape(printable(cell))}</{kind}>" for cell in cells) + "</tr>"
 
         body = "".join(line(row, "td") for row in self.rows)
         return f"<table><thead>{line(self.columns, 'th')}</thead><tbody>{body}</tbody></table>"
