@@ -64,6 +64,8 @@ def alone(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise UserError(f"Another process is at work on the run in {folder}. Wait for its end, or stop it.") from None
+    except (OSError, NotImplementedError) as error:  # some file systems of clusters have no locks
+        log.warning(f"{folder} cannot be locked ({error}), so take care that no other process works on this run.")
     try:
         yield
     finally:
