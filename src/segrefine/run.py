@@ -24,7 +24,7 @@ from segrefine.errors import UserError
 from segrefine.evaluation import LabelWriter, finite, render, score
 from segrefine.left_out import LeftOutList
 from segrefine.lit_module import SegmentationModule
-from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
+from segrefine.loggers import LenientWandbLogger, create_loggers, finish_wandb, is_rank_zero
 from segrefine.model import SegmentationModel, build_model
 from segrefine.optimizers import create_optimizer, parameter_groups
 from segrefine.schedules import schedule_factor
@@ -139,6 +139,9 @@ def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
     summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **best, **speed, **memory, **faults}
     if trainer.is_global_zero:
         write_summary(folder, summary)
+        for logger in loggers:
+            if isinstance(logger, LenientWandbLogger):
+                logger.keep_files(folder)
         left_out.warn()
         log.info(f"{render(summary)}\neverything is in {folder}")
     return summary

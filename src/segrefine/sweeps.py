@@ -23,11 +23,15 @@ NO_DIFFERENCE = re.compile(r"hydra[./]launcher|hydra\.(sweep\.dir|sweeper\.(n_tr
 
 
 def slug(text: str) -> str:
-    """`text`, as Hydra writes a run's options, as a folder's name that needs no quotes on a command line:
-    `+experiment-a_seed-0` -> `experiment-a_seed-0`. Texts that differ give names that differ: what had to be changed
-    or cut gets a digest of the whole.
+    """A run's options, as Hydra writes them, as a folder's name that needs no quotes on a command line:
+    `+experiment/shapes=fcn8s,seed=0` -> `experiment-shapes-fcn8s_seed-0`. Options that differ give names that differ:
+    where a value had to be changed or the whole to be cut, a digest follows.
     """
-    plain = re.sub(r"(^|_)\++", r"\1", text)  # the plus of an option that the defaults lack
+
+    def item(match: re.Match[str]) -> str:
+        return f"{'_' if match[1] else ''}{match[2].replace('/', '-')}-"
+
+    plain = re.sub(r"(^|,)\+*([\w./]+)=", item, text)
     words = _words(plain)
     return words if words == plain else f"{words}_{_digest(text)}"
 
