@@ -52,6 +52,7 @@ def test_help_names_every_choice(tmp_path: Path) -> None:
         ("modle=fcn8s", "There is no option 'modle'. Did you mean 'model'"),
         ("experiment=camvid_fcn8s", "with a plus: +experiment=NAME"),
         ("+experiment=nothing", "experiment has no value 'nothing'"),
+        ("hydra/launcher=paralel", "hydra/launcher has no value 'paralel'. Did you mean 'parallel'"),
         ("model.upsample", "model.upsample"),
         ("recipe.momentun=1", "Did you mean 'recipe.momentum'"),
         (
@@ -105,20 +106,6 @@ def test_a_path_continues_the_run_it_belongs_to(tmp_path: Path) -> None:
     assert run_folder(str(run / "checkpoints/last.ckpt"), "outputs/day/new_a_b") == str(run)
     assert run_folder(str(tmp_path / "loose.ckpt"), "outputs/day/new_a_b") == "outputs/day/new_a_b"
     assert run_folder("bare.ckpt", "outputs/day/new_a_b") == "outputs/day/new_a_b"
-
-
-def test_a_sweep_gives_every_job_a_folder(tmp_path: Path) -> None:
-    tiny = "trainer=debug trainer.limit_train_batches=1 logger=none datamodule.train_size=2 datamodule.val_size=1"
-    tiny += " datamodule.test_size=1 datamodule.batch_size=2"
-    result = in_a_process(tmp_path, "train.py", "-m", "model=fcn32s,fcn_dilated,fcn16s", *tiny.split())
-    folders = sorted(path.parent.name for path in tmp_path.glob("multirun/*/*/*/summary.json"))
-    assert folders == ["0_fcn32s_resnet18_seed0", "2_fcn16s_resnet18_seed0"], result.stderr
-    # What failed is told, and has not stopped the others.
-    assert result.returncode == 2
-    assert "fcn_dilated" in result.stderr
-    assert "a job of the sweep ended with status 2" in result.stderr
-    assert "1_fcn_dilated_resnet18_seed0" in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_only_the_first_process_of_torchrun_or_slurm_makes_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:

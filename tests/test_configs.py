@@ -1,5 +1,6 @@
 """Every file of the config folder composes and builds; a new file is tested unasked."""
 
+import tomllib
 from functools import lru_cache
 from pathlib import Path
 from shutil import copytree
@@ -10,12 +11,13 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from segrefine.configs import CONFIG_FOLDER, read_group
+from segrefine.cli import PLUGINS, explain
+from segrefine.configs import CONFIG_FOLDER, flatten, read_group
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.encoders import BACKBONES
 from segrefine.model import build_model
@@ -51,6 +53,15 @@ GROUPS = {
     "recipe": {"default", "fcn_heavy", "fcn_2015", "refinenet_2017", "lightweight_2018"},
     "logger": {"default", "wandb", "csv", "tensorboard", "none"},
 }
+
+
+PACKAGES = {
+    "joblib": "hydra_joblib_launcher",
+    "optuna": "hydra_optuna_sweeper",
+    "submitit_slurm": "hydra_submitit_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+}
+"""Of the values of Hydra's groups that are not its own."""
 
 
 def choices(*groups: str) -> list[tuple[str, str]]:
@@ -224,6 +235,40 @@ def test_an_experiment_overrides_what_it_names(tmp_path: Path) -> None:
     assert (default.model.name, default.seed) == ("fcn8s", 0)
     assert (cfg.model.name, cfg.model.crp_links, cfg.seed) == ("refinenet", 1, 7)
     assert again.seed == 8
+
+
+HYDRA = sorted(file.relative_to(CONFIG_FOLDER / "hydra") for file in (CONFIG_FOLDER / "hydra").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("file", HYDRA, ids=str)
+def test_every_choice_for_hydra_composes(file: Path) -> None:
+    """Every value of the file reaches Hydra, and no other of the run changes."""
+    options = yaml.safe_load((CONFIG_FOLDER / "hydra" / file).read_text())
+    for base in {str(entry) for entry in options.pop("defaults", [])} & PLUGINS.keys():
+        pytest.importorskip(f"hydra_plugins.{PACKAGES[base]}", reason=f"needs the {PLUGINS[base]} extra")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        cfg = compose("train", [f"hydra/{file.parent}={file.stem}"], return_hydra_config=True)
+    group = OmegaConf.to_container(cfg.hydra[file.parent.name], resolve=False)
+    assert {key: group[key] for key in options if key != "sampler"} == {
+        key: value for key, value in options.items() if key != "sampler"
+    }
+    assert flatten(options.get("sampler", {})).items() <= flatten(group.get("sampler", {})).items()
+    OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=True)
+
+
+def test_a_search_is_over_options_that_recipes_have() -> None:
+    searched = yaml.safe_load((CONFIG_FOLDER / "hydra/sweeper/recipe_search.yaml").read_text())["params"]
+    known = {f"recipe.{key}" for key in flatten(read_group("recipe", "default"))}
+    assert searched.keys() <= known
+
+
+def test_a_plugin_that_is_missing_is_told_with_its_extra() -> None:
+    extras = tomllib.loads((CONFIG_FOLDER.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, extra in PLUGINS.items():
+        error = MissingConfigException("", f"hydra/launcher/{name}", ["basic"])
+        assert f'pip install -e ".[{extra}]"' in explain(error)
+        assert any(PACKAGES[name].replace("_", "-") in requirement for requirement in extras[extra])
 
 
 def test_folder_is_that_of_the_checkout_or_of_the_package() -> None:

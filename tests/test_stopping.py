@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segrefine.cli import run_passing_signals
+from segrefine.jobs import run_passing_signals
 from segrefine.stopping import REQUEUE, STOP_SIGNALS, Stopped, StopRequest
 
 # A job that tells the one that started it to stop, and ends when it is told so itself.

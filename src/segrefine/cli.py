@@ -27,7 +27,8 @@ from omegaconf.errors import OmegaConfBaseException
 from segrefine.configs import CONFIG_FOLDER, flatten, read_group
 from segrefine.errors import UserError, did_you_mean
 from segrefine.failures import explain_failure
-from segrefine.sweeps import describe_sweep, run_job, sweep_options
+from segrefine.jobs import run_job, telling_workers
+from segrefine.sweeps import describe_sweep, sweep_folder, sweep_options
 from segrefine.terminal import printable
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 # For tensors of 2 MiB and more PyTorch then asks Linux for huge pages: on a CPU, a quarter of a training step over
 # VGG's fc6 goes to page faults otherwise (docs/performance.md). Read when torch first takes memory, so set before that.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+PLUGINS = {"joblib": "joblib", "optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+"""Values of Hydra's own groups that come with an extra of ours."""
 
 MISTAKE = 2
 """Exit status after a user's mistake, or a fault of the machine that a user can put right."""
@@ -58,13 +62,14 @@ def main(
         check_types(cfg, config_name)
         task(cfg, Path(HydraConfig.get().runtime.output_dir))
 
-    started, script = False, sys.argv[0]  # which is another where a launcher has taken a job elsewhere
+    # Which are others where a launcher has taken a job elsewhere.
+    started, script, process = False, os.path.abspath(sys.argv[0]), os.getpid()
 
     def guarded(cfg: DictConfig) -> float | None:
         nonlocal started
         started = True
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return run_job(script, cfg)
+            return run_job(script, cfg, process)
         try:
             job(cfg)
         except Exception as error:
@@ -77,12 +82,16 @@ def main(
             sys.exit(MISTAKE)
         return None
 
-    sweep = sweep_options(config_name, sys.argv[1:])
-    sys.argv += follower_options(sys.argv) + sweep
+    sys.argv += follower_options(sys.argv)
+    sweep = None
+    if options := sweep_options(config_name, sys.argv[1:]):
+        sys.argv += options
+        sweep = sweep_folder(sys.argv[1:])
     try:
         if prepare is not None:
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(guarded)()
+        with telling_workers(sweep) if sweep else contextlib.nullcontext():
+            hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(guarded)()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except (HydraException, OmegaConfBaseException, OSError, ValueError, RuntimeError) as error:
@@ -94,7 +103,7 @@ def main(
         print(printable(f"error: {explained or explain(error, config_name)}"), file=sys.stderr)
         sys.exit(MISTAKE)
     finally:
-        for text in describe_sweep(sys.argv) if sweep else []:
+        for text in describe_sweep(sweep) if sweep else []:
             print(text, file=sys.stderr)
 
 
@@ -180,6 +189,8 @@ def explain(error: Exception, config_name: str | None = None) -> str:
     text = "\n".join(str(part) for part in (error, error.__cause__) if part)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, value = error.missing_cfg_file.rpartition("/")
+        if group.startswith("hydra") and value in PLUGINS:
+            return f'{group}={value} needs a package that is not here: pip install -e ".[{PLUGINS[value]}]".'
         return f"{group} has no value {value!r}.{did_you_mean(value, error.options)} All: {', '.join(error.options)}."
     unknown = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if unknown and ("is not in struct" in text or "No match in the defaults list" in text):

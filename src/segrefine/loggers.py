@@ -6,12 +6,14 @@ import netrc
 import os
 import secrets
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -27,6 +29,12 @@ START_TIMEOUT = 30.0
 FINISH_TIMEOUT = 60.0
 """Seconds that it has at the end to take what is not uploaded yet; the rest stays on disk."""
 
+KEPT = ("summary.json", "per_image.csv", "config.yaml", "metrics.csv")
+"""Files of a run's folder that its W&B run keeps as well, from which `segrefine.comparison.wandb_runs` makes one."""
+
+KEPT_BELOW = "run"
+"""Where among the W&B run's files: beside them W&B writes a config.yaml of its own."""
+
 
 def create_loggers(options: dict[str, Any], folder: Path, config: dict[str, Any]) -> list[Logger]:
     """The loggers that the `logger` config group asks for; all write under `folder`, the run's."""
@@ -34,10 +42,16 @@ def create_loggers(options: dict[str, Any], folder: Path, config: dict[str, Any]
     if options["tensorboard"]:
         loggers.append(_tensorboard(folder))
     if options["wandb"] and is_rank_zero():
-        run = _start_wandb(options["wandb"], folder, config)
+        run = _start_wandb(options["wandb"], folder, config | {"overrides": given_options()})
         if run is not None:
             loggers.append(LenientWandbLogger(run))
     return loggers
+
+
+def given_options() -> list[str]:
+    """What was typed for this run, or drawn by a sweep, less what says nothing of how it ends."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [str(option) for option in given if not str(option).startswith(("ckpt_path=", "logger=", "logger."))]
 
 
 def is_rank_zero() -> bool:
@@ -72,6 +86,19 @@ class LenientWandbLogger(WandbLogger):
 
     def log_hyperparams(self, params: Any) -> None:
         self._attempt(super().log_hyperparams, params)
+
+    def keep_files(self, folder: Path) -> None:
+        """Give the W&B run copies of what `KEPT` names."""
+        self._attempt(self._keep_files, folder)
+
+    def _keep_files(self, folder: Path) -> None:
+        run: Any = self._experiment
+        below = Path(run.dir) / KEPT_BELOW
+        below.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, below / name)  # W&B would link to it, and the link may outlive its end
+                run.save(str(below / name), base_path=run.dir, policy="now", glob=False)
 
     def _attempt(self, call: Callable[..., None], *arguments: Any, **options: Any) -> None:
         if self.lost:

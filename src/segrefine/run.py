@@ -24,7 +24,7 @@ from segrefine.errors import UserError
 from segrefine.evaluation import LabelWriter, finite, render, score
 from segrefine.left_out import LeftOutList
 from segrefine.lit_module import SegmentationModule
-from segrefine.loggers import create_loggers, finish_wandb, is_rank_zero
+from segrefine.loggers import LenientWandbLogger, create_loggers, finish_wandb, is_rank_zero
 from segrefine.model import SegmentationModel, build_model
 from segrefine.optimizers import create_optimizer, parameter_groups
 from segrefine.schedules import schedule_factor
@@ -64,6 +64,8 @@ def alone(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise UserError(f"Another process is at work on the run in {folder}. Wait for its end, or stop it.") from None
+    except (OSError, NotImplementedError) as error:  # some file systems of clusters have no locks
+        log.warning(f"{folder} cannot be locked ({error}), so take care that no other process works on this run.")
     try:
         yield
     finally:
@@ -137,6 +139,9 @@ def _run(cfg: DictConfig, folder: Path, stop: StopRequest) -> dict[str, Any]:
     summary = {**names, "split": split, "seed": cfg.seed, **cost, **scores, **best, **speed, **memory, **faults}
     if trainer.is_global_zero:
         write_summary(folder, summary)
+        for logger in loggers:
+            if isinstance(logger, LenientWandbLogger):
+                logger.keep_files(folder)
         left_out.warn()
         log.info(f"{render(summary)}\neverything is in {folder}")
     return summary

@@ -1,6 +1,7 @@
 """`compare.py`: finished runs to tables, statistics, plots and a page, all in one folder."""
 
 import logging
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -47,7 +48,11 @@ def compare(cfg: DictConfig) -> None:
     if (cfg.runs is None) == (cfg.wandb is None):
         raise UserError("Give runs=DIR, a list of folders or a glob; or wandb=ENTITY/PROJECT.")
     output = Path(cfg.output)
-    folders = find_folders(cfg.runs) if cfg.wandb is None else download_runs(cfg.wandb, output / "wandb")
+    if cfg.wandb is None:
+        folders = find_folders(cfg.runs)
+    else:
+        project, group_name = re.fullmatch(r"([^/]*/?[^/]*)/?(.*)", str(cfg.wandb)).groups()  # type: ignore[union-attr]
+        folders = download_runs(project, output / "wandb", group_name or None)
     variants = group([read_run(folder) for folder in folders])
     check_metric(cfg.metric, variants[0].runs[0])
     pairs = choose_pairs(variants, cfg.baseline)
