@@ -37,7 +37,11 @@ def flat(mapping: dict[str, Any]) -> set[str]:
     return nested | mapping.keys()
 
 
-EXPERIMENTS = sorted(file.stem for file in (CONFIG_FOLDER / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(
+    f"{folder}{file.stem}"
+    for folder in ("", "shapes/", "camvid/")
+    for file in (CONFIG_FOLDER / "experiment" / folder).glob("*.yaml")
+)
 COMMANDS = sorted(file.stem for file in CONFIG_FOLDER.glob("*.yaml"))
 GROUPS = {
     "model": {

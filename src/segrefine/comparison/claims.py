@@ -1,6 +1,6 @@
 """Claims put to the test: which variants, which of them should be above which, and what the runs say.
 
-A file such as `experiments/claims.yaml` lists the claims. Results lie beside it, `results/SET/NAME_seedN/` with the
+A file such as `experiments/claims.yml` lists the claims. Results lie beside it, `results/SET/NAME_seedN/` with the
 small files of a run. Every claim gets a README.md and pictures in a folder of its own, all together a table in the
 README.md beside the file.
 """
@@ -27,7 +27,7 @@ from segrefine.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
-BEGIN, END = "<!-- verdicts: python compare.py claims=experiments/claims.yaml -->", "<!-- end of verdicts -->"
+BEGIN, END = "<!-- verdicts: python compare.py claims=experiments/claims.yml -->", "<!-- end of verdicts -->"
 
 KEYS = {"folder", "title", "source", "question", "method", "tests", "costs", "plots", "remarks"}
 
@@ -114,7 +114,7 @@ def _write_claim(top: Path, number: int, claim: Mapping[str, Any], bootstrap: Bo
     sections += [_compare_scores(top, claim, name, bootstrap) for name in claim.get("tests", {})]
     for section in sections:
         rows.append((str(number), title, section.name, section.seeds, section.summary, section.verdict))
-        parts += [f"## {section.name}\n", f"**{section.verdict}**\n", *(table.markdown() for table in section.tables)]
+        parts += [f"## {section.name}\n", f"**{section.verdict}**\n", *(table.markdown() for table in section.shown)]
         for name, figure in section.figures.items():
             file = folder / f"{section.name}_{name}.png"
             with replacing(file) as part:
@@ -135,7 +135,7 @@ class Section:
     seeds: str
     summary: str
     verdict: str
-    tables: Sequence[tables.Table] = ()
+    shown: Sequence[tables.Table] = ()
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
 
