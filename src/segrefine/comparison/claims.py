@@ -33,7 +33,7 @@ KEYS = {"folder", "title", "source", "question", "method", "tests", "costs", "pl
 
 
 @dataclass(frozen=True)
-class Test:
+class Finding:
     """One comparison that a claim makes: one is above the other; or, with a `margin`, not below it by more points."""
 
     found: Difference
@@ -170,7 +170,9 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, bootstrap: B
     )
 
 
-def run_tests(wanted: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant], bootstrap: Bootstrap) -> list[Test]:
+def run_tests(
+    wanted: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant], bootstrap: Bootstrap
+) -> list[Finding]:
     """The tests whose variants are there; p-values corrected for their number."""
     possible = [test for test in wanted if all(name in variants for name in test["pair"])]
     found = []
@@ -180,10 +182,10 @@ def run_tests(wanted: Sequence[Mapping[str, Any]], variants: Mapping[str, Varian
         for run in (*one.runs, *other.runs):
             check_metric(metric, run)
         found.append(bootstrap.difference(one, other, metric))
-    return [Test(entry, test.get("margin")) for entry, test in zip(correct(found), possible, strict=True)]
+    return [Finding(entry, test.get("margin")) for entry, test in zip(correct(found), possible, strict=True)]
 
 
-def describe(test: Test) -> str:
+def describe(test: Finding) -> str:
     """Such as `fcn8s over fcn16s: +2.1 (1.0 to 3.2)`, with the score where it is not mIoU."""
     found = test.found
     metric = "" if found.metric == "mIoU" else f" in {found.metric}"
@@ -191,7 +193,7 @@ def describe(test: Test) -> str:
     return f"{found.one} over {found.other}{metric}: {100 * found.estimate:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def judge(tests: Sequence[Test]) -> str:
+def judge(tests: Sequence[Finding]) -> str:
     """The claim in words: it holds, it does not, or how much of it does."""
     outcomes = [test.outcome for test in tests]
     counts = {outcome: outcomes.count(outcome) for outcome in ("as claimed", "not shown", "the other way")}

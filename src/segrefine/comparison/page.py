@@ -87,11 +87,17 @@ def _plots(plots: Mapping[str, str]) -> str:
     if not plots:
         return ""
     figures = "".join(
-        f"<figure><figcaption>{_text(title)}</figcaption>"
+        f"<figure{_width(svg)}><figcaption>{_text(title)}</figcaption>"
         f'<img src="{_uri("svg+xml", printable(svg).encode())}" alt="Plot: {_text(title)}"></figure>'
         for title, svg in plots.items()
     )
     return f'<section id="plots"><h2>Plots</h2><div class="plots">{figures}</div></section>'
+
+
+def _width(svg: str) -> str:
+    """A class for a plot that is more than twice as wide as high, which gets a row of its own."""
+    found = re.search(r'viewBox="\S+ \S+ (\S+) (\S+)"', svg)
+    return ' class="wide"' if found and float(found[1]) > 2 * float(found[2]) else ""
 
 
 def _json(pictures: Pictures) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from segrefine.comparison.runs import Variant
 from segrefine.comparison.scores import CLASS, score
@@ -50,6 +51,10 @@ def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Boots
             fill = colour if index in front else "white"
             axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, label=_plain(variant.label), **style)
         axis.set(xlabel=name, ylabel=metric, xscale="log")
+        costs_shown = sorted({round(x, 2) for x, _ in points})
+        axis.set_xticks(costs_shown if len(costs_shown) < 6 else costs_shown[:: len(costs_shown) // 5], minor=False)
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
     _legend(figure, axes[0], "filled: on the Pareto front")
     return figure
 
@@ -87,7 +92,7 @@ def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
 def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     """IoU of every class."""
     classes = variants[0].runs[0].classes
-    figure, (axis,) = new_figure(1, 1, width=max(6.0, 0.22 * len(classes) * (len(variants) + 1)))
+    figure, (axis,) = new_figure(1, 1, width=max(11.0, 0.16 * len(classes) * (len(variants) + 1)))
     width = 0.8 / len(variants)
     for place, (variant, colour) in enumerate(_coloured(variants)):
         values = np.array([_mean_score(variant, f"{CLASS}{name}") for name in classes])
@@ -95,7 +100,7 @@ def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
         bars = np.nan_to_num(np.abs(ends - values).clip(0))
         at = np.arange(len(classes)) + (place - (len(variants) - 1) / 2) * width
         axis.bar(at, values, width, yerr=bars, color=colour, label=_plain(variant.label), error_kw={"elinewidth": 0.8})
-    turned = 90 if len(classes) > 40 else 45 if max(map(len, classes)) * len(classes) > 80 else 0
+    turned = 90 if len(classes) > 40 else 45 if max(map(len, classes)) * len(classes) > 110 else 0
     axis.set_xticks(range(len(classes)), [_plain(name) for name in classes], rotation=turned)
     axis.set(ylabel="IoU")
     _legend(figure, axis)
