@@ -6,8 +6,10 @@ Encoders are shared between tests, so a test that alters one takes a copy.
 import logging
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +79,25 @@ def type_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return Typed(status, *capsys.readouterr())
 
     return command
+
+
+@pytest.fixture
+def at_work() -> Iterator[Callable[[Path], None]]:
+    """Calls `at_work(folder)`, after which another process is at work on the run in `folder`, until the test ends."""
+    program = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
+    )
+    with ExitStack() as stack:
+
+        def start(folder: Path) -> None:
+            command = [sys.executable, "-c", program, str(folder / ".lock")]
+            process = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            )
+            assert process.stdout is not None
+            process.stdout.readline()
+
+        yield start
 
 
 def fill(module: nn.Module) -> nn.Module:

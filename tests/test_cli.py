@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,23 @@ def test_a_mistake_found_later_is_one_message_too(
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_second_process_in_a_runs_folder_is_told_and_leaves_it_alone(
+    type_in: TypeIn, at_work: Callable[[Path], None], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("checkpoints/last.ckpt", "metrics.csv", "config.yaml", ".metrics.1.csv"):  # the last is being written
+        (run / name).write_text(name)
+    at_work(run)
+    result = type_in("train.py", f"hydra.run.dir={run}", "seed=1")
+    assert result.returncode == 2
+    assert f"error: Another process is at work on the run in {run}. Wait for its end" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    for name in ("checkpoints/last.ckpt", "metrics.csv", "config.yaml", ".metrics.1.csv"):
+        assert (run / name).read_text() == name
+    assert (run / ".lock").exists()
 
 
 def test_last_means_the_newest_run_of_the_same_model_and_backbone(tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ import pytest
 import wandb
 from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
+from omegaconf import OmegaConf
 from wandb.proto.wandb_internal_pb2 import Record
 
 from segrefine import loggers as ours
 from segrefine.csv_logger import MetricsCSV
-from segrefine.loggers import LenientWandbLogger, create_loggers, finish_wandb, has_wandb_key
+from segrefine.loggers import KEPT, LenientWandbLogger, create_loggers, finish_wandb, has_wandb_key
 
 OPTIONS: dict[str, Any] = {
     "csv": True,
@@ -109,6 +110,50 @@ def test_a_real_offline_run_leaves_its_folder(tmp_path: Path) -> None:
     finish_wandb(True)
     assert len(list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
     assert wandb.run is None
+
+
+def test_a_runs_files_are_kept_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As copies: the run's own are replaced later, and W&B writes to a config.yaml of its own."""
+    logger = create_loggers(OPTIONS, tmp_path, {"seed": 0})[1]
+    contents = {name: f"{name} of the run" for name in KEPT if name != "metrics.csv"}  # which logger=wandb has not
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    logger.keep_files(tmp_path)  # type: ignore[attr-defined]
+    for name in contents:
+        (tmp_path / name).write_text("another")
+    finish_wandb(True)
+    path = transactions(tmp_path, "offline-run")
+    kept = path.parent / "files/run"
+    assert {file.name: file.read_text() for file in kept.iterdir()} == contents
+    assert not any(file.is_symlink() for file in kept.parent.rglob("*"))
+    assert stored(path)["files"] >= len(contents)
+    assert "W&B failed" not in caplog.text
+
+
+def test_files_that_cannot_be_kept_cost_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = create_loggers(OPTIONS, tmp_path, {})[1]
+    (tmp_path / "summary.json").touch()
+
+    def save(*arguments: Any, **options: Any) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(logger.experiment, "save", save)
+    logger.keep_files(tmp_path)  # type: ignore[attr-defined]
+    finish_wandb(True)
+    assert caplog.text.count("W&B failed (OSError: no space)") == 1
+
+
+def test_what_was_typed_is_in_the_config_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ["model=fcn32s", "seed=3", "ckpt_path=last", "logger.wandb.group='a'", "logger=wandb", "recipe.lr=0.1"]
+    hydra = OmegaConf.create({"hydra": {"overrides": {"task": words}}})
+    monkeypatch.setattr(ours.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(ours.HydraConfig, "get", lambda: hydra.hydra)
+    logger = create_loggers(OPTIONS, tmp_path, {"seed": 3})[1]
+    config = dict(logger.experiment.config)
+    finish_wandb(True)
+    assert config == {"seed": 3, "overrides": ["model=fcn32s", "seed=3", "recipe.lr=0.1"]}
 
 
 def test_two_runs_of_one_process_are_two_runs_for_wandb(tmp_path: Path) -> None:

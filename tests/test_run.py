@@ -1,8 +1,10 @@
 """A run from config to folder: what it leaves behind, that it learns, that it goes on."""
 
 import csv
+import errno
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -10,17 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from segrefine.checkpoints import read_checkpoint
+from segrefine.checkpoints import load_weights, read_checkpoint
 from segrefine.configs import CONFIG_FOLDER, read_group
+from segrefine.data.shapes import ShapesDataModule
 from segrefine.errors import UserError
 from segrefine.lit_module import SegmentationModule
 from segrefine.metrics import COUNTS
 from segrefine.model import create_model
-from segrefine.run import resolve_recipe, run
+from segrefine.run import alone, resolve_recipe, run
 
 TINY = [
     "trainer=cpu",
@@ -68,7 +72,55 @@ def test_a_run_leaves_the_whole_folder(finished: tuple[Path, dict[str, Any]]) ->
         *("config.yaml", "environment.txt", "metrics.csv", "summary.json", "per_image.csv"),
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "checkpoints/last.previous.ckpt"),
         *("panels/step_0000002.png", "panels/step_0000004.png"),
+        *("predictions/test_00000_label.png", "predictions/test_00001_label.png"),
     } == names
+
+
+def test_the_predictions_are_those_of_the_best_checkpoint(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = finished
+    net = create_model("fcn8s", "resnet18", 8)
+    load_weights(net, folder / "checkpoints/best.ckpt")
+    datamodule = ShapesDataModule(train_size=8, val_size=3, test_size=2)
+    datamodule.setup()
+    hits = pixels = 0
+    for example in datamodule.dataset("test"):
+        written = np.asarray(Image.open(folder / f"predictions/{example['id']}_label.png"))
+        with torch.no_grad():
+            logits = net.eval()(net.preprocess(torch.as_tensor(example["image"])[None] / 255))
+        assert np.array_equal(written, logits[0].argmax(0).numpy())
+        hits += int((written == np.asarray(example["label"])).sum())
+        pixels += written.size
+    assert summary["pixel_acc"] == pytest.approx(hits / pixels)
+
+
+def test_the_best_score_on_val_is_in_the_summary(finished: tuple[Path, dict[str, Any]]) -> None:
+    """Of the checkpoint that was scored; a sweeper optimises it."""
+    logged = [float(row["val/mIoU"]) for row in rows(finished[0]) if row["val/mIoU"]]
+    assert finished[1]["val_mIoU"] == pytest.approx(max(logged), abs=1e-6)
+
+
+def test_two_processes_do_not_work_on_one_run(tmp_path: Path, at_work: Callable[[Path], None]) -> None:
+    with alone(tmp_path):
+        with pytest.raises(UserError, match=r"Another process is at work on the run in .* Wait for its"):
+            alone(tmp_path).__enter__()
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert not list(tmp_path.iterdir())
+    at_work(tmp_path)
+    with pytest.raises(UserError, match="Another process is at work"):
+        alone(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock")])
+def test_a_file_system_without_locks_is_told_and_used(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with alone(tmp_path):
+        pass
+    assert f"{tmp_path} cannot be locked ({error})" in caplog.text
 
 
 def test_the_summary_has_every_entry_of_its_contract(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -188,6 +240,14 @@ def test_another_run_is_not_gone_on_with(
     assert not list(tmp_path.iterdir())
 
 
+def test_gradients_of_every_stage_are_logged_where_asked_for(tmp_path: Path) -> None:
+    run(config("log_gradients=true", "trainer.max_epochs=-1", "trainer.max_steps=1"), tmp_path)
+    first = rows(tmp_path)[0]
+    names = [*(f"gradient/encoder_stage{number}" for number in range(1, 6)), "gradient/decoder"]
+    assert all(math.isfinite(float(first[name])) for name in names)
+    assert float(first["gradient/decoder"]) > 0
+
+
 def test_the_same_seed_gives_the_same_run(tmp_path: Path, finished: tuple[Path, dict[str, Any]]) -> None:
     again = run(config(), tmp_path)
     assert again["per_class"] == finished[1]["per_class"]
@@ -285,8 +345,6 @@ def test_mistakes_are_told_in_words(override: str, message: str, tmp_path: Path)
 
 
 def test_auto_values_of_a_recipe_are_worked_out() -> None:
-    from segrefine.data.shapes import ShapesDataModule
-
     datamodule = ShapesDataModule(train_size=4, val_size=1, test_size=1)
     net = create_model("fcn32s", "resnet18", 8)
     recipe = read_group("recipe", "default") | {"class_weights": "median_frequency"}

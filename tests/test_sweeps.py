@@ -194,6 +194,8 @@ def test_runs_are_named_after_what_is_swept_and_lie_in_the_sweeps_folder(sweep: 
     assert len(set(runs)) == 6
     configs = [yaml.safe_load((sweep.folder / run / "config.yaml").read_text()) for run in runs]
     assert sorted(config["init_from"] for config in configs) == sorted(["/a/b", "/a-b", ".."] * 2)
+    at_wandb = [(config["logger"]["wandb"]["group"], config["logger"]["wandb"]["name"]) for config in configs]
+    assert at_wandb == [(sweep.folder.name, run) for run in runs]
 
 
 def test_the_same_again_skips_what_is_finished_and_tries_again_what_failed(sweep: Sweep) -> None:
