@@ -18,6 +18,7 @@ FORBIDDEN = {
     "model.py": {"segrefine.data", "segrefine.lit_module", "segrefine.run"},
     "lit_module.py": {"segrefine.data", "segrefine.run", "segrefine.encoders", "segrefine.decoders"},
     "metrics.py": MODELS | {"segrefine.data"},
+    "comparison": MODELS | {"segrefine.run", "segrefine.evaluation", "segrefine.prediction"},
     "labels.py": {"segrefine"},
 }
 
