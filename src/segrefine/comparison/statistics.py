@@ -17,7 +17,7 @@ from segrefine.comparison.scores import score
 RESAMPLES = 10_000
 LEVEL = 0.95
 BLOCK = 1_000
-"""Resamples drawn at a time, which bounds the memory for sets of thousands of images."""
+"""Resamples drawn and scored at a time, which bounds the memory for sets of thousands of images."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,25 @@ class Bootstrap:
     def __init__(self, resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.resamples, self.seed = resamples, seed
         self._scores: dict[tuple[Run, str], np.ndarray] = {}
+        self._drawn: dict[int, np.ndarray] = {}
 
     def scores(self, run: Run, metric: str) -> np.ndarray:
         """(resamples,) scores of the run."""
         key = run, metric
         if key not in self._scores:
-            rng, count = np.random.default_rng(self.seed), len(run.images)
-            blocks = []
-            for start in range(0, self.resamples, BLOCK):
-                size = min(BLOCK, self.resamples - start)
-                blocks.append(score(run, metric, rng.multinomial(count, np.full(count, 1 / count), size).astype(float)))
-            self._scores[key] = np.concatenate(blocks)
+            weights = self._weights(len(run.images))
+            blocks = [weights[start : start + BLOCK].astype(float) for start in range(0, self.resamples, BLOCK)]
+            self._scores[key] = np.concatenate([score(run, metric, block) for block in blocks])
         return self._scores[key]
+
+    def _weights(self, count: int) -> np.ndarray:
+        """(resamples, count) uint16: how often each of `count` images is drawn in each resample."""
+        if count not in self._drawn:
+            rng, shares = np.random.default_rng(self.seed), np.full(count, 1 / count)
+            sizes = [min(BLOCK, self.resamples - start) for start in range(0, self.resamples, BLOCK)]
+            drawn = [rng.multinomial(count, shares, size).astype(np.uint16) for size in sizes]
+            self._drawn[count] = np.concatenate(drawn)
+        return self._drawn[count]
 
     def difference(self, one: Variant, other: Variant, metric: str) -> Difference:
         """How far `one` is above `other`."""
