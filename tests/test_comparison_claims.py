@@ -57,7 +57,7 @@ def top(tmp_path: Path) -> Path:
     claim = {"folder": "01_first", "title": "Good beats bad", "source": "nobody", "question": "Does it?"}
     claim |= {"method": "python train.py", "tests": tests, "plots": ["regions"], "remarks": "None."}
     (tmp_path / "claims.yml").write_text(yaml.safe_dump([claim], sort_keys=False))
-    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n")
     return tmp_path
 
 
@@ -70,7 +70,7 @@ def test_the_table_of_verdicts_is_regenerated_between_its_marks(top: Path) -> No
     assert "good over bad: +" in rows[0]
     assert rows[0].endswith("| holds (1 not run yet) |")
     assert rows[1].endswith("| not run yet |")
-    assert "old" not in text
+    assert "stale" not in text
     write_claims(top / "claims.yml", Bootstrap(300))
     assert (top / "README.md").read_text() == text
 
