@@ -67,7 +67,7 @@ class Sweep:
     def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
         """Its exit status and what it said."""
         with self.start(*arguments, **environment) as process:
-            said = process.communicate(timeout=200)[1]
+            said = process.communicate(timeout=400)[1]
         assert "Traceback" not in said
         return process.returncode, said
 
@@ -81,7 +81,7 @@ class Sweep:
         return sorted(path.relative_to(self.folder).parts[0] for path in self.top.glob(f"multirun/*/*/{name}"))
 
     def wait_for(self, name: str, count: int) -> None:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while len(list(self.top.glob(f"multirun/*/*/{name}"))) < count:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -162,10 +162,10 @@ def test_the_same_sweep_has_the_same_folder_and_another_has_another() -> None:
 
 
 def test_a_huge_sweep_has_a_short_name() -> None:
-    huge = "init_from=" + ",".join(f"/a/long/path/{number}" for number in range(1000))
-    folder = folder_of(huge, "seed=" + ",".join(map(str, range(1000))))
+    huge = "init_from=" + ",".join(f"/a/long/path/{number}" for number in range(200))
+    folder = folder_of(huge, "seed=" + ",".join(map(str, range(200))))
     assert len(Path(folder).name.encode()) < 100
-    assert folder != folder_of(huge, "seed=" + ",".join(map(str, range(999))))
+    assert folder != folder_of(huge, "seed=" + ",".join(map(str, range(199))))
 
 
 def test_a_folder_that_was_given_is_kept(tmp_path: Path) -> None:
@@ -374,26 +374,29 @@ def test_a_search_goes_on_and_further(sweep: Sweep) -> None:
 
 
 def test_a_real_sweep_that_was_killed_goes_on(tmp_path: Path) -> None:
-    """One run is finished, one fails, one is killed among its steps with all processes; then the same again."""
+    """One run fails, the other is killed among its steps with all processes; then the same again, twice."""
     words = ["model=fcn32s", "backbone=vgg11", "backbone.classifier_channels=4", "trainer=debug", "logger=csv"]
     words += ["datamodule.train_size=4", "datamodule.val_size=2", "datamodule.test_size=1", "datamodule.batch_size=2"]
     words += ["datamodule.crop_size=32", "recipe.optimizer=sgd", "recipe.momentum=0.0"]  # small checkpoints
-    words += ["trainer.max_epochs=6", "trainer.max_steps=1,ten,12"]  # of two steps an epoch, then a checkpoint
+    words += ["trainer.max_epochs=6", "trainer.max_steps=ten,12"]  # of two steps an epoch, then a checkpoint
     sweep = Sweep(tmp_path, str(CHECKOUT / "train.py"))
-    short, wrong, long = (f"trainer.max_steps-{steps}" for steps in ("1", "ten", "12"))
+    wrong, right = "trainer.max_steps-ten", "trainer.max_steps-12"
     with sweep.start(*words) as process:
-        sweep.wait_for("checkpoints/last.ckpt", 2)
+        sweep.wait_for("checkpoints/last.ckpt", 1)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    assert sweep.having("summary.json") == [short]
-    written = (sweep.folder / short / "summary.json").stat().st_mtime_ns
+    assert sweep.having("summary.json") == []
     status, said = sweep.run(*words, "hydra/launcher=basic")
     assert status == 2
     assert "trainer.max_steps=ten should be a whole number" in said
     assert f"the same command goes on with {wrong}\n" in said
-    assert sweep.having("summary.json") == [short, long]
-    assert (sweep.folder / short / "summary.json").stat().st_mtime_ns == written
-    (steps,) = re.findall(r"going on after (\d+) steps", (sweep.folder / long / "train.log").read_text())
+    assert sweep.having("summary.json") == [right]
+    (steps,) = re.findall(r"going on after (\d+) steps", (sweep.folder / right / "train.log").read_text())
     assert 0 < int(steps) < 12
-    with (sweep.folder / long / "metrics.csv").open(newline="") as file:
+    with (sweep.folder / right / "metrics.csv").open(newline="") as file:
         assert len([row for row in csv.DictReader(file) if row["val/mIoU"]]) == 6  # none twice, none missing
+    written = (sweep.folder / right / "summary.json").stat().st_mtime_ns
+    status, said = sweep.run(*words)
+    assert status == 2
+    assert f"finished before: {sweep.folder / right}\n" in said
+    assert (sweep.folder / right / "summary.json").stat().st_mtime_ns == written
