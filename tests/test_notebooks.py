@@ -32,10 +32,6 @@ def execute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Execute:
     return run
 
 
-def test_the_tour_runs(execute: Execute) -> None:
-    assert "stride 32" in execute("tour.ipynb")
-
-
 def test_the_comparison_names_what_is_missing(
     execute: Execute, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
