@@ -104,6 +104,11 @@ def test_hits_and_truth_of_all_sizes_are_those_of_the_image(seed: int) -> None:
             assert counts[image, 2, number] <= guess.sum()
 
 
+def test_a_batch_of_no_images_has_no_counts() -> None:
+    nothing = torch.empty(0, 8, 8, dtype=torch.uint8)
+    assert count_regions(nothing, nothing, 3).shape == (0, 3 * len(REGIONS), 3)
+
+
 def test_an_image_of_nothing_but_void_has_no_counts() -> None:
     void = torch.full((1, 8, 8), VOID, dtype=torch.uint8)
     assert count_regions(void, void, 3).sum() == 0

@@ -22,7 +22,7 @@ from segrefine.configs import CONFIG_FOLDER, read_group
 from segrefine.data.shapes import ShapesDataModule
 from segrefine.errors import UserError
 from segrefine.lit_module import SegmentationModule
-from segrefine.metrics import COUNTS
+from segrefine.metrics import IMAGE_COUNTS
 from segrefine.model import create_model
 from segrefine.run import alone, resolve_recipe, run
 
@@ -153,7 +153,7 @@ def test_the_rows_per_image_add_up_to_the_summary(finished: tuple[Path, dict[str
     with (folder / "per_image.csv").open(newline="") as file:
         images = list(csv.DictReader(file))
     assert [row["image"] for row in images] == ["test_00000", "test_00001"]
-    assert len(images[0]) == 1 + len(COUNTS) * 8
+    assert len(images[0]) == 1 + len(IMAGE_COUNTS) * 8
     hits, truth, predicted = (
         sum(int(row[f"{count}:background"]) for row in images) for count in ("intersection", "truth", "prediction")
     )

@@ -32,9 +32,10 @@ def count_regions(predictions: Tensor, labels: Tensor, num_classes: int) -> Tens
     """Intersection, truth and prediction within each of `REGIONS`, (B, 3 * len(REGIONS), K) int64, of maps (B, H, W)
     from `segrefine.metrics.mark_void`."""
     trimaps = [_trimap_counts(predictions, labels, width, num_classes) for width in TRIMAP_WIDTHS]
-    pairs = zip(predictions.numpy(force=True), labels.numpy(force=True), strict=True)
-    sizes = torch.from_numpy(np.stack([size_counts(*pair, num_classes) for pair in pairs]))
-    return torch.cat([*trimaps, sizes.flatten(1, 2).to(labels.device)], dim=1)
+    sizes = np.zeros((len(labels), len(SIZES), 3, num_classes), np.int64)  # of no image where none could be used
+    for image, pair in enumerate(zip(predictions.numpy(force=True), labels.numpy(force=True), strict=True)):
+        sizes[image] = size_counts(*pair, num_classes)
+    return torch.cat([*trimaps, torch.from_numpy(sizes).flatten(1, 2).to(labels.device)], dim=1)
 
 
 def _trimap_counts(predictions: Tensor, labels: Tensor, width: int, num_classes: int) -> Tensor:
