@@ -15,7 +15,7 @@ CONFIG_FOLDER = next(
 
 
 HARMLESS = {
-    *("ckpt_path", "init_from", "strict", "checkpoint_every_minutes"),
+    *("ckpt_path", "init_from", "strict", "checkpoint_every_minutes", "log_gradients"),
     *("datamodule.root", "datamodule.download", "datamodule.cache", "datamodule.num_workers"),
 }
 """Options of a run that may differ when it goes on, without a word: it ends as it would have."""

@@ -21,7 +21,7 @@ from segrefine.metrics import COUNTS
 log = logging.getLogger(__name__)
 
 NO_DIFFERENCE = HARMLESS | {
-    *("seed", "checkpoint", "logger", "log_gradients", "submission", "save_predictions", "split"),
+    *("seed", "checkpoint", "logger", "submission", "save_predictions", "split"),
     *("datamodule.eval_batch_size", "hydra"),
 }
 """Options that make no other variant."""
