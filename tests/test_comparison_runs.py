@@ -64,6 +64,12 @@ def test_a_variant_is_named_after_what_tells_it_apart(tmp_path: Path) -> None:
     assert labels(other, backbone) == ["fcn8s resnet18", "fcn8s resnet50"]
 
 
+def test_what_a_run_started_from_makes_another_variant(tmp_path: Path) -> None:
+    """Although a run that goes on may leave it out."""
+    folders = [write_run(tmp_path / name, COUNTS, init_from=path) for name, path in (("a", None), ("b", "/x/voc.pth"))]
+    assert labels(*folders) == ["fcn8s init_from=None", "fcn8s init_from=voc.pth"]
+
+
 def test_what_evaluate_scored_otherwise_is_another_variant(tmp_path: Path) -> None:
     trained = write_run(tmp_path / "a", COUNTS)
     scales = {"scales": [0.75, 1.0], "flip": False}

@@ -1,7 +1,6 @@
 """`compare.py`: finished runs to tables, statistics, plots and a page, all in one folder."""
 
 import logging
-import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -51,8 +50,8 @@ def compare(cfg: DictConfig) -> None:
     if cfg.wandb is None:
         folders = find_folders(cfg.runs)
     else:
-        project, group_name = re.fullmatch(r"([^/]*/?[^/]*)/?(.*)", str(cfg.wandb)).groups()  # type: ignore[union-attr]
-        folders = download_runs(project, output / "wandb", group_name or None)
+        entity, project, wandb_group = (*str(cfg.wandb).split("/", 2), "", "")[:3]
+        folders = download_runs(f"{entity}/{project}", output / "wandb", wandb_group or None)
     variants = group([read_run(folder) for folder in folders])
     check_metric(cfg.metric, variants[0].runs[0])
     pairs = choose_pairs(variants, cfg.baseline)

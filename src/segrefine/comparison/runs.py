@@ -20,7 +20,7 @@ from segrefine.metrics import COUNTS
 
 log = logging.getLogger(__name__)
 
-NO_DIFFERENCE = HARMLESS | {
+NO_DIFFERENCE = (HARMLESS - {"init_from", "strict"}) | {
     *("seed", "checkpoint", "logger", "submission", "save_predictions", "split"),
     *("datamodule.eval_batch_size", "hydra"),
 }

@@ -60,6 +60,7 @@ class Bootstrap:
         self.resamples, self.seed = resamples, seed
         self._scores: dict[tuple[Run, str], np.ndarray] = {}
         self._drawn: dict[int, np.ndarray] = {}
+        self._sides: dict[tuple[Variant, str], _Side] = {}
 
     def scores(self, run: Run, metric: str) -> np.ndarray:
         """(resamples,) scores of the run."""
@@ -79,9 +80,15 @@ class Bootstrap:
             self._drawn[count] = np.concatenate(drawn)
         return self._drawn[count]
 
+    def _side(self, variant: Variant, metric: str) -> "_Side":
+        key = variant, metric
+        if key not in self._sides:
+            self._sides[key] = _Side.of(variant, metric, self)
+        return self._sides[key]
+
     def difference(self, one: Variant, other: Variant, metric: str) -> Difference:
         """How far `one` is above `other`."""
-        sides = [_Side.of(variant, metric, self) for variant in (one, other)]
+        sides = [self._side(variant, metric) for variant in (one, other)]
         estimate = sides[0].estimate - sides[1].estimate
         spread, freedom = _welch(sides)
         draws = np.random.default_rng((self.seed, 1)).standard_t(freedom, self.resamples) if spread > 0 else 0.0
@@ -95,7 +102,7 @@ class Bootstrap:
 
     def interval(self, variant: Variant, metric: str) -> tuple[float, float]:
         """95 % interval of the variant's own score, over images and seeds."""
-        side = _Side.of(variant, metric, self)
+        side = self._side(variant, metric)
         spread, freedom = _welch([side])
         draws = np.random.default_rng((self.seed, 1)).standard_t(freedom, self.resamples) if spread > 0 else 0.0
         low, high = np.nanquantile(side.resampled + spread * draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
