@@ -74,6 +74,11 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp
     ("script", "arguments", "message"),
     [
         ("train.py", ["trainer.max_epochs=ten"], "trainer.max_epochs=ten should be a whole number"),
+        (
+            "train.py",
+            ["+experiment=shapes/refinenet", "model.crp_links=2.5"],
+            "model.crp_links=2.5 should be a whole number (the default is 4)",
+        ),
         ("train.py", ["datamodule.batch_size=0"], "datamodule.batch_size=0 should be"),
         ("evaluate.py", [], "Give checkpoint=PATH"),
         ("predict.py", ["checkpoint=gone.ckpt", "input=."], "There is no weights file gone.ckpt"),
@@ -86,6 +91,12 @@ def test_a_mistake_found_later_is_one_message_too(
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_option_that_an_experiment_gives_as_5_takes_any_number(type_in: TypeIn) -> None:
+    """Its place in the recipe holds `auto`; that the file's 5 is whole says nothing."""
+    arguments = ("+experiment=shapes/fcn8s", "recipe.encoder_lr_multiplier=2.5", "datamodule.batch_size=0")
+    assert "datamodule.batch_size=0 should be" in type_in("train.py", *arguments).stderr
 
 
 def test_a_second_process_in_a_runs_folder_is_told_and_leaves_it_alone(

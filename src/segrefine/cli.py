@@ -168,16 +168,25 @@ def check_types(cfg: DictConfig, config_name: str) -> None:
     groups = set(hydra_config.runtime.choices)
     given = [override.split("=", 1)[0].lstrip("+~") for override in hydra_config.overrides.task]
     chosen = [text for text, key in zip(hydra_config.overrides.task, given, strict=True) if key.split("@")[0] in groups]
-    defaults = hydra.compose(config_name, overrides=list(chosen))
+    # A file of experiments/ may have written the number 5 for an option that takes 2.5 as well.
+    plain = [text for text in chosen if not text.lstrip("+").startswith("experiment")]
+    compositions = [hydra.compose(config_name, overrides=words) for words in (chosen, plain)]
     for key in given:
-        default, value = (OmegaConf.select(config, key, default=None) for config in (defaults, cfg))
-        expected = next((words for kind, words in _TYPES.items() if isinstance(default, kind)), None)
-        free = value is None or expected is None or isinstance(value, ListConfig) or "auto" in (default, value)
-        if free or key in groups:
+        value = OmegaConf.select(cfg, key, default=None)
+        default, without = (OmegaConf.select(config, key, default=None) for config in compositions)
+        if key in groups or _fits(value, default) or (without is not None and _fits(value, without)):
             continue
-        fits = isinstance(value, (int, float) if isinstance(default, float) else type(default))
-        if not fits or isinstance(default, bool) != isinstance(value, bool):
-            raise UserError(f"{key}={value} should be a {expected} (the default is {default}).")
+        expected = next(words for kind, words in _TYPES.items() if isinstance(default, kind))
+        raise UserError(f"{key}={value} should be a {expected} (the default is {default}).")
+
+
+def _fits(value: object, default: object) -> bool:
+    """Whether an option may have this value, by the type of its default; where that says nothing, it may."""
+    free = value is None or not isinstance(default, tuple(_TYPES)) or isinstance(value, ListConfig)
+    if free or "auto" in (default, value):
+        return True
+    fits = isinstance(value, (int, float) if isinstance(default, float) else type(default))
+    return fits and isinstance(default, bool) == isinstance(value, bool)
 
 
 _TYPES = {bool: "true or false", int: "whole number", float: "number", str: "word"}
