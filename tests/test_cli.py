@@ -52,7 +52,16 @@ def test_help_names_every_choice(tmp_path: Path) -> None:
         ("trainer.max_epoch=3", "There is no option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
         ("modle=fcn8s", "There is no option 'modle'. Did you mean 'model'"),
         ("experiment=camvid_fcn8s", "with a plus: +experiment=NAME"),
-        ("+experiment=nothing", "experiment has no value 'nothing'"),
+        ("+experiment=nothing", "experiment has no value 'nothing'. Known: "),
+        ("+experiment/shape=fcn8s", "There is no option 'experiment/shape'."),
+        ("+speed=1", "There is no option 'speed'. Did you mean 'seed'?"),
+        ("+experiment=shapes_fcn8s", "experiment has no value 'shapes_fcn8s'. Did you mean 'shapes/fcn8s'"),
+        ("seed='0", "The option seed='0 cannot be read. Is a quote too many in it"),
+        (
+            "-m +experiment/camvid=fcn8s,refinenet datamodule.root=.",
+            "Its options: augment, batch_size, crop_size, eval_batch_size, num_workers, seed, test_size, train_size, "
+            "val_size. If the swept files of experiments/ choose another datamodule, give datamodule=NAME as well.",
+        ),
         ("hydra/launcher=paralel", "hydra/launcher has no value 'paralel'. Did you mean 'parallel'"),
         ("model.upsample", "model.upsample"),
         ("recipe.momentun=1", "Did you mean 'recipe.momentum'"),

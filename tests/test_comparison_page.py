@@ -186,6 +186,7 @@ TABLE = (
     "<tr><td>a</td><td>9.5 ± 0.2</td></tr><tr><td>b</td><td>absent</td></tr><tr><td>c</td><td>61.0</td></tr>"
     "</tbody></table>"
 )
+MORE = {"More": "<table><thead><tr><th>Class</th></tr></thead><tbody><tr><th>disc</th></tr></tbody></table>"}
 PLOT = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 3"><rect width="4" height="3" fill="green"/></svg>'
 
 
@@ -193,7 +194,15 @@ PLOT = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 3"><rect width="4
 def page(tmp_path: Path) -> Path:
     names = ("first", f"second {HOSTILE}", "third", "fourth")
     path = tmp_path / "made" / "page.html"
-    write_page(path, f"Title {HOSTILE}", {f"Scores {HOSTILE}": TABLE}, {"Plot": PLOT}, make_pictures(names), [HOSTILE])
+    write_page(
+        path,
+        f"Title {HOSTILE}",
+        {f"Scores {HOSTILE}": TABLE},
+        {"Plot": PLOT},
+        make_pictures(names),
+        MORE,
+        [HOSTILE],
+    )
     return path
 
 
@@ -214,6 +223,8 @@ def test_the_file_stands_alone(page: Path) -> None:
     assert not re.search(r"@import|url\(", text)
     assert "default-src 'none'" in text
     assert "{{title}}" not in text
+    places = [text.index(f">{name}</h2>") for name in ("Plots", "Pictures", "More")]
+    assert places == sorted(places)
 
 
 def test_no_name_becomes_markup(page: Path) -> None:
@@ -243,7 +254,7 @@ def test_embedded_pictures_are_those_of_panels(page: Path) -> None:
 
 
 def test_a_page_without_pictures_says_why(tmp_path: Path) -> None:
-    write_page(tmp_path / "page.html", "Title", {"Plots": TABLE}, {}, None, ["No <pictures>."])
+    write_page(tmp_path / "page.html", "Title", {"Plots": TABLE}, {}, None, {}, ["No <pictures>."])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "No &lt;pictures&gt;." in text
     assert 'id="pictures"' not in text
@@ -258,7 +269,7 @@ def test_the_page_of_many_pictures_stays_small(tmp_path: Path, scenes: ShapesDat
     predictions = np.stack([np.where(noise.random(labels.shape) < 0.05, 1, labels) for _ in range(8)]).astype(np.uint8)
     item = Picture("x", pixels, labels, predictions, measure(labels, predictions))
     pictures = Pictures(tuple("abcdefgh"), tuple(CLASSES), scenes.palette, (item,) * 24)
-    write_page(tmp_path / "page.html", "Title", {}, {}, pictures, [])
+    write_page(tmp_path / "page.html", "Title", {}, {}, pictures, {}, [])
     assert (tmp_path / "page.html").stat().st_size < 5_000_000
 
 

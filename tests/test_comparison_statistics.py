@@ -69,6 +69,7 @@ def test_two_identical_models_show_no_difference(seeds: int, tmp_path: Path) -> 
     assert found.low <= 0 <= found.high
     assert found.p == 1
     assert found.verdict.startswith("no difference shown")
+    assert found.verdict.endswith(", of one seed") == (seeds == 1)
 
 
 def test_two_models_that_differ_by_chance_alone_show_no_difference(tmp_path: Path) -> None:
@@ -144,5 +145,5 @@ def test_holm_corrects_as_worked_out_by_hand() -> None:
 
 def test_a_difference_lost_by_correction_is_not_claimed() -> None:
     lost = replace(difference(0.03), adjusted_p=0.06)
-    assert lost.verdict == "no difference shown (+1.0 to +2.0 points)"
+    assert lost.verdict == "no difference shown after correction (+1.0 to +2.0 points)"
     assert difference(0.03, -0.034, -0.021).verdict == "worse by 2.1 to 3.4 points"

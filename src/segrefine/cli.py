@@ -19,7 +19,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -163,7 +163,8 @@ def register_checkpoint(arguments: list[str]) -> None:
 
 
 def check_types(cfg: DictConfig, config_name: str) -> None:
-    """UserError for an option given with another type than its default has, such as `trainer.max_epochs=ten`."""
+    """UserError for an option given with another type than its default has, such as `trainer.max_epochs=ten`, and for
+    one that Hydra was made to add by a plus although nothing takes it."""
     hydra_config = HydraConfig.get()
     groups = set(hydra_config.runtime.choices)
     given = [override.split("=", 1)[0].lstrip("+~") for override in hydra_config.overrides.task]
@@ -172,6 +173,8 @@ def check_types(cfg: DictConfig, config_name: str) -> None:
     plain = [text for text in chosen if not text.lstrip("+").startswith("experiment")]
     compositions = [hydra.compose(config_name, overrides=words) for words in (chosen, plain)]
     for key in given:
+        if key.split("@")[0] not in groups and key.split(".")[0] not in compositions[0]:
+            raise UserError(f"There is no option {key!r}.{did_you_mean(key, command_options(config_name))}")
         value = OmegaConf.select(cfg, key, default=None)
         default, without = (OmegaConf.select(config, key, default=None) for config in compositions)
         if key in groups or _fits(value, default) or (without is not None and _fits(value, without)):
@@ -200,7 +203,11 @@ def explain(error: Exception, config_name: str | None = None) -> str:
         group, _, value = error.missing_cfg_file.rpartition("/")
         if group.startswith("hydra") and value in PLUGINS:
             return f'{group}={value} needs a package that is not here: pip install -e ".[{PLUGINS[value]}]".'
-        return f"{group} has no value {value!r}.{did_you_mean(value, error.options)} All: {', '.join(error.options)}."
+        inside = sorted(path for path in (CONFIG_FOLDER / group).glob("*/*.yaml"))  # experiment=shapes/fcn8s
+        names = [*error.options, *(f"{path.parent.name}/{path.stem}" for path in inside)]
+        return f"{group} has no value {value!r}.{did_you_mean(value, names)}"
+    if isinstance(error, OverrideParseException):
+        return f"The option {error.override} cannot be read. Is a quote too many in it, or one missing?"
     unknown = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if unknown and ("is not in struct" in text or "No match in the defaults list" in text):
         key = unknown.group(1).lstrip("+")
@@ -223,7 +230,10 @@ def _option_of_another(key: str, default: str) -> str:
     if not (CONFIG_FOLDER / group / f"{value}.yaml").is_file():
         return f"{key} is no option of what was chosen. Give another {group}=NAME, or leave it out."
     options = sorted(read_group(group, value).keys() - {"name", "_target_"})
-    return f"{key} is no option of {group}={value}. Its options: {', '.join(options)}."
+    message = f"{key} is no option of {group}={value}. Its options: {', '.join(options)}."
+    if not chosen and any(argument.startswith("+experiment") for argument in sys.argv):  # Hydra reads swept files later
+        message += f" If the swept files of experiments/ choose another {group}, give {group}=NAME as well."
+    return message
 
 
 def _groups(config_name: str | None) -> dict[str, str]:

@@ -62,8 +62,8 @@ def write_claims(path: Path, bootstrap: Bootstrap) -> None:
             raise UserError(
                 f"{path}: claim {number} has {sorted(unknown)[0]!r}.{did_you_mean(sorted(unknown)[0], KEYS)}"
             )
-        log.info(f"{number}. {claim['title']}")
-        rows += _write_claim(path.parent, number, claim, bootstrap)
+        rows += (written := _write_claim(path.parent, number, claim, bootstrap))
+        log.info(f"{number}. {claim['title']}: {'; '.join(f'{row[-1]} (on {row[2]})' for row in written)}")
     columns = ("", "claim", "on", "seeds", "differences in points, with 95 % intervals", "verdict")
     table = tables.Table("Verdicts", columns, tuple(rows))
     readme = path.parent / "README.md"

@@ -114,7 +114,7 @@ function showGallery() {
   find("gallery").replaceChildren(...images.map(card));
   const shares = [images[0], images[images.length - 1]].map((image) => percent(image.differing[chosen.a][chosen.b]));
   find("order").textContent =
-    `${images.length} images, those in which A and B differ most first: from ${shares[0]} to ${shares[1]} of the pixels.`;
+    `${images.length} images, those in which A and B differ most first: from ${shares[0]} to ${shares[1]} of the pixels. A click on one opens it with a slider between A and B.`;
 }
 
 function choose(side, model) {

@@ -28,17 +28,20 @@ def write_page(
     tables: Mapping[str, str],
     plots: Mapping[str, str],
     pictures: Pictures | None,
+    details: Mapping[str, str],
     notes: Sequence[str],
 ) -> None:
     """Write the page to `path`. It opens from the file system, and its security policy lets it load nothing.
 
-    `tables` are HTML tables, and `plots` the text of SVG files, by their titles. The tables are taken as they are: who
-    writes them escapes what they say. All other texts are escaped here.
+    `tables`, before the plots, and `details`, after the pictures, are HTML tables by their titles, `plots` the text of
+    SVG files. The tables are taken as they are: who writes them escapes what they say. All other texts are escaped
+    here.
     """
-    places = {name: f"table-{number}" for number, name in enumerate(tables)}
-    links = [(place, name) for name, place in places.items()]
+    places = {name: f"table-{number}" for number, name in enumerate([*tables, *details])}
+    links = [(places[name], name) for name in tables]
     links += [("plots", "Plots")] if plots else []
     links += [("pictures", "Pictures")] if pictures else []
+    links += [(places[name], name) for name in details]
     script = _asset("page.js")
     parts = {
         "title": _text(title),
@@ -46,6 +49,7 @@ def write_page(
         "links": "".join(f'<a href="#{place}">{_text(name)}</a>' for place, name in links),
         "notes": _notes(notes),
         "tables": "".join(_table(places[name], name, table) for name, table in tables.items()),
+        "details": "".join(_table(places[name], name, table) for name, table in details.items()),
         "plots": _plots(plots),
         "pictures": _fill(_asset("pictures.html"), {"data": _json(pictures)}) if pictures else "",
         "script": script,

@@ -51,12 +51,20 @@ def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Boots
             fill = colour if index in front else "white"
             axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, label=_plain(variant.label), **style)
         axis.set(xlabel=name, ylabel=metric, xscale="log")
-        costs_shown = sorted({round(x, 2) for x, _ in points})
-        axis.set_xticks(costs_shown if len(costs_shown) < 6 else costs_shown[:: len(costs_shown) // 5], minor=False)
+        axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_locator(NullLocator())
     _legend(figure, axes[0], "filled: on the Pareto front")
     return figure
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """Of rising positive values those that are a sixth of their range, on a scale of logarithms, from one another."""
+    chosen = list(values[:1])
+    for value in values[1:]:
+        if np.log(value / chosen[-1]) >= np.log(values[-1] / values[0]) / 6:
+            chosen.append(value)
+    return chosen
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -124,7 +132,7 @@ def learning_curves(variants: Sequence[Variant]) -> Figure:
 
 def difference_bars(found: Sequence[Difference]) -> Figure:
     """Differences with their intervals, a row each; those that are more than noise in colour."""
-    figure, (axis,) = new_figure(1, 1, width=7.0, height=0.9 + 0.32 * len(found))
+    figure, (axis,) = new_figure(1, 1, height=0.9 + 0.32 * len(found))
     for row, difference in enumerate(reversed(found)):
         colour = COLOURS[0] if difference.shown else "#999999"
         axis.plot([100 * difference.low, 100 * difference.high], [row, row], color=colour, linewidth=2)

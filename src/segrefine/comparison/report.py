@@ -77,7 +77,7 @@ def write_report(
         "variants": tables.overview(variants),
         "differences": tables.differences(found, f"Differences in {metric}, points"),
         "classes": tables.per_class(variants),
-        "class_differences": tables.differences(by_class, "Differences in the IoU of each class, points"),
+        "class_differences": tables.differences(by_class, "Differences by class, points"),
     }
     figures = draw_all(variants, metric, bootstrap)
     if found:
@@ -91,9 +91,10 @@ def write_report(
     write_page(
         output / "comparison.html",
         f"{variants[0].summary['datamodule']}, {variants[0].summary['split']}: {len(variants)} variants",
-        {table.title: table.html() for table in written.values() if table.rows},
+        {written[name].title: written[name].html() for name in ("variants", "differences") if written[name].rows},
         {title: as_svg(figures[name]) for name, title in TITLES.items() if name in figures},
         pictures,
+        {written[name].title: written[name].html() for name in ("classes", "class_differences") if written[name].rows},
         [*explain(variants, found, bootstrap), *remarks],
     )
     log.info(written["variants"].markdown())
@@ -105,12 +106,15 @@ def write_report(
 def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap: Bootstrap) -> list[str]:
     """What a reader has to know to take the numbers for what they are."""
     first = variants[0]
+    several = any(len(variant.runs) > 1 for variant in variants)
     notes = [
-        f"Scores of {len(first.runs[0].images)} images of {first.summary['split']} of {first.summary['datamodule']}; "
-        "mean and standard deviation over the seeds.",
-        f"Intervals: {bootstrap.resamples} resamples of the images, the same for all variants, with the seeds as "
-        "Student's t of their variance; 95 %, each for itself."
-        + (f" p-values are corrected for {len(found)} pairs by Holm's method." if len(found) > 1 else ""),
+        f"Scores of {len(first.runs[0].images)} images of {first.summary['split']} of {first.summary['datamodule']}"
+        + ("; mean and standard deviation over the seeds." if several else "."),
+        f"Intervals: 95 %, from {bootstrap.resamples} resamples of the images, the same for all variants"
+        + (", and the variance between seeds as Student's t" if several else "")
+        + ". They are not corrected for the number of comparisons."
+        + (f" Verdicts are, for {len(found)} pairs by Holm's method: p (Holm) is below 0.05." if len(found) > 1 else "")
+        + f" The smallest p that can be found is {2 / (bootstrap.resamples + 1):.4f}.",
         "Images/s and peak memory are those of each run's own machine and moment; they compare where that is the same.",
     ]
     single = [variant.label for variant in variants if len(variant.runs) == 1]

@@ -5,6 +5,7 @@ import glob
 import gzip
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -82,13 +83,13 @@ def find_folders(patterns: str | Sequence[str]) -> list[Path]:
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     folders: dict[Path, None] = {}
     for pattern in patterns:
-        paths = [Path(name) for name in sorted(glob.glob(str(Path(str(pattern)).expanduser()), recursive=True))]
+        paths = sorted(map(Path, glob.glob(str(Path(str(pattern)).expanduser()), recursive=True)), key=_natural)
         if not paths:
             raise UserError(f"runs={pattern}: there is no such folder.")
         paths = [path for path in paths if path.is_dir()]
         runs = [path for path in paths if (path / "summary.json").is_file()]
         if len(paths) == 1 and not runs:  # of a sweep, or of a day
-            runs = sorted(file.parent for file in paths[0].rglob("summary.json"))
+            runs = sorted((file.parent for file in paths[0].rglob("summary.json")), key=_natural)
         unfinished = [path.name for path in paths if path not in runs and (path / "config.yaml").is_file()]
         if unfinished:
             log.warning(f"not finished, so left out: {listing(unfinished)}")
@@ -96,6 +97,11 @@ def find_folders(patterns: str | Sequence[str]) -> list[Path]:
     if not folders:
         raise UserError(f"runs={listing(patterns)}: no finished run (with summary.json and per_image.csv) is there.")
     return list(folders)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """For an order in which fcn8s is before fcn16s."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def read_run(folder: Path) -> Run:

@@ -14,6 +14,9 @@ import numpy as np
 from segrefine.comparison.runs import Run, Variant
 from segrefine.comparison.scores import score
 
+ONE_SEED = ", of one seed"
+"""Added to a verdict where a side has one seed alone: how much another seed would change is left out of it."""
+
 RESAMPLES = 10_000
 LEVEL = 0.95
 BLOCK = 1_000
@@ -47,10 +50,13 @@ class Difference:
         """In plain words, in points (hundredths)."""
         low, high = 100 * self.low, 100 * self.high
         if not self.shown:
-            return f"no difference shown ({low:+.1f} to {high:+.1f} points)"
-        if self.estimate > 0:
-            return f"better by {low:.1f} to {high:.1f} points"
-        return f"worse by {-high:.1f} to {-low:.1f} points"
+            corrected = " after correction" if low > 0 or high < 0 else ""
+            words = f"no difference shown{corrected} ({low:+.1f} to {high:+.1f} points)"
+        elif self.estimate > 0:
+            words = f"better by {low:.1f} to {high:.1f} points"
+        else:
+            words = f"worse by {-high:.1f} to {-low:.1f} points"
+        return words + ONE_SEED * (min(self.seeds) == 1)
 
 
 class Bootstrap:

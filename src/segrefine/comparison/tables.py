@@ -135,7 +135,7 @@ def _mean(values: Sequence[float | None], unit: float, digits: int) -> str:
 
 
 def _p(value: float) -> str:
-    return "not defined" if math.isnan(value) else f"{value:.4f}" if value >= 0.001 else "< 0.001"
+    return "not defined" if math.isnan(value) else f"{value:.4f}"
 
 
 def _size(variants: Sequence[Variant]) -> str:
