@@ -22,7 +22,7 @@ from segrefine.comparison.costs import cost_plot, cost_table, describe_costs, ju
 from segrefine.comparison.plots import PLOTS, difference_bars
 from segrefine.comparison.runs import Variant, read_run
 from segrefine.comparison.scores import check_metric
-from segrefine.comparison.statistics import Bootstrap, Difference, correct
+from segrefine.comparison.statistics import ONE_SEED, Bootstrap, Difference, correct
 from segrefine.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, bootstrap: B
         name,
         " to ".join(map(str, seeds)),
         "; ".join(map(describe, tests)),
-        judge(tests) + missing,
+        judge(tests) + missing + ONE_SEED * (1 in seeds),
         [tables.differences(found, "Differences"), tables.overview(shown)],
         figures,
     )
