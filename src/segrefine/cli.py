@@ -203,7 +203,7 @@ def explain(error: Exception, config_name: str | None = None) -> str:
         group, _, value = error.missing_cfg_file.rpartition("/")
         if group.startswith("hydra") and value in PLUGINS:
             return f'{group}={value} needs a package that is not here: pip install -e ".[{PLUGINS[value]}]".'
-        inside = sorted(path for path in (CONFIG_FOLDER / group).glob("*/*.yaml"))  # experiment=shapes/fcn8s
+        inside = sorted((CONFIG_FOLDER / group).glob("*/*.yaml"))  # experiment=shapes/fcn8s
         names = [*error.options, *(f"{path.parent.name}/{path.stem}" for path in inside)]
         return f"{group} has no value {value!r}.{did_you_mean(value, names)}"
     if isinstance(error, OverrideParseException):
