@@ -114,6 +114,25 @@ def test_seeds_that_scatter_widen_the_interval(tmp_path: Path) -> None:
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
 
 
+def test_the_same_networks_scored_in_two_ways_are_compared_one_by_one(tmp_path: Path) -> None:
+    """Seeds scatter by ten points, each gains one."""
+    runs = []
+    for place, gain in enumerate((0.01, 0.0)):
+        for seed in range(3):
+            counts = draw_counts(seed, 80, 0.75 + 0.05 * seed + gain)
+            runs.append(read_run(write_run(tmp_path / f"{place}_{seed}", counts, seed=seed)))
+    named = [replace(run, summary=dict(run.summary) | {"weights": f"{run.seed}"}) for run in runs]
+    bootstrap = Bootstrap(2_000)
+    others, same = (
+        bootstrap.difference(Variant("one", tuple(of[:3])), Variant("other", tuple(of[3:])), "mIoU")
+        for of in (runs, named)
+    )
+    assert same.estimate == others.estimate
+    assert not others.shown
+    assert same.shown
+    assert same.high - same.low < 0.2 * (others.high - others.low)
+
+
 def test_the_same_comparison_gives_the_same_numbers(tmp_path: Path) -> None:
     pair = fake_variants(tmp_path, {"fcn8s": 0.81, "fcn16s": 0.8})
     assert Bootstrap(500).difference(*pair, "mIoU") == Bootstrap(500).difference(*pair, "mIoU")
@@ -125,13 +144,19 @@ def test_resamples_drawn_in_blocks_are_as_many_as_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "seeds", "spread"), [(60, 3, 0.1), (60, 1, 0.0), pytest.param(100, 3, 0.3, marks=pytest.mark.slow)]
+    ("images", "seeds", "spread", "same_networks"),
+    [
+        *((60, 3, 0.1, False), (60, 1, 0.0, False), (100, 3, 0.1, True)),
+        pytest.param(100, 3, 0.3, False, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.usefixtures("one_thread")
-def test_intervals_hold_the_truth_as_often_as_they_say(images: int, seeds: int, spread: float) -> None:
+def test_intervals_hold_the_truth_as_often_as_they_say(
+    images: int, seeds: int, spread: float, same_networks: bool
+) -> None:
     from interval_coverage import coverage
 
-    assert 0.93 <= coverage(images, seeds, spread, tries=300, resamples=400) <= 0.97
+    assert 0.93 <= coverage(images, seeds, spread, 300, resamples=400, same_networks=same_networks) <= 0.97
 
 
 def test_holm_corrects_as_worked_out_by_hand() -> None:

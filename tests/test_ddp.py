@@ -67,6 +67,7 @@ def test_scores_are_those_of_one_process(runs: tuple[Path, Path], tmp_path: Path
     together = json.loads((two / "summary.json").read_text())
     assert together["num_images"] == alone["num_images"] == 3
     assert together["per_class"] == alone["per_class"]
+    assert together["weights"] == alone["weights"]
     assert sorted(map(str, rows(two / "per_image.csv"))) == sorted(map(str, rows(tmp_path / "test/per_image.csv")))
     val = command("evaluate.py", tmp_path / "val", *one_process, f"hydra.run.dir={tmp_path / 'val'}")
     logged = [float(row["val/mIoU"]) for row in rows(two / "metrics.csv") if row["val/mIoU"]]

@@ -1,5 +1,6 @@
 """`evaluate.py`: a checkpoint scored with its own data or other data, against scores worked out here."""
 
+import copy
 import csv
 import json
 import os
@@ -21,7 +22,7 @@ from segrefine.evaluation import evaluate
 from segrefine.labels import voc_colour_map
 from segrefine.metrics import IMAGE_COUNTS
 from segrefine.model import SegmentationModel, create_model
-from segrefine.summary import write_per_image
+from segrefine.summary import fingerprint, write_per_image
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,24 @@ def config(checkpoint: Path, *overrides: str) -> DictConfig:
         return compose("evaluate", overrides=arguments)
 
 
+def test_two_networks_have_one_fingerprint_only_if_their_weights_are_the_same(net: SegmentationModel) -> None:
+    other = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    assert fingerprint(other) == fingerprint(net)
+    with torch.no_grad():
+        other.decoder.score["32"].bias[3] += 1e-6
+    assert fingerprint(other) != fingerprint(net)
+    other = copy.deepcopy(net)
+    next(module for module in other.modules() if isinstance(module, torch.nn.BatchNorm2d)).running_var += 1e-6
+    assert fingerprint(other) != fingerprint(net)
+
+
 def test_scores_are_those_of_the_network_on_the_checkpoints_data(
     checkpoint: Path, net: SegmentationModel, tmp_path: Path
 ) -> None:
     summary = evaluate(config(checkpoint, "save_predictions=true"), tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert (summary["model"], summary["split"], summary["num_images"], summary["seed"]) == ("fcn32s", "val", 3, 7)
+    assert summary["weights"] == fingerprint(net)
     confusion = torch.zeros(8, 8)
     dataset = ShapesDataModule(val_size=3, seed=5).dataset("val")
     for index in range(3):

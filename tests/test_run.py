@@ -25,6 +25,7 @@ from segrefine.lit_module import SegmentationModule
 from segrefine.metrics import IMAGE_COUNTS
 from segrefine.model import create_model
 from segrefine.run import alone, resolve_recipe, run
+from segrefine.summary import fingerprint
 
 TINY = [
     "trainer=cpu",
@@ -80,6 +81,7 @@ def test_the_predictions_are_those_of_the_best_checkpoint(finished: tuple[Path, 
     folder, summary = finished
     net = create_model("fcn8s", "resnet18", 8)
     load_weights(net, folder / "checkpoints/best.ckpt")
+    assert summary["weights"] == fingerprint(net)
     datamodule = ShapesDataModule(train_size=8, val_size=3, test_size=2)
     datamodule.setup()
     hits = pixels = 0

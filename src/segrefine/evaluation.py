@@ -25,7 +25,7 @@ from segrefine.panels import save_atomically
 from segrefine.picture_names import label_name
 from segrefine.prediction import write_pictures
 from segrefine.submission import check_benchmark
-from segrefine.summary import write_per_image, write_summary
+from segrefine.summary import fingerprint, write_per_image, write_summary
 from segrefine.trainer import create_trainer, peak_memory, reset_peak_memory
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def score(
             )
             logger.save()
     per_class = {name: finite(iou) for name, iou in zip(datamodule.classes, scores["per_class"].tolist(), strict=True)}
-    return {"num_images": len(scores["indices"]), **values, "per_class": per_class}
+    return {"num_images": len(scores["indices"]), **values, "per_class": per_class, "weights": fingerprint(module.net)}
 
 
 def render(summary: dict[str, Any]) -> str:

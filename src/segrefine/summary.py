@@ -1,6 +1,7 @@
 """What a run leaves behind in words and numbers: summary.json, per_image.csv, environment.txt."""
 
 import csv
+import hashlib
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from segrefine.atomic import replacing, write_text
 from segrefine.metrics import IMAGE_COUNTS
@@ -47,6 +49,15 @@ def write_per_image(folder: Path, ids: Sequence[str], counts: np.ndarray, classe
         writer = csv.writer(file)
         writer.writerow(["image", *(f"{count}:{name}" for count in IMAGE_COUNTS for name in classes)])
         writer.writerows([image, *row.flatten().tolist()] for image, row in zip(ids, counts, strict=True))
+
+
+def fingerprint(net: nn.Module) -> str:
+    """16 hexadecimal digits that two networks share only if their weights are the same (the first of a SHA-256)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def describe_environment() -> str:

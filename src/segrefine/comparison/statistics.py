@@ -3,11 +3,13 @@
 The images are resampled as pairs, the same ones for all variants, and the score of the set is recomputed for each
 resample (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13). The seeds are nested in
 the variants: a resample of two to five of them would say too little (`docs/statistics.md` has the coverage), so they
-enter as Student's t of their variance, freed of the share that the images have in it.
+enter as Student's t of their variance, freed of the share that the images have in it. Two variants that are the same
+trained networks, scored in two ways, are compared network by network.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -95,10 +97,9 @@ class Bootstrap:
     def difference(self, one: Variant, other: Variant, metric: str) -> Difference:
         """How far `one` is above `other`."""
         sides = [self._side(variant, metric) for variant in (one, other)]
-        estimate = sides[0].estimate - sides[1].estimate
-        spread, freedom = _welch(sides)
-        draws = np.random.default_rng((self.seed, 1)).standard_t(freedom, self.resamples) if spread > 0 else 0.0
-        replicates = sides[0].resampled - sides[1].resampled + spread * draws
+        difference = sides[0].above(sides[1])
+        noise = [difference] if _same_networks(one, other) else sides
+        estimate, replicates = difference.estimate, difference.resampled + self._seed_noise(noise)
         replicates = replicates[np.isfinite(replicates)]
         low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(replicates) else (np.nan,) * 2
         tail = min((replicates <= 0).sum(), (replicates >= 0).sum())
@@ -109,33 +110,66 @@ class Bootstrap:
     def interval(self, variant: Variant, metric: str) -> tuple[float, float]:
         """95 % interval of the variant's own score, over images and seeds."""
         side = self._side(variant, metric)
-        spread, freedom = _welch([side])
-        draws = np.random.default_rng((self.seed, 1)).standard_t(freedom, self.resamples) if spread > 0 else 0.0
-        low, high = np.nanquantile(side.resampled + spread * draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.nanquantile(side.resampled + self._seed_noise([side]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return float(low), float(high)
+
+    def _seed_noise(self, sides: Sequence["_Side"]) -> np.ndarray:
+        """(resamples,) draws of what other seeds would have changed."""
+        spread, freedom = _welch(sides)
+        if spread == 0:
+            return np.zeros(self.resamples)
+        return spread * np.random.default_rng((self.seed, 1)).standard_t(freedom, self.resamples)
 
 
 @dataclass(frozen=True)
 class _Side:
-    """A variant's score: the mean over its seeds, that of every resample of the images, and the variance of the mean
-    that comes of the seeds, with its degrees of freedom (0 where there is but one seed)."""
+    """A variant's score, or how far one is above another: by seed, for the set and for every resample of the images."""
 
-    estimate: float
-    resampled: np.ndarray
-    variance: float
-    freedom: int
+    by_seed: np.ndarray  # (S,)
+    resampled_by_seed: np.ndarray  # (S, R)
 
     @classmethod
     def of(cls, variant: Variant, metric: str, bootstrap: Bootstrap) -> "_Side":
         scores = np.array([score(run, metric) for run in variant.runs])
-        resampled = np.array([bootstrap.scores(run, metric) for run in variant.runs])
-        count, variance = len(scores), 0.0
-        if count > 1:
-            # Scores of seeds differ by the seeds, and by what each made of the images at hand; that second part is in
-            # the resamples already: as much as the mean over seeds varies less with the images than each seed.
-            share = (resampled.var(1).mean() - resampled.mean(0).var()) * count / (count - 1)
-            variance = max(float(scores.var(ddof=1) - share), 0.0) / count
-        return cls(float(scores.mean()), resampled.mean(0), variance, count - 1)
+        return cls(scores, np.array([bootstrap.scores(run, metric) for run in variant.runs]))
+
+    @property
+    def estimate(self) -> float:
+        """The mean over the seeds."""
+        return float(self.by_seed.mean())
+
+    @cached_property
+    def resampled(self) -> np.ndarray:
+        """(R,) the mean over the seeds for every resample."""
+        return self.resampled_by_seed.mean(0)
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of `variance`."""
+        return len(self.by_seed) - 1
+
+    @cached_property
+    def variance(self) -> float:
+        """Of the mean, as far as it comes of the seeds; 0 where there is but one."""
+        count = len(self.by_seed)
+        if count == 1:
+            return 0.0
+        # Scores of seeds differ by the seeds, and by what each made of the images at hand; that second part is in
+        # the resamples already: as much as the mean over seeds varies less with the images than each seed.
+        share = (self.resampled_by_seed.var(1).mean() - self.resampled.var()) * count / (count - 1)
+        return max(float(self.by_seed.var(ddof=1) - share), 0.0) / count
+
+    def above(self, other: "_Side") -> "_Side":
+        """How far this one is above the other: seed by seed where they have as many, else their means."""
+        if len(self.by_seed) == len(other.by_seed):
+            return _Side(self.by_seed - other.by_seed, self.resampled_by_seed - other.resampled_by_seed)
+        return _Side(np.array([self.estimate - other.estimate]), (self.resampled - other.resampled)[None])
+
+
+def _same_networks(one: Variant, other: Variant) -> bool:
+    """Whether both are the same trained networks, by the weights that their summaries speak of."""
+    weights = [[run.summary.get("weights") for run in variant.runs] for variant in (one, other)]
+    return weights[0] == weights[1] and None not in weights[0]
 
 
 def _welch(sides: Sequence[_Side]) -> tuple[float, float]:
