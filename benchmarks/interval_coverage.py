@@ -86,6 +86,7 @@ if __name__ == "__main__":
         *((100, 3, 0.1, False), (100, 3, 0.3, False), (30, 3, 0.1, False), (300, 3, 0.1, False), (100, 5, 0.1, False)),
         *((100, 3, 0.1, True), (100, 3, 0.3, True)),
     ):
-        share, networks = coverage(images, seeds, spread, 1_000, same_networks=same), "the same" if same else "others"
+        share = coverage(images, seeds, spread, 1_000, same_networks=same)
+        networks = "the same" if same else "their own"
         points = 100 * true_difference(spread)
         print(f"| {images} | {seeds} | {spread} | {networks} | {points:.1f} | {share:.1%} |", flush=True)

@@ -99,7 +99,8 @@ def test_mistakes_in_the_file_are_named(top: Path) -> None:
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=[claim["folder"] for claim in CLAIMS])
 def test_a_claim_of_ours_names_runs_and_plots_that_there_are(claim: dict[str, Any]) -> None:
-    scored = {f"{model}_{scales}" for model in ("refinenet", "fcn8s") for scales in ("onescale", "multiscale")}  # by evaluate.py, from runs that are there
+    # By evaluate.py, from runs that are there.
+    scored = {f"{model}_{scales}" for model in ("refinenet", "fcn8s") for scales in ("onescale", "multiscale")}
     for name, wanted in claim.get("tests", {}).items():
         files = {path.stem for path in (EXPERIMENTS / name).glob("*.yaml")}
         assert {one for test in wanted for one in test["pair"]} <= files | scored
