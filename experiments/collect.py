@@ -1,8 +1,8 @@
 """Take the small files of finished runs into the results: `python experiments/collect.py SET RUN_FOLDER ...`.
 
-A run of `+experiment=shapes/fcn8s seed=1` becomes `experiments/results/SET/fcn8s_seed1/`: summary.json, config.yaml,
-per_image.csv and metrics.csv, the last two packed. One scored by `evaluate.py` is called after the folder it lies in,
-`NAME_seedN`. Paths lose their folders, which are nobody else's.
+A run of `+experiment=shapes/fcn8s seed=1` becomes `experiments/results/SET/fcn8s_seed1/`: summary.json, config.yml
+(a .yaml there would be one of Hydra's options), per_image.csv and metrics.csv, the last two packed. One scored by
+`evaluate.py` is called after the folder it lies in, `NAME_seedN`. Paths lose their folders, which are nobody else's.
 """
 
 import gzip
@@ -44,7 +44,7 @@ def collect(set_name: str, run: Path) -> Path:
     summary = json.loads((run / "summary.json").read_text())
     write_text(folder / "summary.json", json.dumps(without_folders(summary), indent=1) + "\n")
     config = yaml.safe_load((run / "config.yaml").read_text())
-    write_text(folder / "config.yaml", yaml.safe_dump(without_folders(config), sort_keys=False))
+    write_text(folder / "config.yml", yaml.safe_dump(without_folders(config), sort_keys=False))
     for name in PACKED:
         if (run / name).is_file():
             with replacing(folder / f"{name}.gz") as part:

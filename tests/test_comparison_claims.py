@@ -17,8 +17,8 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 CLAIMS: list[dict[str, Any]] = yaml.safe_load((EXPERIMENTS / "claims.yml").read_text())
 
 
-def finding(low: float, high: float, p: float = 0.001, margin: float | None = None) -> Finding:
-    return Finding(Difference("a", "b", "mIoU", (low + high) / 2, low, high, p, p, (3, 3)), margin)
+def finding(low: float, high: float, p: float = 0.001, margin: float = 0.0) -> Finding:
+    return Finding(Difference("a", "b", "mIoU", (low + high) / 2, low, high, p, p, (3, 3), margin))
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,10 @@ def finding(low: float, high: float, p: float = 0.001, margin: float | None = No
         (finding(-0.03, -0.01), "the other way"),
         (finding(-0.01, 0.03, p=0.3), "not shown"),
         (finding(0.01, 0.03, p=0.06), "not shown"),  # lost by Holm's correction
-        (finding(-0.019, 0.03, p=0.3, margin=2), "as claimed"),
-        (finding(-0.03, 0.03, p=0.3, margin=2), "not shown"),
-        (finding(-0.05, -0.03, margin=2), "the other way"),
+        (finding(-0.019, 0.03, margin=0.02), "as claimed"),
+        (finding(-0.019, 0.03, p=0.3, margin=0.02), "not shown"),  # after correction
+        (finding(-0.03, 0.03, p=0.3, margin=0.02), "not shown"),
+        (finding(-0.05, -0.03, margin=0.02), "the other way"),
     ],
 )
 def test_outcomes(found: Finding, outcome: str) -> None:
@@ -44,6 +45,7 @@ def test_verdicts_say_how_much_of_a_claim_holds() -> None:
     assert judge([open_, open_]) == "not shown"
     assert judge([yes, open_, no, no]) == "in part: 1 as claimed, 1 not shown, 2 the other way"
     assert describe(yes) == "a over b: +2.0 (+1.0 to +3.0)"
+    assert describe(finding(-0.03, 0.01, margin=0.02)) == "a over b: -1.0 (-3.0 to +1.0, claimed: above -2)"
 
 
 @pytest.fixture

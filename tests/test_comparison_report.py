@@ -64,6 +64,7 @@ def test_without_a_baseline_every_pair_is_compared_in_the_score_asked_for(sweep:
         (["runs=sweep", "output=out", "resamples=9"], "resamples=9 should be a whole number of at least 100."),
         (["runs=sweep", "wandb=a/b", "output=out"], "Give runs=DIR, a list of folders or a glob; or wandb="),
         (["runs=sweep", "output=out", "base=fcn8s"], "There is no option 'base'. Did you mean 'baseline'?"),
+        (["claims=a.yml", "output=out"], "claims=a.yml writes beside that file: leave out output=."),
         (["claims=nowhere.yml"], "claims=nowhere.yml cannot be read: No such file or directory."),
     ],
 )

@@ -72,6 +72,26 @@ def test_two_identical_models_show_no_difference(seeds: int, tmp_path: Path) -> 
     assert found.verdict.endswith(", of one seed") == (seeds == 1)
 
 
+@pytest.mark.parametrize(
+    ("right", "margin", "shown", "words"),
+    [
+        (0.80, 0.05, True, "a loss of more than 5 points is excluded ("),
+        (0.80, 0.001, False, "a loss of more than 0.1 points is neither shown nor excluded ("),
+        (0.60, 0.02, True, "a loss of more than 2 points is shown ("),
+    ],
+)
+def test_a_margin_is_what_the_p_value_is_of(
+    right: float, margin: float, shown: bool, words: str, tmp_path: Path
+) -> None:
+    one, other = fake_variants(tmp_path, {"fcn8s": right, "fcn16s": 0.8})
+    bootstrap = Bootstrap(2_000)
+    found, plain = bootstrap.difference(one, other, "mIoU", margin), bootstrap.difference(one, other, "mIoU")
+    assert (found.low, found.high, found.estimate) == (plain.low, plain.high, plain.estimate)
+    assert bool(found.p < 0.05) == bool(found.shown) == shown
+    assert found.verdict.startswith(words)
+    assert not replace(found, adjusted_p=0.2).shown
+
+
 def test_two_models_that_differ_by_chance_alone_show_no_difference(tmp_path: Path) -> None:
     one, other = fake_variants(tmp_path, {"fcn8s": 0.8, "fcn16s": 0.8})
     found = Bootstrap(2_000).difference(one, other, "mIoU")

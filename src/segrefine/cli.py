@@ -203,8 +203,12 @@ def explain(error: Exception, config_name: str | None = None) -> str:
         group, _, value = error.missing_cfg_file.rpartition("/")
         if group.startswith("hydra") and value in PLUGINS:
             return f'{group}={value} needs a package that is not here: pip install -e ".[{PLUGINS[value]}]".'
-        inside = sorted((CONFIG_FOLDER / group).glob("*/*.yaml"))  # experiment=shapes/fcn8s
-        names = [*error.options, *(f"{path.parent.name}/{path.stem}" for path in inside)]
+        while not group.startswith("hydra") and not (CONFIG_FOLDER / group).is_dir():  # experiment=shpes/fcn8s
+            group, _, folder = group.rpartition("/")
+            value = f"{folder}/{value}"
+        files = sorted((CONFIG_FOLDER / group).rglob("*.yaml"))  # experiment=shapes/fcn8s
+        names = [path.relative_to(CONFIG_FOLDER / group).with_suffix("").as_posix() for path in files]
+        names = names or [*error.options]
         return f"{group} has no value {value!r}.{did_you_mean(value, names)}"
     if isinstance(error, OverrideParseException):
         return f"The option {error.override} cannot be read. Is a quote too many in it, or one missing?"

@@ -34,22 +34,16 @@ KEYS = {"folder", "title", "source", "question", "method", "tests", "costs", "pl
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison that a claim makes: one is above the other; or, with a `margin`, not below it by more points."""
+    """One comparison that a claim makes: one is above the other; or, with a margin, not below it by more."""
 
     found: Difference
-    margin: float | None
 
     @property
     def outcome(self) -> str:
         """`as claimed`, `the other way` or `not shown`."""
-        if self.margin is not None:
-            bound = -self.margin / 100
-            return (
-                "as claimed" if self.found.low > bound else "the other way" if self.found.high < bound else "not shown"
-            )
         if not self.found.shown:
             return "not shown"
-        return "as claimed" if self.found.estimate > 0 else "the other way"
+        return "as claimed" if self.found.low > -self.found.margin else "the other way"
 
 
 def write_claims(path: Path, bootstrap: Bootstrap) -> None:
@@ -120,7 +114,8 @@ def _write_claim(top: Path, number: int, claim: Mapping[str, Any], bootstrap: Bo
             with replacing(file) as part:
                 figure.savefig(part)
             parts.append(f"![{name.replace('_', ' ')}, {section.name}]({file.name})\n")
-    head = [f"# {number}. {claim['title']}\n", f"{claim['question']}\n", f"Source: {claim['source']}\n"]
+    words = "What the verdicts, scores and intervals mean is said in [experiments/README.md](../README.md).\n"
+    head = [f"# {number}. {claim['title']}\n", f"{claim['question']}\n", f"Source: {claim['source']}\n", words]
     method = ["```\n" + claim["method"].strip() + "\n```\n"]
     remarks = [f"## Remarks\n\n{claim['remarks'].strip()}\n"] if claim.get("remarks") else []
     write_text(folder / "README.md", "\n".join([*head, *method, *parts, *remarks]))
@@ -181,16 +176,17 @@ def run_tests(
         metric = test.get("metric", "mIoU")
         for run in (*one.runs, *other.runs):
             check_metric(metric, run)
-        found.append(bootstrap.difference(one, other, metric))
-    return [Finding(entry, test.get("margin")) for entry, test in zip(correct(found), possible, strict=True)]
+        found.append(bootstrap.difference(one, other, metric, test.get("margin", 0) / 100))
+    return [Finding(entry) for entry in correct(found)]
 
 
 def describe(test: Finding) -> str:
-    """Such as `fcn8s over fcn16s: +2.1 (1.0 to 3.2)`, with the score where it is not mIoU."""
+    """Such as `fcn8s over fcn16s: +2.1 (+1.0 to +3.2)`, with the score where it is not mIoU, and the margin."""
     found = test.found
     metric = "" if found.metric == "mIoU" else f" in {found.metric}"
     low, high = 100 * found.low, 100 * found.high
-    return f"{found.one} over {found.other}{metric}: {100 * found.estimate:+.1f} ({low:+.1f} to {high:+.1f})"
+    margin = f", claimed: above {-100 * found.margin:g}" if found.margin else ""
+    return f"{found.one} over {found.other}{metric}: {100 * found.estimate:+.1f} ({low:+.1f} to {high:+.1f}{margin})"
 
 
 def judge(tests: Sequence[Finding]) -> str:

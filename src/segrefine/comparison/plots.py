@@ -1,6 +1,7 @@
 """Plots of a comparison, one matplotlib figure each; means over the seeds, bars and bands for 95 % intervals."""
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from typing import Any
@@ -49,7 +50,7 @@ def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Boots
             bar = [[max(y - low, 0)], [max(high - y, 0)]]
             style: dict[str, Any] = {"markersize": 8, "capsize": 3, "color": colour}
             fill = colour if index in front else "white"
-            axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, label=_plain(variant.label), **style)
+            axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, label=_label(variant.label), **style)
         axis.set(xlabel=name, ylabel=metric, xscale="log")
         axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)
         axis.xaxis.set_major_formatter(ScalarFormatter())
@@ -87,7 +88,7 @@ def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
         for variant, colour in _coloured(variants):
             values = [_mean_score(variant, key) for key in keys]
             ends = np.array([bootstrap.interval(variant, key) for key in keys])
-            axis.plot(range(len(keys)), values, marker="o", color=colour, label=_plain(variant.label))
+            axis.plot(range(len(keys)), values, marker="o", color=colour, label=_label(variant.label))
             axis.fill_between(range(len(keys)), ends[:, 0], ends[:, 1], color=colour, alpha=0.12, linewidth=0)
         axis.set_xticks(range(len(keys)), list(ticks))
         axis.set(ylabel="mIoU")
@@ -107,7 +108,7 @@ def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
         ends = np.array([bootstrap.interval(variant, f"{CLASS}{name}") for name in classes]).T
         bars = np.nan_to_num(np.abs(ends - values).clip(0))
         at = np.arange(len(classes)) + (place - (len(variants) - 1) / 2) * width
-        axis.bar(at, values, width, yerr=bars, color=colour, label=_plain(variant.label), error_kw={"elinewidth": 0.8})
+        axis.bar(at, values, width, yerr=bars, color=colour, label=_label(variant.label), error_kw={"elinewidth": 0.8})
     turned = 90 if len(classes) > 40 else 45 if max(map(len, classes)) * len(classes) > 110 else 0
     axis.set_xticks(range(len(classes)), [_plain(name) for name in classes], rotation=turned)
     axis.set(ylabel="IoU")
@@ -124,23 +125,27 @@ def learning_curves(variants: Sequence[Variant]) -> Figure:
             axis.plot(steps, values, color=colour, alpha=0.35, linewidth=0.8)
         if curves and all(np.array_equal(steps, curves[0][0]) for steps, _ in curves):
             mean = np.mean([values for _, values in curves], axis=0)
-            axis.plot(curves[0][0], mean, color=colour, marker="o", markersize=3, label=_plain(variant.label))
+            axis.plot(curves[0][0], mean, color=colour, marker="o", markersize=3, label=_label(variant.label))
     axis.set(xlabel="step", ylabel="val mIoU")
     _legend(figure, axis)
     return figure
 
 
 def difference_bars(found: Sequence[Difference]) -> Figure:
-    """Differences with their intervals, a row each; those that are more than noise in colour."""
-    figure, (axis,) = new_figure(1, 1, height=0.9 + 0.32 * len(found))
+    """Differences with their intervals, a row each; those that are more than noise in blue."""
+    names = [_label(f"{entry.one} against {entry.other}, {entry.metric}", 60) for entry in reversed(found)]
+    lines = max((name.count("\n") + 1 for name in names), default=1)
+    figure, (axis,) = new_figure(1, 1, height=0.9 + (0.16 + 0.16 * lines) * len(found))
     for row, difference in enumerate(reversed(found)):
         colour = COLOURS[0] if difference.shown else "#999999"
         axis.plot([100 * difference.low, 100 * difference.high], [row, row], color=colour, linewidth=2)
         axis.plot(100 * difference.estimate, row, "o", color=colour)
-    names = [_plain(f"{entry.one} against {entry.other}, {entry.metric}") for entry in reversed(found)]
+        if difference.margin:
+            axis.plot([-100 * difference.margin] * 2, [row - 0.4, row + 0.4], color="#444444", linestyle=":")
     axis.set_yticks(range(len(found)), names)
     axis.axvline(0, color="#444444", linewidth=0.8)
-    axis.set(xlabel="difference in points, with its 95 % interval", ylim=(-0.6, len(found) - 0.4))
+    legend = "blue: shown, grey: not shown" + ", dotted: the margin" * any(entry.margin for entry in found)
+    axis.set(xlabel=f"difference in points, with its 95 % interval ({legend})", ylim=(-0.6, len(found) - 0.4))
     return figure
 
 
@@ -148,15 +153,19 @@ def gradients(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     """The norm of the gradient of every encoder stage over the steps, of the runs that logged it: a panel a variant."""
     logged = [variant for variant in variants if len(variant.runs[0].curve(f"gradient/{STAGES[0]}")[0])]
     figure, axes = new_figure(1, max(len(logged), 1), width=1.5 + 3.5 * max(len(logged), 1))
+    means = []
     for axis, variant in zip(axes, logged, strict=False):
-        for stage, colour in zip(STAGES, COLOURS, strict=False):
+        for stage, colour in zip(STAGES, (*COLOURS[:5], "#444444"), strict=True):
             curves = [run.curve(f"gradient/{stage}") for run in variant.runs]
             steps = min((steps for steps, _ in curves), key=len)
             mean = np.exp(np.mean([np.log(values[: len(steps)] + 1e-12) for _, values in curves], axis=0))
             axis.plot(steps, mean, color=colour, linewidth=1, label=stage.replace("_", " "))
-        axis.set(title=_plain(variant.label), xlabel="step", yscale="log")
+            means.append(mean)
+        axis.set(title=_label(variant.label), xlabel="step", yscale="log")
         axis.sharey(axes[0])
     axes[0].set(ylabel="norm of the gradient before clipping")
+    if means:  # shared axes take the limits of the first
+        axes[0].set_ylim(min(mean.min() for mean in means) / 2, max(mean.max() for mean in means) * 2)
     _legend(figure, axes[0])
     return figure
 
@@ -201,6 +210,11 @@ def _legend(figure: Figure, axis: Axes, title: str | None = None) -> None:
 
 def _mean_score(variant: Variant, metric: str) -> float:
     return float(np.mean([score(run, metric) for run in variant.runs]))
+
+
+def _label(text: str, width: int = 36) -> str:
+    """A variant's name in lines of `width` signs: it may list many options."""
+    return "\n".join(textwrap.wrap(_plain(text), width, break_on_hyphens=False))
 
 
 def _plain(text: str) -> str:

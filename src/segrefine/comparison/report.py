@@ -40,6 +40,9 @@ def compare(cfg: DictConfig) -> None:
         raise UserError(f"resamples={cfg.resamples} should be a whole number of at least 100.")
     bootstrap = Bootstrap(cfg.resamples)
     if cfg.claims is not None:
+        given = [name for name in ("runs", "wandb", "output", "baseline") if cfg[name] is not None]
+        if given:
+            raise UserError(f"claims={cfg.claims} writes beside that file: leave out {given[0]}=.")
         write_claims(Path(cfg.claims), bootstrap)
         return
     if cfg.output is None:

@@ -107,7 +107,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def read_run(folder: Path) -> Run:
     """The run in `folder`; UserError naming the file that is missing or broken."""
     summary = _read(folder / "summary.json", json.loads)
-    config = _read(folder / "config.yaml", yaml.safe_load)
+    config = _read(next(folder.glob("config.y*ml"), folder / "config.yaml"), yaml.safe_load)
     missing = {"model", "backbone", "datamodule", "split", "seed", "mIoU", "params", "flops"} - summary.keys()
     if missing:
         raise UserError(f"{folder / 'summary.json'} lacks {', '.join(sorted(missing))}: is it of another version?")

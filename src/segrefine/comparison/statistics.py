@@ -29,7 +29,8 @@ BLOCK = 1_000
 class Difference:
     """How far `one` is above `other` in a score, fractions: the estimate, its 95 % interval, two-sided p-value.
 
-    `adjusted_p` is that of Holm's correction where several differences are asked for, else p itself.
+    `p` is that of no difference or, with a `margin`, of `one` being below `other` by just so much. `adjusted_p` is that
+    of Holm's correction where several differences are asked for, else p itself.
     """
 
     one: str
@@ -41,17 +42,22 @@ class Difference:
     p: float
     adjusted_p: float
     seeds: tuple[int, int]
+    margin: float = 0.0
 
     @property
     def shown(self) -> bool:
-        """Whether the difference is more than noise."""
-        return self.adjusted_p < 1 - LEVEL and (self.low > 0 or self.high < 0)
+        """Whether it is more than noise that the difference is above minus the margin, or below it."""
+        return self.adjusted_p < 1 - LEVEL and (self.low > -self.margin or self.high < -self.margin)
 
     @property
     def verdict(self) -> str:
         """In plain words, in points (hundredths)."""
         low, high = 100 * self.low, 100 * self.high
-        if not self.shown:
+        if self.margin:
+            found = "excluded" if self.low > -self.margin else "shown"
+            found = found if self.shown else "neither shown nor excluded"
+            words = f"a loss of more than {100 * self.margin:g} points is {found} ({low:+.1f} to {high:+.1f} points)"
+        elif not self.shown:
             corrected = " after correction" if low > 0 or high < 0 else ""
             words = f"no difference shown{corrected} ({low:+.1f} to {high:+.1f} points)"
         elif self.estimate > 0:
@@ -94,18 +100,18 @@ class Bootstrap:
             self._sides[key] = _Side.of(variant, metric, self)
         return self._sides[key]
 
-    def difference(self, one: Variant, other: Variant, metric: str) -> Difference:
-        """How far `one` is above `other`."""
+    def difference(self, one: Variant, other: Variant, metric: str, margin: float = 0.0) -> Difference:
+        """How far `one` is above `other`, or no more than `margin` below it."""
         sides = [self._side(variant, metric) for variant in (one, other)]
         difference = sides[0].above(sides[1])
         noise = [difference] if _same_networks(one, other) else sides
         estimate, replicates = difference.estimate, difference.resampled + self._seed_noise(noise)
         replicates = replicates[np.isfinite(replicates)]
         low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(replicates) else (np.nan,) * 2
-        tail = min((replicates <= 0).sum(), (replicates >= 0).sum())
+        tail = min((replicates <= -margin).sum(), (replicates >= -margin).sum())
         p = min(1.0, 2 * (tail + 1) / (len(replicates) + 1))
         seeds = len(one.runs), len(other.runs)
-        return Difference(one.label, other.label, metric, estimate, float(low), float(high), p, p, seeds)
+        return Difference(one.label, other.label, metric, estimate, float(low), float(high), p, p, seeds, margin)
 
     def interval(self, variant: Variant, metric: str) -> tuple[float, float]:
         """95 % interval of the variant's own score, over images and seeds."""
