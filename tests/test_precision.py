@@ -45,6 +45,29 @@ def test_named_precision_is_kept_on_any_device(wanted: str, able: bool, monkeypa
 
 
 @pytest.mark.parametrize(
+    ("wanted", "gpu", "cpu_bf16", "warned"),
+    [
+        ("bf16-mixed", False, False, True),
+        ("bf16-mixed", False, True, False),
+        ("bf16-mixed", True, False, False),
+        ("32-true", False, False, False),
+        ("auto", False, False, False),
+    ],
+)
+def test_emulated_bfloat16_is_warned_of(
+    wanted: str,
+    gpu: bool,
+    cpu_bf16: bool,
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    device(monkeypatch, gpu, gpu, cpu_bf16)
+    choose_precision(wanted, "auto", "trainer.precision")
+    assert ("trainer.precision=bf16-mixed: this CPU emulates bfloat16" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
     ("wanted", "words"),
     [
         ("bf16_mixed", "precision=bf16_mixed is not known. Did you mean 'bf16-mixed'"),

@@ -1,21 +1,28 @@
 """Which device there is, and which precision it does well."""
 
+import logging
+
 import torch
 
 from segrefine.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 def choose_precision(wanted: str | int, accelerator: str, option: str = "precision") -> str:
     """`wanted`, or for "auto" bfloat16 autocast where the device computes in it: recent GPUs, CPUs with AMX or
-    AVX512-BF16.
+    AVX512-BF16. A CPU that would have to emulate the bfloat16 that was asked for is warned of.
     """
     if str(wanted) not in PRECISIONS:
         raise UserError(f"{option}={wanted} is not known.{did_you_mean(str(wanted), PRECISIONS)}")
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
     if wanted != "auto":
+        if wanted == "bf16-mixed" and not gpu and not cpu_computes_bfloat16():
+            log.warning(f"{option}=bf16-mixed: this CPU emulates bfloat16, many times slower than {option}=32-true.")
         return str(wanted)
-    if accelerator != "cpu" and torch.cuda.is_available():
+    if gpu:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     return "bf16-mixed" if cpu_computes_bfloat16() else "32-true"
 
