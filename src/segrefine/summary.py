@@ -62,7 +62,8 @@ def fingerprint(net: nn.Module) -> str:
 
 def describe_environment() -> str:
     """Versions, device and git commit, one a line."""
-    lines = [f"python {platform.python_version()} on {platform.platform()}", f"command {' '.join(sys.argv)}"]
+    command = [os.path.relpath(sys.argv[0] or "python"), *sys.argv[1:]]  # `python -m` makes the first one absolute
+    lines = [f"python {platform.python_version()} on {platform.platform()}", f"command {' '.join(command)}"]
     for package in PACKAGES:
         try:
             lines.append(f"{package} {version(package)}")
