@@ -96,6 +96,22 @@ def test_every_plot_draws_every_variant(variants: list[Variant]) -> None:
     assert isinstance(PLOTS["gradients"](variants, bootstrap), Figure)  # of runs that logged none
 
 
+def test_runs_validated_once_have_no_curve(variants: list[Variant]) -> None:
+    for run in (run for variant in variants for run in variant.runs):
+        (run.folder / "metrics.csv").write_text("step,val/mIoU\n199,0.5\n")
+    assert "learning_curves" not in draw_all(variants, "mIoU", Bootstrap(200))
+
+
+def test_names_of_many_options_are_drawn_in_lines(variants: list[Variant]) -> None:
+    long = [Variant(f"{variant.label} {'recipe.lr=0.0004 ' * 12}".strip(), variant.runs) for variant in variants]
+    difference = difference_bars([Bootstrap(200).difference(long[0], long[1], "mIoU")])
+    names = [text.get_text() for text in difference.axes[0].get_yticklabels()]
+    legend = draw_all(long, "mIoU", Bootstrap(200))["regions"].legends[0]
+    names += [text.get_text() for text in legend.get_texts()]
+    assert len(names) == 3
+    assert all(len(line) <= 60 and name.count("lr=") >= 12 for name in names for line in name.split("\n"))
+
+
 def test_names_are_not_taken_for_mathematics(variants: list[Variant]) -> None:
     odd = [Variant("_$x^$ & <b>", variants[0].runs)]
     found = [Bootstrap(200).difference(odd[0], variants[1], "mIoU")]

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from segrefine.atomic import replacing, write_text
 from segrefine.comparison import tables
 from segrefine.comparison.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
-from segrefine.comparison.plots import PLOTS, difference_bars
+from segrefine.comparison.plots import PLOTS, difference_bars, have_curves
 from segrefine.comparison.runs import Variant, read_run
 from segrefine.comparison.scores import check_metric
 from segrefine.comparison.statistics import ONE_SEED, Bootstrap, Difference, correct
@@ -154,7 +154,8 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, bootstrap: B
     missing = f" ({len(wanted) - len(tests)} not run yet)" if len(tests) < len(wanted) else ""
     found, shown = [test.found for test in tests], list(variants.values())
     figures = {"differences": difference_bars(found)}
-    figures |= {plot: PLOTS[plot](shown, bootstrap) for plot in claim.get("plots", [])}
+    plots = [plot for plot in claim.get("plots", []) if plot != "learning_curves" or have_curves(shown)]
+    figures |= {plot: PLOTS[plot](shown, bootstrap) for plot in plots}
     return Section(
         name,
         " to ".join(map(str, seeds)),

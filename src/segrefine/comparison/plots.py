@@ -31,7 +31,7 @@ def draw_all(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> 
     }
     if all(f"{region}_truth" in run.count_names for variant in variants for run in variant.runs for region in REGIONS):
         figures["regions"] = regions(variants, bootstrap)
-    if any(len(run.curve("val/mIoU")[0]) for variant in variants for run in variant.runs):
+    if have_curves(variants):
         figures["learning_curves"] = learning_curves(variants)
     return figures
 
@@ -114,6 +114,11 @@ def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     axis.set(ylabel="IoU")
     _legend(figure, axis)
     return figure
+
+
+def have_curves(variants: Sequence[Variant]) -> bool:
+    """Whether any run was validated more than once."""
+    return any(len(run.curve("val/mIoU")[0]) > 1 for variant in variants for run in variant.runs)
 
 
 def learning_curves(variants: Sequence[Variant]) -> Figure:
