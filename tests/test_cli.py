@@ -27,7 +27,7 @@ def test_help_is_in_words_and_quick(script: str, tmp_path: Path) -> None:
     assert result.returncode == 0
     assert f"python {script} " in result.stdout
     assert "Options (set with name=value" in result.stdout
-    assert time.perf_counter() - started < 10  # it takes one second; torch alone would take several
+    assert time.perf_counter() - started < 25  # a second or a few; with torch, beside other tests, it would be more
     assert not list(tmp_path.iterdir())
 
 
