@@ -1,17 +1,6 @@
-"""Compare finished runs: `python compare.py runs=GLOB output=DIR`. `--help` names the options."""
+"""`python compare.py`, the same as `segrefine compare`."""
 
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from segrefine.cli import main
-
-
-def task(cfg: DictConfig, folder: Path) -> None:
-    from segrefine.comparison.report import compare
-
-    compare(cfg)
-
+from segrefine.cli.compare import main
 
 if __name__ == "__main__":
-    main("compare", task)
+    main()

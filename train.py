@@ -1,17 +1,6 @@
-"""Train a network: `python train.py model=refinenet backbone=resnet101`. `python train.py --help` names the options."""
+"""`python train.py`, the same as `segrefine train`."""
 
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from segrefine.cli import main
-
-
-def task(cfg: DictConfig, folder: Path) -> None:
-    from segrefine.run import run
-
-    run(cfg, folder)
-
+from segrefine.cli.train import main
 
 if __name__ == "__main__":
-    main("train", task)
+    main()

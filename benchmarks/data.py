@@ -25,10 +25,10 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from segrefine.configs import read_group
-from segrefine.data import create_datamodule
+from segrefine.core.config import read_group
+from segrefine.data.build import build_datamodule
 from segrefine.data.files import FileDataset
-from segrefine.data.io import read_label
+from segrefine.io.images import read_label
 
 IMAGES, ROUNDS = 60, 7
 CROP, SCALE = (256, 320), (0.5, 2.0)
@@ -74,10 +74,10 @@ def enlarged(source: Path, target: Path, size: tuple[int, int]) -> None:
 
 def measure(root: Path, cache: Path) -> dict[str, list[float]]:
     options = {"root": str(root), "crop_size": list(CROP), "num_workers": 0}
-    datamodule = create_datamodule(read_group("datamodule", "camvid") | options)
+    datamodule = build_datamodule(read_group("datamodule", "camvid") | options)
     dataset = datamodule.dataset("train", datamodule.train_transform)
     assert isinstance(dataset, FileDataset)
-    cached = create_datamodule(read_group("datamodule", "camvid") | options | {"cache": str(cache)})
+    cached = build_datamodule(read_group("datamodule", "camvid") | options | {"cache": str(cache)})
     kept = cached.dataset("train", cached.train_transform)
     read = reference()
     work: dict[str, Callable[[int], object]] = {

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from segrefine.comparison.runs import Run, Variant
-from segrefine.comparison.scores import score
-from segrefine.comparison.statistics import Bootstrap
-from segrefine.metrics import COUNTS
+from segrefine.compare.scores import score
+from segrefine.compare.statistics import Bootstrap
+from segrefine.compare.variants import Variant
+from segrefine.metrics.segmentation import COUNTS
+from segrefine.runs.folder import RunFolder
+from segrefine.runs.read import Run
+from segrefine.runs.summary import Summary
 
 CLASSES, PIXELS = 4, 1_000
 SKILLS = (1.3, 1.0)  # log odds of a pixel, of the two variants
@@ -25,13 +28,26 @@ def draw_truth(rng: np.random.Generator, images: int) -> np.ndarray:
     return rng.poisson(rng.dirichlet([2, 1, 0.5, 0.3], images) * PIXELS)
 
 
-def draw_run(rng: np.random.Generator, truth: np.ndarray, log_odds: np.ndarray, **summary: object) -> Run:
+def draw_run(
+    rng: np.random.Generator, truth: np.ndarray, log_odds: np.ndarray, seed: int = 0, weights: str | None = None
+) -> Run:
     """A run that gets every pixel of an image right with the image's odds; what it misses goes to the next class."""
     right = rng.binomial(truth, 1 / (1 + np.exp(-log_odds))[:, None])
     counts = np.stack([right, truth, right + np.roll(truth - right, 1, axis=1)], axis=1)
     names = tuple(map(str, range(len(truth))))
     classes = tuple(map(str, range(CLASSES)))
-    return Run(Path(), {}, summary, names, classes, COUNTS, np.concatenate([counts, counts], axis=1))
+    about = Summary(
+        model="fcn8s",
+        backbone="resnet18",
+        datamodule="shapes",
+        split="val",
+        seed=seed,
+        weights=weights,
+        params=1,
+        flops=1,
+        mIoU=None,
+    )
+    return Run(RunFolder(Path()), {}, about, names, classes, COUNTS, np.concatenate([counts, counts], axis=1))
 
 
 def draw_variants(

@@ -18,18 +18,18 @@ from hydra import compose, initialize_config_dir
 from lightning import Callback, seed_everything
 from omegaconf import OmegaConf
 
-from segrefine.callbacks import Timer
-from segrefine.configs import CONFIG_FOLDER
-from segrefine.csv_logger import MetricsCSV
-from segrefine.data import create_datamodule
-from segrefine.lit_module import SegmentationModule
-from segrefine.losses import training_loss
-from segrefine.model import SegmentationModel, build_model
-from segrefine.optimizers import create_optimizer, parameter_groups
-from segrefine.precision import autocast_dtype, choose_device
-from segrefine.run import resolve_recipe
-from segrefine.schedules import schedule_factor
-from segrefine.trainer import create_trainer
+from segrefine.core.config import CONFIG_FOLDER
+from segrefine.data.build import build_datamodule
+from segrefine.engine.callbacks.progress import Timer
+from segrefine.engine.loggers.csv import MetricsCSV
+from segrefine.engine.losses import training_loss
+from segrefine.engine.module import SegmentationModule
+from segrefine.engine.optim import create_optimizer, parameter_groups
+from segrefine.engine.precision import autocast_dtype, choose_device
+from segrefine.engine.recipe import Recipe
+from segrefine.engine.trainer import create_trainer
+from segrefine.models.build import build_model
+from segrefine.models.network import SegmentationModel
 
 BLOCKS, STEPS, WARM_UP = 5, 24, 4
 
@@ -58,33 +58,31 @@ def main(overrides: list[str]) -> None:
         fixed = [f"datamodule.train_size={STEPS * 8}", "trainer.max_epochs=1", "trainer.devices=1"]
         cfg = compose("train", overrides=[*fixed, *overrides])
     config: Any = OmegaConf.to_container(cfg)
-    datamodule = create_datamodule(cfg.datamodule)
+    datamodule = build_datamodule(config["datamodule"])
     datamodule.setup()
     device = choose_device("auto")
 
-    def network() -> tuple[SegmentationModel, dict]:
+    recipe = Recipe.from_config(config["recipe"]).resolve(False, datamodule)
+
+    def network() -> SegmentationModel:
         seed_everything(0, verbose=False)
         net = build_model(config["model"], config["backbone"], datamodule.num_classes)
         net.lay_out(device)
-        return net, resolve_recipe(config["recipe"], False, net, datamodule)
+        return net
 
     def lightning(folder: str) -> list[float]:
-        net, recipe = network()
-        clock = Clock(device)
+        net, clock = network(), Clock(device)
         options = config["trainer"] | {"limit_val_batches": 0}
         callbacks = [Timer(), clock]
-        trainer = create_trainer(options, Path(folder), callbacks, [MetricsCSV(Path(folder))])
-        trainer.fit(SegmentationModule(net, datamodule.num_classes, recipe), datamodule.train_dataloader())
+        trainer = create_trainer(options, Path(folder), callbacks, [MetricsCSV(Path(folder) / "metrics.csv")])
+        trainer.fit(SegmentationModule(net, recipe), datamodule.train_dataloader())
         return clock.seconds
 
     def bare(folder: str) -> list[float]:
-        net, recipe = network()
+        net = network()
         net.to(device).train()
-        groups = parameter_groups(net, recipe["lr"], recipe["weight_decay"], recipe["encoder_lr_multiplier"])
-        optimizer = create_optimizer(recipe["optimizer"], groups, recipe["momentum"])
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, schedule_factor(total_steps=STEPS, **recipe["schedule"])
-        )
+        optimizer = create_optimizer(parameter_groups(net, recipe, recipe.lr), recipe)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.schedule.factor(STEPS))
         precision = autocast_dtype(config["trainer"]["precision"], device)
         clock = Clock(device)
         for batch in datamodule.train_dataloader():
@@ -92,9 +90,9 @@ def main(overrides: list[str]) -> None:
             labels = batch["label"].to(device)
             optimizer.zero_grad()
             with torch.autocast(device.type, precision, enabled=precision is not None):
-                loss = training_loss(net, net.preprocess(images.float() / 255), labels, datamodule.num_classes)
+                loss = training_loss(net, net.preprocess(images.float() / 255), labels)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), recipe["clip_norm"])
+            torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm or float("inf"))
             optimizer.step()
             schedule.step()
             clock.end()

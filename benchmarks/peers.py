@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from segrefine.errors import UserError
+from segrefine.core.errors import UserError
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "published"))  # how each is loaded and built stands there
 
@@ -58,13 +58,13 @@ def fpn_resnet50() -> nn.Module:
 
 def ours_fcn8s() -> nn.Module:
     """Our own, to be laid out otherwise."""
-    from segrefine.model import create_model
+    from segrefine.models.build import create_model
 
     return create_model("fcn8s", "vgg16")
 
 
 def whole_logits() -> nn.Module:
     """Our refinenet_lw over ResNet-50 with 150 classes as a stranger's network, whose loss is not taken in bands."""
-    from segrefine.model import create_model
+    from segrefine.models.build import create_model
 
     return nn.Sequential(create_model("refinenet_lw", "resnet50", num_classes=150))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from segrefine.atomic import replacing, write_text
+from segrefine.io.atomic import replacing, write_text
 
 RESULTS = Path(__file__).parent / "results"
 PACKED = ("per_image.csv", "metrics.csv")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from segrefine.panels import save_atomically
+from segrefine.io.images import save_image
 
 
 def halve(source: Path, target: Path) -> int:
@@ -25,7 +25,7 @@ def halve(source: Path, target: Path) -> int:
                 if labels
                 else image.reduce(2)
             )
-            save_atomically(half, (target / file.parent.name / file.name).with_suffix(".png"))
+            save_image(half, (target / file.parent.name / file.name).with_suffix(".png"))
     return len(files)
 
 

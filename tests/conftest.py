@@ -18,9 +18,10 @@ import pytest
 import torch
 from torch import nn
 
-import segrefine.model
-from segrefine.encoders import create_encoder
-from segrefine.model import SegmentationModel, create_model
+import segrefine.models.build
+from segrefine.models.build import create_model
+from segrefine.models.encoders import create_encoder
+from segrefine.models.network import SegmentationModel
 
 Build = Callable[..., Any]
 
@@ -146,7 +147,7 @@ def filled() -> Build:
 @pytest.fixture
 def cheap_model(monkeypatch: pytest.MonkeyPatch) -> Build:
     """`create_model` over shared encoders, with narrow layers and no layer that starts at zero."""
-    monkeypatch.setattr(segrefine.model, "create_encoder", shared_encoder)
+    monkeypatch.setattr(segrefine.models.build, "create_encoder", shared_encoder)
 
     def build(name: str, backbone: str, num_classes: int = 3, **options: Any) -> SegmentationModel:
         narrow = {"widths": {4: 12, 8: 12, 16: 12, 32: 16}} if name.startswith("refinenet") else {}

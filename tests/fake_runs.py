@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from segrefine.comparison.runs import Variant, group, read_run
-from segrefine.configs import read_group
-from segrefine.metrics import IMAGE_COUNTS
-from segrefine.summary import write_per_image
+from segrefine.compare.variants import Variant, group
+from segrefine.core.config import read_group
+from segrefine.metrics.segmentation import IMAGE_COUNTS
+from segrefine.runs.per_image import write_per_image
+from segrefine.runs.read import read_run
 
 CLASSES = ("sky", "road", "car")
 
@@ -47,7 +48,7 @@ def write_run(folder: Path, counts: np.ndarray, model: str = "fcn8s", seed: int 
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    write_per_image(folder, [f"image_{index}" for index in range(len(counts))], counts, CLASSES)
+    write_per_image(folder / "per_image.csv", [f"image_{index}" for index in range(len(counts))], counts, CLASSES)
     rows = [f"{step},{0.3 + seed / 100 + step / 1000}" for step in (99, 199)]
     (folder / "metrics.csv").write_text("\n".join(["step,val/mIoU", *rows]) + "\n")
     return folder

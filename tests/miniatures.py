@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from segrefine.labels import voc_colour_map
+from segrefine.core.labels import voc_colour_map
 
 Expected = dict[str, dict[str, np.ndarray]]
 SIZE = (37, 52)

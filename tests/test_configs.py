@@ -1,6 +1,7 @@
 """Every file of the config folder composes and builds; a new file is tested unasked."""
 
 import tomllib
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from shutil import copytree
@@ -16,14 +17,18 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from segrefine.cli import PLUGINS, explain
-from segrefine.configs import CONFIG_FOLDER, flatten, read_group
+from segrefine.cli.options import PLUGINS, explain
+from segrefine.core.config import CONFIG_FOLDER, flatten, read_group
+from segrefine.core.registry import DATAMODULES, DECODERS
 from segrefine.data.datamodule import SegmentationDataModule
-from segrefine.encoders import BACKBONES
-from segrefine.model import build_model
-from segrefine.optimizers import create_optimizer, parameter_groups
-from segrefine.precision import choose_precision
-from segrefine.schedules import schedule_factor
+from segrefine.engine.optim import create_optimizer, parameter_groups
+from segrefine.engine.precision import choose_precision
+from segrefine.engine.recipe import Recipe
+from segrefine.models.build import build_model
+from segrefine.models.encoders import BACKBONES
+
+CHECKOUT = Path(__file__).parents[1]
+FOLDER = CHECKOUT / "experiments/configs/experiment"
 
 
 def names(group: str) -> list[str]:
@@ -37,11 +42,7 @@ def flat(mapping: dict[str, Any]) -> set[str]:
     return nested | mapping.keys()
 
 
-EXPERIMENTS = sorted(
-    f"{folder}{file.stem}"
-    for folder in ("", "shapes/", "camvid/")
-    for file in (CONFIG_FOLDER / "experiment" / folder).glob("*.yaml")
-)
+EXPERIMENTS = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.rglob("*.yaml"))
 COMMANDS = sorted(file.stem for file in CONFIG_FOLDER.glob("*.yaml"))
 GROUPS = {
     "model": {
@@ -142,7 +143,7 @@ def test_every_model_builds_as_composed(model: str) -> None:
     cfg = composed(f"model={model}", "backbone=resnet50")
     with torch.device("meta"):
         net = build_model(plain(cfg.model), plain(cfg.backbone), 11)
-    assert type(net.decoder).__name__ == cfg.model._target_.rpartition(".")[2]
+    assert type(net.decoder) is DECODERS.find(cfg.model.decoder)
 
 
 @pytest.mark.parametrize("backbone", names("backbone"))
@@ -173,9 +174,10 @@ def test_unknown_option_or_choice_does_not_compose() -> None:
 
 @pytest.mark.parametrize("name", names("datamodule"))
 def test_every_datamodule_is_one_of_ours(name: str) -> None:
-    from hydra.utils import get_class
-
-    assert issubclass(get_class(read_group("datamodule", name)["_target_"]), SegmentationDataModule)
+    kind = DATAMODULES.find(read_group("datamodule", name)["kind"])
+    assert issubclass(kind, SegmentationDataModule)
+    known = {field.name for field in fields(kind.Options)}
+    assert read_group("datamodule", name).keys() - {"kind"} <= known
 
 
 @pytest.mark.parametrize("name", names("trainer"))
@@ -207,18 +209,15 @@ def test_trainers_differ_in_device_and_length_alone() -> None:
 
 @pytest.mark.parametrize("name", names("recipe"))
 def test_every_recipe_makes_an_optimizer_and_a_schedule(name: str) -> None:
-    recipe = plain(composed(f"recipe={name}").recipe)
+    recipe = Recipe.from_config(plain(composed(f"recipe={name}").recipe))
+    assert recipe.encoder_lr_multiplier == "auto" or recipe.encoder_lr_multiplier > 0
     with torch.device("meta"):
         net = build_model(read_group("model", "fcn8s"), read_group("backbone", "resnet18"), 3)
-    lr, factor = recipe["lr"], recipe["bias_lr_multiplier"]
-    groups = parameter_groups(net, lr, recipe["weight_decay"], 1.0, factor, recipe["bias_decay"])
-    optimizer = create_optimizer(recipe["optimizer"], groups, recipe["momentum"])
-    assert {group["lr"] for group in optimizer.param_groups} == {lr, lr * factor}
-    schedule = dict(recipe["schedule"])
-    factor = schedule_factor(schedule.pop("name"), 100, **schedule)
+    recipe = replace(recipe, encoder_lr_multiplier=1.0)
+    optimizer = create_optimizer(parameter_groups(net, recipe, recipe.lr), recipe)
+    assert {group["lr"] for group in optimizer.param_groups} == {recipe.lr, recipe.lr * recipe.bias_lr_multiplier}
+    factor = recipe.schedule.factor(100)
     assert 0 <= factor(99) <= factor(50) <= 1
-    assert recipe["encoder_lr_multiplier"] == "auto" or recipe["encoder_lr_multiplier"] > 0
-    assert recipe["loss"] in ("mean", "sum")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -230,7 +229,7 @@ def test_every_experiment_composes_and_builds(name: str) -> None:
 
 
 def test_an_experiment_overrides_what_it_names(tmp_path: Path) -> None:
-    folder = copytree(CONFIG_FOLDER, tmp_path / "conf", ignore=lambda *_: ["experiment"])
+    folder = copytree(CONFIG_FOLDER, tmp_path / "conf")
     (folder / "experiment").mkdir()
     text = "# @package _global_\ndefaults:\n  - override /model: refinenet\nseed: 7\nmodel:\n  crp_links: 1\n"
     (folder / "experiment" / "mine.yaml").write_text(text)
@@ -268,16 +267,11 @@ def test_a_search_is_over_options_that_recipes_have() -> None:
 
 
 def test_a_plugin_that_is_missing_is_told_with_its_extra() -> None:
-    extras = tomllib.loads((CONFIG_FOLDER.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name, extra in PLUGINS.items():
         error = MissingConfigException("", f"hydra/launcher/{name}", ["basic"])
         assert f'pip install -e ".[{extra}]"' in explain(error)
         assert any(PACKAGES[name].replace("_", "-") in requirement for requirement in extras[extra])
-
-
-def test_folder_is_that_of_the_checkout_or_of_the_package() -> None:
-    assert (CONFIG_FOLDER / "train.yaml").is_file()
-    assert CONFIG_FOLDER.is_absolute()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

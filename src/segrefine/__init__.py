@@ -1,23 +1,32 @@
-"""segrefine: FCN and RefineNet compared fairly. `create_model` builds a network by name, `load_weights` fills it."""
+"""segrefine: FCN and RefineNet compared fairly. `create_model` builds a network by name, `load_model` a trained one."""
 
+import importlib
+from importlib.metadata import version
 from typing import Any
 
-__version__ = "0.1.0"
-__all__ = ["UserError", "create_model", "load_weights"]
+_PLACES = {
+    "UserError": "core.errors",
+    "register_datamodule": "core.registry",
+    "register_decoder": "core.registry",
+    "list_backbones": "core.config",
+    "list_datasets": "core.config",
+    "list_models": "core.config",
+    "Decoder": "models.decoders",
+    "create_model": "models.build",
+    "create_datamodule": "data.build",
+    "FileDataModule": "data.files",
+    "load_model": "weights.checkpoint",
+    "load_weights": "weights.checkpoint",
+}
+
+__version__ = version("segrefine")
+__all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: `--help` and config errors must not wait for torch."""
-    if name == "create_model":
-        from segrefine.model import create_model
-
-        return create_model
-    if name == "load_weights":
-        from segrefine.checkpoints import load_weights
-
-        return load_weights
-    if name == "UserError":
-        from segrefine.errors import UserError
-
-        return UserError
-    raise AttributeError(f"module 'segrefine' has no attribute {name!r}")
+    """Import on first use: `--help` and mistakes in options must not wait for torch."""
+    if name == "__version__":
+        return version("segrefine")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'segrefine' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"segrefine.{_PLACES[name]}"), name)

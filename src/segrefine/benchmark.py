@@ -1,19 +1,6 @@
-"""`python -m segrefine.benchmark model=NAME backbone=NAME`: speed and memory of a network, alone or beside another's.
-`--help` names the options.
-"""
+"""`python -m segrefine.benchmark`, the same as `segrefine benchmark`."""
 
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from segrefine.cli import main
-
-
-def task(cfg: DictConfig, folder: Path) -> None:
-    from segrefine.benchmarking import benchmark
-
-    benchmark(cfg)
-
+from segrefine.cli.benchmark import main
 
 if __name__ == "__main__":
-    main("benchmark", task)
+    main()

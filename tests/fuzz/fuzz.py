@@ -25,13 +25,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from segrefine.caffe_file import _net_class
-from segrefine.checkpoints import KEY, describe, read_checkpoint
-from segrefine.data import io as data_io
-from segrefine.data.files import FileDataset, LabelCode
-from segrefine.data.folder import read_list
-from segrefine.errors import UserError
-from segrefine.labels import voc_colour_map
+from segrefine.core.errors import UserError
+from segrefine.core.labels import voc_colour_map
+from segrefine.data.files import FileDataset
+from segrefine.data.label_code import LabelCode
+from segrefine.data.sets.folder import read_list
+from segrefine.io import images as data_io
+from segrefine.io.caffemodel import _net_class
+from segrefine.weights.checkpoint import KEY, describe, read_checkpoint
 
 SECONDS = 20  # for one input; a second would do but for a busy machine
 MEMORY = 1 << 30  # bytes that reading may add to the process's greatest size

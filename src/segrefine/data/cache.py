@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segrefine.atomic import replacing
-from segrefine.errors import UserError
+from segrefine.core.errors import UserError
+from segrefine.io.atomic import replacing
 
 Pair = tuple[Tensor, Tensor]
 """Image (3, H, W) and label (H, W), uint8."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from segrefine.core.errors import UserError
+from segrefine.core.labels import VOID
+from segrefine.data.class_weights import class_pixels, median_frequency
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
-from segrefine.data.statistics import class_pixels, median_frequency
-from segrefine.errors import UserError
-from segrefine.labels import VOID
 
 
 @dataclass

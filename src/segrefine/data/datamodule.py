@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,13 +15,13 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from segrefine.core.errors import UserError
+from segrefine.core.labels import VOID, voc_colour_map
+from segrefine.core.signals import STOP_SIGNALS
+from segrefine.data.class_weights import class_pixels, median_frequency
 from segrefine.data.dataset import Item, LeftOut, SegmentationDataset, Transform
 from segrefine.data.sampler import TrainSampler
-from segrefine.data.statistics import class_pixels, median_frequency
 from segrefine.data.transforms import PAD_COLOUR, Augmentation, TrainTransform, parse_crop_size
-from segrefine.errors import UserError
-from segrefine.labels import VOID, voc_colour_map
-from segrefine.stopping import STOP_SIGNALS
 
 log = logging.getLogger(__name__)
 
@@ -34,39 +35,45 @@ networks take."""
 class SegmentationDataModule(LightningDataModule):
     """A subclass gives `classes` and `dataset(split)`; this class makes loaders and statistics of them.
 
-    The signature's defaults are neutral; what a data set is trained with stands in its file in conf/datamodule.
     Batches are dicts: image (B, 3, H, W) uint8, label (B, H, W) uint8, id (list of str), index (B,) int64, and
     left_out, a `LeftOut` for each example that is not in it (`collate`).
+
+    Args:
+        options: of the group `datamodule`, see `Options`.
+        run_seed: for the order of the training images and what is changed in them at random.
+        test_split: the split that `test_dataloader` gives; None for test where that has labels, else val.
     """
 
-    test_split = "test"
-    """The split that `test_dataloader` gives; val where a checkpoint is scored on that."""
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Options that every data set has. The defaults are neutral: those to train with stand in conf/datamodule."""
 
-    run_seed = 0
-    """The run's seed, for the order of the training images and what is changed in them at random."""
+        name: str | None = None
+        batch_size: int = 8
+        eval_batch_size: int = 1
+        crop_size: int | Sequence[int] | None = None
+        num_workers: int | str = "auto"
+        augment: Mapping | None = None
+
+        def __post_init__(self) -> None:
+            require_count("batch_size", self.batch_size)
+            require_count("eval_batch_size", self.eval_batch_size)
+
+    options: Any
 
     in_memory = False
     """Whether reading an item costs so little that worker processes would only slow it down."""
 
-    def __init__(
-        self,
-        *,
-        name: str | None = None,
-        batch_size: int = 8,
-        eval_batch_size: int = 1,
-        crop_size: int | Sequence[int] | None = None,
-        num_workers: int | str = "auto",
-        augment: Mapping | None = None,
-    ) -> None:
+    def __init__(self, options: Options, run_seed: int = 0, test_split: str | None = None) -> None:
         super().__init__()
-        require_count("batch_size", batch_size)
-        require_count("eval_batch_size", eval_batch_size)
-        self.name = name
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = self._parse_workers(num_workers)
+        self.options, self.run_seed, self._test_split = options, run_seed, test_split
+        self.name = options.name
+        self.batch_size, self.eval_batch_size = options.batch_size, options.eval_batch_size
+        self.num_workers = self._parse_workers(options.num_workers)
         self._epoch = self._batches = 0  # where training begins: the batches of that epoch which were seen already
-        self.train_transform = TrainTransform(parse_crop_size(crop_size), Augmentation.from_options(augment))
+        self.train_transform = TrainTransform(
+            parse_crop_size(options.crop_size), Augmentation.from_options(options.augment)
+        )
 
     def dataset(self, split: str, transform: Transform | None = None) -> SegmentationDataset:
         """The examples of "train", "val" or "test"."""
@@ -91,6 +98,11 @@ class SegmentationDataModule(LightningDataModule):
         """Whether there is a test split with labels."""
         return True
 
+    @property
+    def test_split(self) -> str:
+        """The split that is scored at the end of a training, or by `evaluate`."""
+        return self._test_split or ("test" if self.has_test else "val")
+
     def image_size(self, split: str) -> tuple[int, int]:
         """Height and width in pixels of the split's first image (that can be used)."""
         height, width = self.dataset(split).first_label().shape
@@ -98,9 +110,9 @@ class SegmentationDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Cheap checks of the splits the stage needs; raises UserError."""
-        needed = {"fit": ("train", "val"), "validate": ("val",), "test": (self.test_split,), "predict": ()}
-        for split in needed[stage] if stage else SPLITS:
-            # Lightning sets up "test" also to score val at the end of a run whose data has no test split.
+        needed = {"fit": ("train", "val"), "validate": ("val",), "predict": ()}
+        splits = (self.test_split,) if stage == "test" else needed[stage] if stage else SPLITS
+        for split in splits:
             if split != "test" or self.has_test:
                 self.dataset(split).check()
 
@@ -136,7 +148,7 @@ class SegmentationDataModule(LightningDataModule):
         return self._eval_dataloader(self.test_split)
 
     def class_pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the train split, as `statistics.class_pixels` gives them: reads every label."""
+        """Of the train split, as `class_weights.class_pixels` gives them: reads every label."""
         dataset = self.dataset("train")
 
         def histogram(index: int) -> np.ndarray:
@@ -149,7 +161,7 @@ class SegmentationDataModule(LightningDataModule):
             return class_pixels(np.stack(list(pool.map(histogram, range(len(dataset))))))
 
     def median_frequency_weights(self) -> Tensor:
-        """Weight of each class in the loss, (K,) float32, from the train split; see `statistics.median_frequency`.
+        """Weight of each class in the loss, (K,) float32, from the train split; see `class_weights.median_frequency`.
         A class that never occurs gets 0, with a warning."""
         weights = median_frequency(*self.class_pixels())
         for index in np.flatnonzero(weights == 0):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from segrefine.core.errors import BadFileError, UserError
 from segrefine.data.sampler import Draw
-from segrefine.errors import BadFileError, UserError
 
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Maps image (3, H, W) uint8 and label (H, W) uint8 to a pair of the same kinds, perhaps of another size."""

@@ -1,21 +1,21 @@
 """Data sets of image and label files: pairing the files, decoding label values, and the checks before training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from segrefine.core.errors import BadFileError, UserError, listing
 from segrefine.data.cache import Cache
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
-from segrefine.data.download import Archive, alone, provide
-from segrefine.data.io import NameOf, find_images, image_size, read_image, read_label, stem_of
-from segrefine.errors import BadFileError, UserError, listing
-from segrefine.labels import VOID
+from segrefine.data.label_code import LabelCode
+from segrefine.io.download import Archive, alone, provide
+from segrefine.io.images import NameOf, find_images, image_size, read_image, read_label, stem_of
 
 HEADERS_CHECKED = 200
 LABELS_CHECKED = 8
@@ -31,52 +31,6 @@ class Example(NamedTuple):
 
 ReadValues = Callable[[Path], np.ndarray]
 """Reads the stored values (H, W) of a label file, integers from 0 on."""
-
-
-_STRANGE = 254
-"""Stands in a table of bytes for a value that means nothing."""
-
-
-class LabelCode:
-    """What the values in label files mean: `meaning` maps a value, 0..65535, to a class 0..K-1 or to 255, void."""
-
-    def __init__(self, meaning: Mapping[int, int], num_classes: int) -> None:
-        self.num_classes = num_classes
-        self.table = np.full(2**16, -1, np.int16)
-        for value, target in meaning.items():
-            self.table[value] = target
-        self._bytes = np.where(self.table < 0, _STRANGE, self.table)[:256].astype(np.uint8).tobytes()
-
-    @classmethod
-    def counted(cls, num_classes: int, first: int = 0, void: tuple[int, ...] = (VOID,)) -> "LabelCode":
-        """Classes as consecutive values from `first` on."""
-        classes = {first + index: index for index in range(num_classes)}
-        return cls(classes | dict.fromkeys(void, VOID), num_classes)
-
-    def encode(self, label: np.ndarray) -> np.ndarray:
-        """The stored values (H, W) uint8 of classes (H, W), for codes whose values fit: the inverse of `decode`, the
-        lowest value where several mean one class."""
-        values = [int(np.flatnonzero(self.table == index)[0]) for index in range(self.num_classes)]
-        return np.array(values, np.uint8)[label]
-
-    def decode(self, values: np.ndarray, path: Path) -> Tensor:
-        """Label (H, W) uint8 of the stored values; BadFileError, naming the file, for a value that means nothing."""
-        if values.dtype == np.uint8 and self.num_classes <= _STRANGE:  # nearly always, and several times as fast
-            label = values.tobytes().translate(self._bytes)
-            if _STRANGE not in label:
-                return torch.frombuffer(bytearray(label), dtype=torch.uint8).view(values.shape)
-        if values.min() < 0 or values.max() >= len(self.table):
-            strange = values[(values < 0) | (values >= len(self.table))]
-        else:
-            label = self.table[values]
-            if label.min() >= 0:
-                return torch.from_numpy(label.astype(np.uint8))
-            strange = values[label < 0]
-        raise BadFileError(
-            f"{path} holds label value {listing(np.unique(strange).tolist())}, which is neither one of the "
-            f"{self.num_classes} classes nor void. Values that mean something: "
-            f"{ranges(np.flatnonzero(self.table >= 0))}."
-        )
 
 
 class FileDataset(SegmentationDataset):
@@ -155,24 +109,28 @@ class FileDataModule(SegmentationDataModule):
     archives: tuple[Archive, ...] = ()
     """What `download` fetches; empty where the owner asks for a login or an agreement."""
 
-    def __init__(
-        self,
-        *,
-        root: str | None = None,
-        download: bool = False,
-        cache: str | None = None,
-        on_error: str = "stop",
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        if on_error not in ("stop", "skip"):
-            raise UserError(
-                f"datamodule.on_error={on_error} should be stop (at a bad image or label) or skip (leave it out)."
-            )
-        self.skip_bad = on_error == "skip"
-        self._root = root
-        self.download = download
-        self.cache = Path(cache).expanduser() if cache else None
+    @dataclass(frozen=True, kw_only=True)
+    class Options(SegmentationDataModule.Options):
+        """Options of data sets on disk."""
+
+        root: str | None = None
+        download: bool = False
+        cache: str | None = None
+        on_error: str = "stop"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.on_error not in ("stop", "skip"):
+                raise UserError(
+                    f"datamodule.on_error={self.on_error} should be stop (at a bad image or label) or skip (leave it "
+                    "out)."
+                )
+
+    def __init__(self, options: Options, run_seed: int = 0, test_split: str | None = None) -> None:
+        super().__init__(options, run_seed, test_split)
+        self.skip_bad = options.on_error == "skip"
+        self.cache = Path(options.cache).expanduser() if options.cache else None
+        self._listed: dict[str, list[Example]] = {}
 
     @property
     def downloadable(self) -> bool:
@@ -181,13 +139,13 @@ class FileDataModule(SegmentationDataModule):
 
     def prepare_data(self) -> None:
         """Downloads what is missing, if that is asked for. Lightning calls it before `setup`, once a machine."""
-        if not self.download:
+        if not self.options.download:
             return
         if not self.downloadable:
             raise UserError(f"datamodule.download=true: datamodule={self.name} cannot be downloaded. {self.expects}")
-        if self._root is None:
+        if self.options.root is None:
             raise UserError("Set datamodule.root to the folder that the download goes to.")
-        root = Path(self._root).expanduser()
+        root = Path(self.options.root).expanduser()
         with alone(root):
             self.fetch(root)
 
@@ -198,11 +156,11 @@ class FileDataModule(SegmentationDataModule):
     @property
     def root(self) -> Path:
         """The folder of the data. Raises UserError if it is not given or not there."""
-        if self._root is None:
+        if self.options.root is None:
             raise UserError(f"Set datamodule.root to the data's folder. {self.expects}")
-        root = Path(self._root).expanduser()
+        root = Path(self.options.root).expanduser()
         if not root.is_dir():
-            raise UserError(f"datamodule.root={self._root}: there is no such folder. {self.expects}")
+            raise UserError(f"datamodule.root={self.options.root}: there is no such folder. {self.expects}")
         return root
 
     @property
@@ -214,19 +172,27 @@ class FileDataModule(SegmentationDataModule):
         """The files of "train", "val" or "test"."""
         raise NotImplementedError
 
+    def list_once(self, split: str) -> list[Example]:
+        """`examples`, looked up once a split: a large folder on a network takes seconds to list."""
+        if split not in self._listed:
+            self._listed[split] = self.examples(split)
+        return self._listed[split]
+
     def read_values(self, path: Path) -> np.ndarray:
         """The stored values of a label file."""
         return read_label(path)
 
     def dataset(self, split: str, transform: Transform | None = None) -> FileDataset:
-        return FileDataset(self.examples(split), self.code, transform, self.read_values, self.cache, self.skip_bad)
+        return FileDataset(self.list_once(split), self.code, transform, self.read_values, self.cache, self.skip_bad)
 
     def folder(self, *places: str) -> Path:
         """The first of `places`, relative to `root`, that is a folder."""
         for place in places:
             if (self.root / place).is_dir():
                 return self.root / place
-        raise UserError(f"There is no folder {' or '.join(places)} in datamodule.root={self._root}. {self.expects}")
+        raise UserError(
+            f"There is no folder {' or '.join(places)} in datamodule.root={self.options.root}. {self.expects}"
+        )
 
     def listed(self, file: Path, images: Path, labels: Path, label_end: str = ".png") -> list[Example]:
         """Examples of the stems that a list file names, a line each: JPEGs in one folder, labels in another."""
@@ -278,9 +244,3 @@ def has_files(folder: Path) -> bool:
 def spread(count: int, wanted: int) -> list[int]:
     """At most `wanted` indices, evenly over 0..count-1."""
     return [index * count // wanted for index in range(wanted)] if count > wanted else list(range(count))
-
-
-def ranges(values: np.ndarray) -> str:
-    """Sorted integers in short: 0..10, 255."""
-    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Sampler
 
-from segrefine.seeding import mix
+from segrefine.core.seeding import mix
 
 
 class Draw(NamedTuple):

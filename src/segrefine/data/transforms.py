@@ -11,8 +11,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from segrefine.errors import UserError, did_you_mean
-from segrefine.labels import VOID
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.labels import VOID
 
 PAD_COLOUR = (124, 116, 104)
 """Fills images smaller than the crop: ImageNet's mean colour, which the usual normalisation turns into zero."""

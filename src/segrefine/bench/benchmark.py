@@ -1,0 +1,224 @@
+"""Timing networks: images/s, memory, and how much of the machine's own rates they reach. Rounds are interleaved."""
+
+import importlib
+import importlib.util
+import json
+import logging
+import statistics
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from segrefine.bench.measure import Traffic, copy_rate, matmul_rate, profile_step, render_profile, step_memory, wait
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.engine.losses import training_loss
+from segrefine.engine.precision import autocast_dtype, choose_device
+from segrefine.io.atomic import write_text
+from segrefine.models.banded import best_classes
+from segrefine.models.build import build_model
+from segrefine.models.network import SegmentationModel
+from segrefine.runs.environment import describe_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+STEPS = ("train", "predict")
+WARM_UP = 2
+"""Steps before the clock runs: memory is taken, kernels are chosen."""
+
+
+@dataclass
+class Subject:
+    """A network under the clock. One of ours is trained as `train.py` does, its loss in bands where that pays."""
+
+    name: str
+    net: nn.Module
+    precision: torch.dtype | None
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-6, fused=True)
+
+    def logits(self) -> Tensor:
+        device = self.images.device.type
+        with torch.autocast(device, self.precision, enabled=self.precision is not None):
+            found = self.net(self.images)
+        found = found["out"] if isinstance(found, dict) else found
+        if found.shape[-2:] != self.labels.shape[-2:]:  # refinenet-pytorch gives a quarter of the size
+            found = F.interpolate(found.float(), self.labels.shape[-2:], mode="bilinear")
+        return found
+
+    def train(self) -> None:
+        """A step of training; the loss in float32."""
+        self.net.train()
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+
+    def loss(self) -> Tensor:
+        if not isinstance(self.net, SegmentationModel):
+            return F.cross_entropy(self.logits().float(), self.labels)
+        with torch.autocast(self.images.device.type, self.precision, enabled=self.precision is not None):
+            return training_loss(self.net, self.images, self.labels)
+
+    def predict(self) -> None:
+        """Class maps of the images."""
+        self.net.eval()
+        with torch.inference_mode():
+            if not isinstance(self.net, SegmentationModel):
+                self.logits().argmax(1)
+                return
+            with torch.autocast(self.images.device.type, self.precision, enabled=self.precision is not None):
+                best_classes(self.net, self.images)
+
+
+def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Time what `conf/benchmark.yaml` describes; prints a table and returns its rows."""
+    options: Any = OmegaConf.to_container(cfg, resolve=True)
+    steps = [options["steps"]] if isinstance(options["steps"], str) else options["steps"]
+    for step in steps:
+        if step not in STEPS:
+            raise UserError(f"steps={step} is not known.{did_you_mean(step, STEPS)}")
+    if options["rounds"] < 1 or options["batch_size"] < 1:
+        raise UserError("rounds and batch_size should be 1 or more.")
+    if options["channels_last"] not in ("auto", True, False):
+        raise UserError(f"channels_last={options['channels_last']} should be auto, true or false.")
+    if not isinstance(options["peer_channels_last"], bool):  # what is best for a peer is not known
+        raise UserError(f"peer_channels_last={options['peer_channels_last']} should be true or false.")
+    device = choose_device(options["device"])
+    torch.manual_seed(0)
+    ours = build_model(options["model"], options["backbone"], options["num_classes"])
+    name = f"{options['model']['name']}/{options['backbone']['name']}"
+    subjects = [_subject(name, ours, options["precision"], options["channels_last"], device, options)]
+    if options["compile"]:
+        ours.compile()
+    if options["peer"]:
+        peer = load_peer(options["peer"])
+        layout = options["peer_channels_last"]
+        subjects.append(_subject(options["peer"], peer, options["peer_precision"], layout, device, options))
+    ceilings = {precision: matmul_rate(device, precision) for precision in {subject.precision for subject in subjects}}
+    bandwidth = copy_rate(device)
+    rows = [row for step in steps for row in compare(subjects, step, options["rounds"], ceilings, bandwidth)]
+    log.info(render(rows))
+    if options["profile"]:
+        for step in steps:
+            for subject in subjects:
+                shares = profile_step(getattr(subject, step), device, ceilings[subject.precision])
+                log.info(f"\n{subject.name}, {step}\n{render_profile(shares[: options['profile']])}")
+    if options["output"]:
+        about = {"options": options, "environment": describe_environment(), "results": rows}
+        write_text(Path(options["output"]), json.dumps(about, indent=1))
+    return rows
+
+
+def _subject(
+    name: str, net: nn.Module, precision: str, channels_last: bool | str, device: torch.device, options: dict[str, Any]
+) -> Subject:
+    if channels_last == "auto":
+        assert isinstance(net, SegmentationModel)
+        net.lay_out(device)
+        layout = net.layout
+    else:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+    size = options["batch_size"], 3, *options["size"]
+    images = torch.randn(size, device=device).to(memory_format=layout)
+    labels = torch.randint(options["num_classes"], (size[0], *size[2:]), device=device)
+    net.to(device, memory_format=layout)  # type: ignore[call-overload]
+    return Subject(name, net, autocast_dtype(precision, device), images, labels)
+
+
+def load_peer(path: str) -> nn.Module:
+    """The network that `module:function` or `file.py:function` returns; UserError if there is none."""
+    place, colon, function = path.rpartition(":")
+    if not colon:
+        raise UserError(f"peer={path} should be module:function or file.py:function.")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location("peer", place)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+        net = getattr(module, function)()
+    except (ImportError, AttributeError, OSError) as error:
+        raise UserError(f"peer={path}: {error}.") from error
+    if not isinstance(net, nn.Module):
+        raise UserError(f"peer={path} returned a {type(net).__name__}, not a torch.nn.Module.")
+    return net
+
+
+def compare(
+    subjects: list[Subject], step: str, rounds: int, ceilings: dict[torch.dtype | None, float], bandwidth: float
+) -> list[dict[str, Any]]:
+    """A row for each subject: its step timed in turn with the others'. `ceilings` are operations a second in each
+    precision, `bandwidth` bytes a second."""
+    work: list[Callable[[], None]] = [partial(getattr(subject, step)) for subject in subjects]
+    for function in work:
+        for _ in range(WARM_UP):
+            function()
+    seconds: list[list[float]] = [[] for _ in subjects]
+    for _ in range(rounds):
+        for function, taken in zip(work, seconds, strict=True):
+            wait(subjects[0].images.device)
+            started = time.perf_counter()
+            function()
+            wait(subjects[0].images.device)
+            taken.append(time.perf_counter() - started)
+    rows = []
+    for subject, function, taken in zip(subjects, work, seconds, strict=True):
+        with FlopCounterMode(display=False) as counter, Traffic() as traffic:
+            function()
+        count = len(subject.images)
+        low, median, high = statistics.quantiles(taken, n=4) if len(taken) > 1 else taken * 3
+        rows.append(
+            {
+                "network": subject.name,
+                "step": step,
+                "precision": str(subject.precision or torch.float32).removeprefix("torch."),
+                "images_per_second": count / median,
+                "quartiles": [count / high, count / low],
+                "memory_bytes": step_memory(function, subject.images.device),
+                "multiply_adds_per_image": counter.get_total_flops() // 2 // count,
+                "share_of_matmul_rate": counter.get_total_flops() / median / ceilings[subject.precision],
+                "share_of_copy_rate": traffic.bytes / median / bandwidth,
+            }
+        )
+    return rows
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table; the ratio is to the last network of the same step."""
+    lines = [
+        "| network | step | precision | images/s (quartiles) | memory | G multiply-adds | of matmul rate "
+        "| of copy rate | ratio |"
+    ]
+    lines.append("| --- " * 9 + "|")
+    last = {row["step"]: row["images_per_second"] for row in rows}
+    for row in rows:
+        low, high = row["quartiles"]
+        cells = (
+            row["network"],
+            row["step"],
+            row["precision"],
+            f"{row['images_per_second']:.3g} ({low:.3g} to {high:.3g})",
+            f"{row['memory_bytes'] / 2**20:.0f} MiB",
+            f"{row['multiply_adds_per_image'] / 1e9:.2f}",
+            f"{row['share_of_matmul_rate']:.0%}",
+            f"{row['share_of_copy_rate']:.0%}",
+            f"{row['images_per_second'] / last[row['step']]:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,145 @@
+"""How a command runs: Hydra with help in words, one clear message for a user's mistake, and the run's folder."""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segrefine.cli.failures import explain_failure
+from segrefine.cli.jobs import run_job, telling_workers
+from segrefine.cli.options import check_types, explain, register_plugins
+from segrefine.cli.sweeps import describe_sweep, sweep_folder, sweep_options
+from segrefine.core.config import CONFIG_FOLDER
+from segrefine.core.errors import UserError
+from segrefine.core.text import printable
+from segrefine.runs.folder import RunFolder, owner
+
+log = logging.getLogger(__name__)
+
+# For tensors of 2 MiB and more PyTorch then asks Linux for huge pages: on a CPU, a quarter of a training step over
+# VGG's fc6 goes to page faults otherwise (docs/performance.md). Read when torch first takes memory, so set before that.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+MISTAKE = 2
+"""Exit status after a user's mistake, or a fault of the machine that a user can put right."""
+
+
+Task = Callable[[DictConfig, Path], Any]
+
+Prepare = Callable[[list[str]], None]
+
+
+def run_command(name: str, task: Task, prepare: Prepare | None = None) -> None:
+    """Compose `conf/NAME.yaml` with the command line and call `task(cfg, folder)`.
+
+    Each job of a sweep is the same command in a process of its own (see `run_job`). Exits with status 2 and one message
+    for a mistake in options or files, or a fault of the machine.
+
+    Args:
+        name: of the command.
+        task: gets the config and the folder where the job's output belongs.
+        prepare: gets the arguments, none if they ask for help, before anything is composed.
+    """
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, costs no traceback a line
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to the messages below
+    OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+    sys.argv += follower_options(sys.argv)
+    sweep = None
+    if options := sweep_options(name, sys.argv[1:]):
+        sys.argv += options
+        sweep = sweep_folder(sys.argv[1:])
+    job = _Job(name, task)
+    try:
+        register_plugins()
+        if prepare is not None:
+            prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
+        with telling_workers(sweep) if sweep else contextlib.nullcontext():
+            hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=name)(job)()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except (HydraException, OmegaConfBaseException, OSError, ValueError, RuntimeError) as error:
+        # The last three are mistakes in Hydra's own options, such as hydra.job_logging, or a folder for the log that
+        # takes none, but also bugs in a job.
+        explained = None if isinstance(error, UserError) else explain_failure(error)
+        known = isinstance(error, (HydraException, OmegaConfBaseException, UserError))
+        if job.started and explained is None and not known:
+            raise
+        print(printable(f"error: {explained or explain(error, name)}"), file=sys.stderr)
+        sys.exit(MISTAKE)
+    finally:
+        for text in describe_sweep(sweep) if sweep else []:
+            print(text, file=sys.stderr)
+
+
+class _Job:
+    """What Hydra calls: the task, or in a sweep the process that runs it."""
+
+    def __init__(self, command: str, task: Task) -> None:
+        self.command, self.task, self.started = command, task, False
+        # These are others where a launcher takes the job elsewhere.
+        spec, script = sys.modules["__main__"].__spec__, os.path.abspath(sys.argv[0])
+        self.program, self.process = ["-m", spec.name] if spec else [script], os.getpid()
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        self.started = True
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return run_job(self.program, cfg, self.process)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            check_types(cfg, self.command)
+            self.task(cfg, folder)
+        except Exception as error:
+            explained = error if isinstance(error, UserError) else explain_failure(error)
+            if explained is None:
+                raise
+            sys.unraisablehook = lambda _: None  # what is cleaned up now may fail for the same reason, at length
+            log.error(f"error: {explained}")
+            forget(folder)
+            sys.exit(MISTAKE)
+        return None
+
+
+def forget(folder: Path) -> None:
+    """Remove the folder of a run that came to nothing: Hydra's record and a log of the message just printed. One that
+    the user named stays."""
+    named = any(argument.startswith(("hydra.run.dir=", "hydra.sweep")) for argument in sys.argv)
+    if not named and folder.is_dir() and not RunFolder(folder).began:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # the day's, if there was nothing else
+
+
+def follower_options(arguments: list[str]) -> list[str]:
+    """What a process that torchrun or SLURM started beside the first one gets: its folder is named after its own clock,
+    so it must not make it. (Lightning's launcher gives all processes one folder.)"""
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    if rank == 0 or any(argument.startswith("hydra.run.dir=") for argument in arguments):
+        return []
+    return ["hydra.output_subdir=null", "hydra/job_logging=plain"]
+
+
+def run_folder(ckpt_path: str | None, folder: str) -> str:
+    """A new run's folder, or the folder of the run that `ckpt_path` continues.
+
+    `last` continues the newest run of the same model and backbone that left a checkpoint; a path continues the run it
+    belongs to, if it belongs to one.
+    """
+    if ckpt_path == "last":
+        suffix = Path(folder).name.split("_", 1)[1]
+        runs = Path(folder).parents[1].glob(f"*/*_{suffix}/{RunFolder.LAST}")
+        newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
+        return folder if newest is None else str(newest.parents[1])
+    continued = owner(Path(ckpt_path)) if ckpt_path else None
+    return folder if continued is None else str(continued.path)

@@ -1,0 +1,164 @@
+"""Options of the commands: their types, their names, and messages for those that are wrong."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from segrefine.core.config import (
+    CONFIG_FOLDER,
+    EXPERIMENTS,
+    REGISTRIES,
+    experiment_path,
+    flatten,
+    list_names,
+    read_group,
+)
+from segrefine.core.errors import UserError, did_you_mean
+
+PLUGINS = {"joblib": "joblib", "optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+"""Values of Hydra's own groups that need an extra."""
+
+
+def register_plugins() -> None:
+    """Make what a user registered a value of its group, with the options and defaults of its class."""
+    for group, registry in REGISTRIES.items():
+        for name in registry.added():
+            if not (CONFIG_FOLDER / group / f"{name}.yaml").is_file():
+                ConfigStore.instance().store(name=name, group=group, node=read_group(group, name))
+
+
+class GivenCheckpoint:
+    """The `checkpoint=PATH` of a command, read once: its model, backbone and data are the command's defaults."""
+
+    checkpoint: Any = None
+
+    def register(self, arguments: list[str]) -> None:
+        """Read the file that the arguments name, and store its options where Hydra finds them."""
+        given = [argument for argument in arguments if argument.lstrip("+").startswith("checkpoint=")]
+        config: dict[str, Any] = {}
+        if given:
+            from segrefine.weights.checkpoint import read_checkpoint  # which imports torch
+
+            path = OverridesParser.create().parse_override(given[-1]).value()  # quotes and escapes resolved
+            self.checkpoint = read_checkpoint(Path(str(path)))
+            config = self.checkpoint.config
+        for group in ("model", "backbone", "datamodule"):
+            node = config.get(group, {"name": None})
+            # It was stored resolved. What Hydra would fill in here, such as ${oc.env:...}, no run wrote.
+            if not isinstance(node, dict) or "defaults" in node or "${" in repr(node):
+                raise UserError(f"{given[-1]}: its {group} options are not plain values, so they are not used: {node}")
+            ConfigStore.instance().store(name="from_checkpoint", group=group, node=node)
+
+
+def check_types(cfg: DictConfig, config_name: str) -> None:
+    """UserError for an option given with another type than its default has, such as `trainer.max_epochs=ten`, and for
+    one that Hydra was made to add by a plus although nothing takes it."""
+    hydra_config = HydraConfig.get()
+    groups = set(hydra_config.runtime.choices)
+    given = [override.split("=", 1)[0].lstrip("+~") for override in hydra_config.overrides.task]
+    chosen = [text for text, key in zip(hydra_config.overrides.task, given, strict=True) if key.split("@")[0] in groups]
+    # A file of experiments/ may have written the number 5 for an option that takes 2.5 as well.
+    plain = [text for text in chosen if not text.lstrip("+").startswith("experiment")]
+    compositions = [hydra.compose(config_name, overrides=words) for words in (chosen, plain)]
+    for key in given:
+        if key.split("@")[0] not in groups and key.split(".")[0] not in compositions[0]:
+            raise UserError(f"There is no option {key!r}.{did_you_mean(key, command_options(config_name))}")
+        value = OmegaConf.select(cfg, key, default=None)
+        default, without = (OmegaConf.select(config, key, default=None) for config in compositions)
+        if key in groups or _fits(value, default) or (without is not None and _fits(value, without)):
+            continue
+        expected = next(words for kind, words in _TYPES.items() if isinstance(default, kind))
+        raise UserError(f"{key}={value} should be a {expected} (the default is {default}).")
+
+
+def _fits(value: object, default: object) -> bool:
+    """Whether an option may have this value, by the type of its default; where that says nothing, it may."""
+    free = value is None or not isinstance(default, tuple(_TYPES)) or isinstance(value, ListConfig)
+    if free or "auto" in (default, value):
+        return True
+    fits = isinstance(value, (int, float) if isinstance(default, float) else type(default))
+    return fits and isinstance(default, bool) == isinstance(value, bool)
+
+
+_TYPES = {bool: "true or false", int: "whole number", float: "number", str: "word"}
+
+
+def explain(error: Exception, config_name: str | None = None) -> str:
+    """A config error in one message that names the option and the nearest valid names that the command
+    has."""
+    text = "\n".join(str(part) for part in (error, error.__cause__) if part)
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, value = error.missing_cfg_file.rpartition("/")
+        if group.startswith("hydra") and value in PLUGINS:
+            return f'{group}={value} needs a package that is not here: pip install -e ".[{PLUGINS[value]}]".'
+        if group.split("/")[0] == "experiment":
+            return _no_experiment(f"{group}/{value}".partition("/")[2])
+        names = list_names(group) or [*error.options]
+        return f"{group} has no value {value!r}.{did_you_mean(value, names)}"
+    if isinstance(error, OverrideParseException):
+        return f"The option {error.override} cannot be read. Is a quote too many in it, or one missing?"
+    unknown = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
+    if unknown and ("is not in struct" in text or "No match in the defaults list" in text):
+        key = unknown.group(1).lstrip("+")
+        groups = _groups(config_name)
+        group, dot, _ = key.partition(".")
+        known = group_options(group) if dot and group in groups else command_options(config_name)
+        if dot and key in known:
+            return _option_of_another(key, groups[group])
+        if key == "experiment":
+            return "Experiments are added to the defaults, with a plus: +experiment=NAME."
+        return f"There is no option {key!r}.{did_you_mean(key, known)}"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _no_experiment(name: str) -> str:
+    folder = Path(experiment_path().removeprefix("file://")) / "experiment"
+    names = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    if not names:
+        return f"There are no experiments in {EXPERIMENTS}/experiment, below this folder, to take {name!r} from."
+    return f"experiment has no value {name!r}.{did_you_mean(name, names)}"
+
+
+def _option_of_another(key: str, default: str) -> str:
+    """A message for an option of the group that its chosen value, or the command's default, lacks."""
+    group = key.split(".")[0]
+    chosen = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(f"{group}=")]
+    value = (chosen or [default])[-1]
+    if value not in list_names(group):
+        return f"{key} is no option of what was chosen. Give another {group}=NAME, or leave it out."
+    options = sorted(read_group(group, value).keys() - {"name", "decoder", "kind"})
+    message = f"{key} is no option of {group}={value}. Its options: {', '.join(options)}."
+    if not chosen and any(argument.startswith("+experiment") for argument in sys.argv):  # Hydra reads swept files later
+        message += f" If the swept files of experiments/ choose another {group}, give {group}=NAME as well."
+    return message
+
+
+def _groups(config_name: str | None) -> dict[str, str]:
+    """The groups of a command, with the value each has by default."""
+    if config_name is None:
+        return {"datamodule": "shapes"}
+    entries = yaml.safe_load((CONFIG_FOLDER / f"{config_name}.yaml").read_text())["defaults"]
+    pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
+    return {group: value for group, value in pairs if not group.startswith("override")}
+
+
+def group_options(group: str) -> set[str]:
+    """`group.option` of all its files."""
+    files = [yaml.safe_load(file.read_text()) or {} for file in (CONFIG_FOLDER / group).glob("*.yaml")]
+    return {f"{group}.{key}" for content in files for key in flatten(content) if not key.startswith("defaults")}
+
+
+def command_options(config_name: str | None) -> set[str]:
+    """The groups of a command and the options of its own."""
+    content = yaml.safe_load((CONFIG_FOLDER / f"{config_name}.yaml").read_text()) if config_name else {}
+    own = {key for key in flatten(content) if not key.startswith(("hydra", "defaults"))}
+    return own | _groups(config_name).keys()

@@ -1,0 +1,105 @@
+"""Sweeps that can be continued: the same command finds the same folder again, whose unfinished runs go on.
+
+`segrefine.cli.jobs` skips finished runs and resumes others. Nothing heavy is imported here, since the command line
+needs it at once.
+"""
+
+import hashlib
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from segrefine.runs.folder import RunFolder
+
+NAME_LENGTH = 80
+"""Of a folder, less the digest; file systems take 255."""
+
+NO_DIFFERENCE = re.compile(r"hydra[./]launcher|hydra\.(sweep\.dir|sweeper\.(n_trials|n_jobs|max_failure_rate))$")
+"""Options with which a sweep is the same: how its runs are started, and how many of a search."""
+
+
+def slug(text: str) -> str:
+    """A run's options, as Hydra writes them, as a folder's name that needs no quotes on a command line:
+    `+experiment/shapes=fcn8s,seed=0` -> `experiment-shapes-fcn8s_seed-0`. Options that differ give names that differ:
+    where a value had to be changed or the whole to be cut, a digest follows.
+    """
+
+    def item(match: re.Match[str]) -> str:
+        return f"{'_' if match[1] else ''}{match[2].replace('/', '-')}-"
+
+    plain = re.sub(r"(^|,)\+*([\w./]+)=", item, text)
+    words = _words(plain)
+    return words if words == plain else f"{words}_{_digest(text)}"
+
+
+def _words(text: str) -> str:
+    words = re.sub(r"[^A-Za-z0-9_.+]+", "-", text.replace(",", "+"))
+    return re.sub(r"[-+._]*_[-+._]*", "_", words).strip("-+._")[:NAME_LENGTH].rstrip("-+._") or "run"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha1(text.encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+OmegaConf.register_new_resolver("slug", slug, replace=True)  # here: a launcher's processes import this, not `main`
+
+
+def sweep_options(command: str, arguments: list[str]) -> list[str]:
+    """What is added to the command line of a sweep: a folder named after all that was asked for, so that the same
+    command finds it again, and what every run of it has in common left out of the runs' names."""
+    if not {"-m", "--multirun"} & set(arguments):
+        return []
+    overrides = _parse(arguments)
+    constant = [
+        override.key_or_group
+        for override in overrides
+        if not override.is_sweep_override() and not override.key_or_group.startswith("hydra")
+    ]
+    options = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]"]
+    if overrides and not any(override.key_or_group == "hydra.sweep.dir" for override in overrides):
+        asked = sorted(str(each.input_line) for each in overrides if not NO_DIFFERENCE.match(each.key_or_group))
+        swept = sorted(str(override.input_line) for override in overrides if override.is_sweep_override())
+        searched = [str(each.value()) for each in overrides if each.key_or_group == "hydra/sweeper"]
+        name = _words("_".join([*([command] if command != "train" else []), *searched, *swept]))
+        digest = _digest("\n".join([command, *asked]))
+        options.append(f"hydra.sweep.dir=multirun/{name}_{digest}")
+    return options
+
+
+def _parse(arguments: list[str]) -> list[Override]:
+    words = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    try:
+        return OverridesParser.create().parse_overrides(words)
+    except HydraException:
+        return []  # which Hydra is about to say
+
+
+def sweep_folder(arguments: list[str]) -> Path | None:
+    """The folder of the sweep that the arguments, with what `sweep_options` added to them, ask for."""
+    given = [override.value() for override in _parse(arguments) if override.key_or_group == "hydra.sweep.dir"]
+    return Path(str(given[-1])) if given else None
+
+
+def describe_sweep(folder: Path) -> list[str]:
+    """What came of a sweep so far, and the commands that follow from it."""
+    runs = sorted(path.parent for path in folder.glob(f"*/{RunFolder.HYDRA}"))
+    unfinished = [run.name for run in runs if not RunFolder(run).finished]
+    lines = [f"{len(runs) - len(unfinished)} of {len(runs)} runs in {folder} are finished"] if runs else []
+    if unfinished:
+        lines.append(f"the same command goes on with {', '.join(unfinished)}")
+    if len(unfinished) < len(runs):
+        lines.append(f"to compare: python compare.py runs={shlex.quote(f'{folder}/*')} output=DIR")
+    found = folder / "optimization_results.yaml"
+    if found.is_file():
+        best = yaml.safe_load(found.read_text())
+        options = " ".join(f"{name}={value}" for name, value in best.get("best_params", {}).items())
+        lines.append(f"best mIoU of val {best.get('best_value')} with {options}")
+    if any(folder.glob(f"*/{RunFolder.OFFLINE_RUNS}")):
+        lines.append(f"to upload to W&B: wandb sync {shlex.quote(str(folder))}/*/{RunFolder.OFFLINE_RUNS}")
+    return lines

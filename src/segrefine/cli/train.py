@@ -1,0 +1,30 @@
+"""`segrefine train`: train a network, score the best checkpoint."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from segrefine.cli.command import run_command
+from segrefine.core.errors import UserError
+from segrefine.runs.folder import RunFolder
+
+
+def task(cfg: DictConfig, folder: Path) -> None:
+    named = any(option.startswith("hydra.run.dir=") for option in HydraConfig.get().overrides.hydra)
+    if cfg.ckpt_path == "last" and not named and not RunFolder(folder).last.is_file():
+        raise UserError(
+            "ckpt_path=last: no earlier run of this model and backbone left a checkpoint under outputs/. Leave "
+            "ckpt_path out to start a new run, or name the run with hydra.run.dir=FOLDER or ckpt_path=PATH."
+        )
+    from segrefine.engine.train import train
+
+    train(cfg, folder)
+
+
+def main() -> None:
+    run_command("train", task)
+
+
+if __name__ == "__main__":
+    main()

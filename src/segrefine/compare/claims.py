@@ -1,0 +1,204 @@
+"""Claims put to the test: which variants, which of them should be above which, and what the runs say.
+
+A file such as `experiments/claims.yml` lists the claims. Results lie beside it, `results/SET/NAME_seedN/` with the
+small files of a run. Every claim gets a README.md and pictures in a folder of its own, all together a table in the
+README.md beside the file.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+
+from segrefine.compare import tables
+from segrefine.compare.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
+from segrefine.compare.plots import PLOTS, difference_bars, have_curves
+from segrefine.compare.scores import check_metric
+from segrefine.compare.statistics import ONE_SEED, Bootstrap, Difference, correct
+from segrefine.compare.variants import Variant
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.io.atomic import replacing, write_text
+from segrefine.runs.read import read_run
+
+log = logging.getLogger(__name__)
+
+BEGIN, END = "<!-- verdicts: python compare.py claims=experiments/claims.yml -->", "<!-- end of verdicts -->"
+
+KEYS = {"folder", "title", "source", "question", "method", "tests", "costs", "plots", "remarks"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison that a claim makes: one is above the other; or, with a margin, not below it by more."""
+
+    found: Difference
+
+    @property
+    def outcome(self) -> str:
+        """`as claimed`, `the other way` or `not shown`."""
+        if not self.found.shown:
+            return "not shown"
+        return "as claimed" if self.found.low > -self.found.margin else "the other way"
+
+
+def write_claims(path: Path, bootstrap: Bootstrap) -> None:
+    """Regenerate all that follows from the file of claims at `path` and the results beside it."""
+    content = _read(path)
+    rows = []
+    for number, claim in enumerate(content, 1):
+        unknown = claim.keys() - KEYS
+        if unknown:
+            raise UserError(
+                f"{path}: claim {number} has {sorted(unknown)[0]!r}.{did_you_mean(sorted(unknown)[0], KEYS)}"
+            )
+        rows += (written := _write_claim(path.parent, number, claim, bootstrap))
+        log.info(f"{number}. {claim['title']}: {'; '.join(f'{row[-1]} (on {row[2]})' for row in written)}")
+    columns = ("", "claim", "on", "seeds", "differences in points, with 95 % intervals", "verdict")
+    table = tables.Table("Verdicts", columns, tuple(rows))
+    readme = path.parent / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{readme} has no lines {BEGIN} and {END}, between which the table belongs.")
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    write_text(readme, f"{before}\n{table.markdown()}{after}")
+    write_text(path.parent / "verdicts.csv", table.csv())
+    log.info(f"the verdicts are in {readme}")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"claims={path} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"claims={path} is broken: {error}") from error
+    if not isinstance(content, list) or not all(isinstance(claim, dict) for claim in content):
+        raise UserError(f"claims={path} should be a list of claims.")
+    return content
+
+
+_read_once = cache(read_run)  # many claims share runs, and what was resampled of them
+
+
+def read_results(folder: Path, names: Sequence[str]) -> dict[str, Variant]:
+    """The variants called `names` from `folder/NAME_seedN/`, those that are there."""
+    found = {}
+    for name in names:
+        folders = [
+            path for path in folder.glob(f"{name}_seed*") if re.fullmatch(r"seed\d+", path.name[len(name) + 1 :])
+        ]
+        runs = sorted(map(_read_once, folders), key=lambda run: run.seed or 0)
+        if runs:
+            found[name] = Variant(name, tuple(runs))
+    return found
+
+
+def _write_claim(top: Path, number: int, claim: Mapping[str, Any], bootstrap: Bootstrap) -> list[tuple[str, ...]]:
+    """Write the claim's folder; returns its rows of the table of verdicts, one a set of results."""
+    folder = top / claim["folder"]
+    parts: list[str] = []
+    rows: list[tuple[str, ...]] = []
+    title = f"[{claim['title']}]({claim['folder']}/README.md)"
+    sections = [_compare_costs(folder, claim["costs"])] if "costs" in claim else []
+    sections += [_compare_scores(top, claim, name, bootstrap) for name in claim.get("tests", {})]
+    for section in sections:
+        rows.append((str(number), title, section.name, section.seeds, section.summary, section.verdict))
+        parts += [f"## {section.name}\n", f"**{section.verdict}**\n", *(table.markdown() for table in section.shown)]
+        for name, figure in section.figures.items():
+            file = folder / f"{section.name}_{name}.png"
+            with replacing(file) as part:
+                figure.savefig(part)
+            parts.append(f"![{name.replace('_', ' ')}, {section.name}]({file.name})\n")
+    words = "What the verdicts, scores and intervals mean is said in [experiments/README.md](../README.md).\n"
+    head = [f"# {number}. {claim['title']}\n", f"{claim['question']}\n", f"Source: {claim['source']}\n", words]
+    method = ["```\n" + claim["method"].strip() + "\n```\n"]
+    remarks = [f"## Remarks\n\n{claim['remarks'].strip()}\n"] if claim.get("remarks") else []
+    write_text(folder / "README.md", "\n".join([*head, *method, *parts, *remarks]))
+    return rows
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one set of results says of a claim."""
+
+    name: str
+    seeds: str
+    summary: str
+    verdict: str
+    shown: Sequence[tables.Table] = ()
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+def _compare_costs(folder: Path, networks: Sequence[str]) -> Section:
+    measured = read_measurements(folder, networks)
+    if not measured:
+        return Section("costs", "", "", "not run yet")
+    figures = {"ratios": cost_plot(measured, networks)}
+    shown = [cost_table(measured, networks)]
+    return Section("costs", "", describe_costs(measured), judge_costs(measured), shown, figures)
+
+
+def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, bootstrap: Bootstrap) -> Section:
+    """The claim's tests on the set of results called `name`."""
+    wanted = claim["tests"][name]
+    variants = read_results(top / "results" / name, list(dict.fromkeys(one for test in wanted for one in test["pair"])))
+    tests = run_tests(wanted, variants, bootstrap)
+    if not tests:
+        return Section(name, "", "", "not run yet")
+    seeds = sorted({count for test in tests for count in test.found.seeds})
+    missing = f" ({len(wanted) - len(tests)} not run yet)" if len(tests) < len(wanted) else ""
+    found, shown = [test.found for test in tests], list(variants.values())
+    figures = {"differences": difference_bars(found)}
+    plots = [plot for plot in claim.get("plots", []) if plot != "learning_curves" or have_curves(shown)]
+    figures |= {plot: PLOTS[plot](shown, bootstrap) for plot in plots}
+    return Section(
+        name,
+        " to ".join(map(str, seeds)),
+        "; ".join(map(describe, tests)),
+        judge(tests) + missing + ONE_SEED * (1 in seeds),
+        [tables.differences(found, "Differences"), tables.overview(shown)],
+        figures,
+    )
+
+
+def run_tests(
+    wanted: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant], bootstrap: Bootstrap
+) -> list[Finding]:
+    """The tests whose variants are there; p-values corrected for their number."""
+    possible = [test for test in wanted if all(name in variants for name in test["pair"])]
+    found = []
+    for test in possible:
+        one, other = (variants[name] for name in test["pair"])
+        metric = test.get("metric", "mIoU")
+        for run in (*one.runs, *other.runs):
+            check_metric(metric, run)
+        found.append(bootstrap.difference(one, other, metric, test.get("margin", 0) / 100))
+    return [Finding(entry) for entry in correct(found)]
+
+
+def describe(test: Finding) -> str:
+    """Such as `fcn8s over fcn16s: +2.1 (+1.0 to +3.2)`, with the score where it is not mIoU, and the margin."""
+    found = test.found
+    metric = "" if found.metric == "mIoU" else f" in {found.metric}"
+    low, high = 100 * found.low, 100 * found.high
+    margin = f", claimed: above {-100 * found.margin:g}" if found.margin else ""
+    return f"{found.one} over {found.other}{metric}: {100 * found.estimate:+.1f} ({low:+.1f} to {high:+.1f}{margin})"
+
+
+def judge(tests: Sequence[Finding]) -> str:
+    """The claim in words: it holds, it does not, or how much of it does."""
+    outcomes = [test.outcome for test in tests]
+    counts = {outcome: outcomes.count(outcome) for outcome in ("as claimed", "not shown", "the other way")}
+    if counts["as claimed"] == len(tests):
+        return "holds"
+    if counts["the other way"] == len(tests):
+        return "the opposite holds"
+    if counts["not shown"] == len(tests):
+        return "not shown"
+    return "in part: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)

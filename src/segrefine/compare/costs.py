@@ -1,0 +1,109 @@
+"""Costs of two networks over input sizes, from the files of `python -m segrefine.benchmark ... output=FILE`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from segrefine.compare.plots import COLOURS, new_figure
+from segrefine.compare.tables import Table
+from segrefine.core.errors import UserError
+
+STEP = "train"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A step of training of both networks at one size of the input (H, W): what the first and the second need."""
+
+    size: tuple[int, int]
+    memory_bytes: tuple[float, float]
+    multiply_adds: tuple[float, float]  # of one image
+    seconds: tuple[float, float]  # for one image, the median over the rounds
+    quartiles: tuple[tuple[float, float], tuple[float, float]]  # of the seconds
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """How many times as much the first needs."""
+        costs = {"memory": self.memory_bytes, "multiply-adds": self.multiply_adds, "time": self.seconds}
+        return {name: one / other for name, (one, other) in costs.items()}
+
+
+def read_measurements(folder: Path, networks: Sequence[str]) -> list[Measurement]:
+    """Of all .json files in the folder, by size; UserError for one that does not hold both networks."""
+    measurements = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            rows = {row["network"]: row for row in content["results"] if row["step"] == STEP}
+            measurements.append(_measurement(content["options"]["size"], [rows[name] for name in networks]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no benchmark of {' and '.join(networks)}: {error}.") from error
+    return sorted(measurements, key=lambda measurement: measurement.size)
+
+
+def _measurement(size: Sequence[int], rows: Sequence[dict[str, Any]]) -> Measurement:
+    def both(key: str) -> tuple[float, float]:
+        return rows[0][key], rows[1][key]
+
+    slow, fast = ([1 / row["quartiles"][end] for row in rows] for end in (0, 1))
+    seconds = 1 / rows[0]["images_per_second"], 1 / rows[1]["images_per_second"]
+    quartiles = (fast[0], slow[0]), (fast[1], slow[1])
+    return Measurement((size[0], size[1]), both("memory_bytes"), both("multiply_adds_per_image"), seconds, quartiles)
+
+
+def describe_costs(measurements: Sequence[Measurement]) -> str:
+    """Such as `memory 1.1 to 1.4 times, multiply-adds 0.9 to 0.9 times, time 1.2 to 1.3 times`."""
+    parts = []
+    for name in measurements[0].ratios:
+        values = [measurement.ratios[name] for measurement in measurements]
+        parts.append(f"{name} {min(values):.2f} to {max(values):.2f} times")
+    return ", ".join(parts)
+
+
+def judge_costs(measurements: Sequence[Measurement]) -> str:
+    """Whether the first needs more of everything at every size."""
+    more = {name: [m.ratios[name] > 1 for m in measurements] for name in measurements[0].ratios}
+    if all(all(values) for values in more.values()):
+        return "holds"
+    if not any(any(values) for values in more.values()):
+        return "the opposite holds"
+    words = [
+        f"{name} {'more' if all(values) else 'less' if not any(values) else 'depends on the size'}"
+        for name, values in more.items()
+    ]
+    return f"in part: {', '.join(words)}"
+
+
+def cost_table(measurements: Sequence[Measurement], networks: Sequence[str]) -> Table:
+    """What both need at each size, and how many times as much the first does."""
+    rows = []
+    for entry in measurements:
+        times = [f"{1000 * s:.0f} ({1000 * low:.0f} to {1000 * high:.0f})" for s, (low, high) in _timed(entry)]
+        memory = [f"{value / 2**20:.0f}" for value in entry.memory_bytes]
+        work = [f"{value / 1e9:.1f}" for value in entry.multiply_adds]
+        ratios = [f"{value:.2f}" for value in entry.ratios.values()]
+        size = "x".join(map(str, entry.size))
+        rows.append((size, *(" / ".join(pair) for pair in (memory, work, times)), *ratios))
+    both = " / ".join(networks)
+    columns = ("size", f"memory of a step, MiB: {both}", "multiply-adds of a step, G", "time, ms (quartiles)")
+    return Table("Costs", (*columns, "times the memory", "times the multiply-adds", "times the time"), tuple(rows))
+
+
+def _timed(entry: Measurement) -> list[tuple[float, tuple[float, float]]]:
+    return list(zip(entry.seconds, entry.quartiles, strict=True))
+
+
+def cost_plot(measurements: Sequence[Measurement], networks: Sequence[str]) -> Figure:
+    """How many times as much the first needs, over the size."""
+    figure, (axis,) = new_figure(1, 1, width=6.0)
+    sides = [measurement.size[0] for measurement in measurements]
+    for name, colour in zip(measurements[0].ratios, COLOURS, strict=False):
+        axis.plot(sides, [entry.ratios[name] for entry in measurements], marker="o", color=colour, label=name)
+    axis.axhline(1, color="#444444", linewidth=0.8)
+    axis.set(xlabel="side of the image, pixels", ylabel=f"{networks[0]} over\n{networks[1]}", ylim=(0, None))
+    axis.legend(frameon=False)
+    return figure

@@ -1,0 +1,227 @@
+"""Plots of a comparison, one matplotlib figure each; means over the seeds, bars and bands for 95 % intervals."""
+
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+
+from segrefine.compare.scores import CLASS, score
+from segrefine.compare.statistics import Bootstrap, Difference
+from segrefine.compare.variants import Variant
+from segrefine.metrics.regions import REGIONS, SIZES, TRIMAP_WIDTHS
+
+STAGES = (*(f"encoder_stage{number}" for number in range(1, 6)), "decoder")
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#B8A900")
+"""Told apart by readers who are colour-blind, too (Okabe and Ito, "Color universal design", 2008; darker yellow)."""
+
+
+def draw_all(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> dict[str, Figure]:
+    """Every plot by the name of its file."""
+    figures = {
+        "accuracy_and_cost": accuracy_and_cost(variants, metric, bootstrap),
+        "classes": class_bars(variants, bootstrap),
+    }
+    if all(f"{region}_truth" in run.count_names for variant in variants for run in variant.runs for region in REGIONS):
+        figures["regions"] = regions(variants, bootstrap)
+    if have_curves(variants):
+        figures["learning_curves"] = learning_curves(variants)
+    return figures
+
+
+def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> Figure:
+    """The score over multiply-adds and over parameters; the Pareto front, which nothing beats in both, is drawn."""
+    figure, axes = new_figure(1, 2)
+    costs = {"flops": "multiply-adds for an image (G)", "params": "parameters (M)"}
+    for axis, (cost, name), unit in zip(axes, costs.items(), (1e9, 1e6), strict=True):
+        points = [(getattr(variant.summary, cost) / unit, _mean_score(variant, metric)) for variant in variants]
+        front = pareto_front(points)
+        axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
+        for index, (variant, colour) in enumerate(_coloured(variants)):
+            low, high = bootstrap.interval(variant, metric)
+            x, y = points[index]
+            bar = [[max(y - low, 0)], [max(high - y, 0)]]
+            style: dict[str, Any] = {"markersize": 8, "capsize": 3, "color": colour}
+            fill = colour if index in front else "white"
+            axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, label=_label(variant.label), **style)
+        axis.set(xlabel=name, ylabel=metric, xscale="log")
+        axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
+    _legend(figure, axes[0], "filled: on the Pareto front")
+    return figure
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """Of rising positive values those that are a sixth of their range, on a scale of logarithms, from one another."""
+    chosen = list(values[:1])
+    for value in values[1:]:
+        if np.log(value / chosen[-1]) >= np.log(values[-1] / values[0]) / 6:
+            chosen.append(value)
+    return chosen
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (cost, score) that no other one beats: none has more for as little; by rising cost."""
+    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
+    front: list[int] = []
+    for index in order:
+        if not front or points[index][1] > points[front[-1]][1]:
+            front.append(index)
+    return front
+
+
+def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
+    """Mean IoU near the boundaries of the truth, and by the size of its regions."""
+    figure, axes = new_figure(1, 2)
+    widths = [f"trimap_{width}" for width in TRIMAP_WIDTHS]
+    sizes = [f"size_{size}" for size in SIZES]
+    names = [size.replace("_up", " and more").replace("_", " to ") for size in SIZES]
+    for axis, keys, ticks in zip(axes, (widths, sizes), (map(str, TRIMAP_WIDTHS), names), strict=True):
+        for variant, colour in _coloured(variants):
+            values = [_mean_score(variant, key) for key in keys]
+            ends = np.array([bootstrap.interval(variant, key) for key in keys])
+            axis.plot(range(len(keys)), values, marker="o", color=colour, label=_label(variant.label))
+            axis.fill_between(range(len(keys)), ends[:, 0], ends[:, 1], color=colour, alpha=0.12, linewidth=0)
+        axis.set_xticks(range(len(keys)), list(ticks))
+        axis.set(ylabel="mIoU")
+    axes[0].set(xlabel="pixels from a boundary of the truth, at most")
+    axes[1].set(xlabel="size of the region (root of its area, pixels)")
+    _legend(figure, axes[0])
+    return figure
+
+
+def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
+    """IoU of every class."""
+    classes = variants[0].runs[0].classes
+    figure, (axis,) = new_figure(1, 1, width=max(11.0, 0.16 * len(classes) * (len(variants) + 1)))
+    width = 0.8 / len(variants)
+    for place, (variant, colour) in enumerate(_coloured(variants)):
+        values = np.array([_mean_score(variant, f"{CLASS}{name}") for name in classes])
+        ends = np.array([bootstrap.interval(variant, f"{CLASS}{name}") for name in classes]).T
+        bars = np.nan_to_num(np.abs(ends - values).clip(0))
+        at = np.arange(len(classes)) + (place - (len(variants) - 1) / 2) * width
+        axis.bar(at, values, width, yerr=bars, color=colour, label=_label(variant.label), error_kw={"elinewidth": 0.8})
+    turned = 90 if len(classes) > 40 else 45 if max(map(len, classes)) * len(classes) > 110 else 0
+    axis.set_xticks(range(len(classes)), [_plain(name) for name in classes], rotation=turned)
+    axis.set(ylabel="IoU")
+    _legend(figure, axis)
+    return figure
+
+
+def have_curves(variants: Sequence[Variant]) -> bool:
+    """Whether any run was validated more than once."""
+    return any(len(run.curve("val/mIoU")[0]) > 1 for variant in variants for run in variant.runs)
+
+
+def learning_curves(variants: Sequence[Variant]) -> Figure:
+    """val mIoU over the steps: every seed thin, their mean thick where they were validated at the same steps."""
+    figure, (axis,) = new_figure(1, 1, width=6.0)
+    for variant, colour in _coloured(variants):
+        curves = [curve for run in variant.runs if len((curve := run.curve("val/mIoU"))[0])]
+        for steps, values in curves:
+            axis.plot(steps, values, color=colour, alpha=0.35, linewidth=0.8)
+        if curves and all(np.array_equal(steps, curves[0][0]) for steps, _ in curves):
+            mean = np.mean([values for _, values in curves], axis=0)
+            axis.plot(curves[0][0], mean, color=colour, marker="o", markersize=3, label=_label(variant.label))
+    axis.set(xlabel="step", ylabel="val mIoU")
+    _legend(figure, axis)
+    return figure
+
+
+def difference_bars(found: Sequence[Difference]) -> Figure:
+    """Differences with their intervals, a row each; those that are more than noise in blue."""
+    names = [_label(f"{entry.one} against {entry.other}, {entry.metric}", 60) for entry in reversed(found)]
+    lines = max((name.count("\n") + 1 for name in names), default=1)
+    figure, (axis,) = new_figure(1, 1, height=0.9 + (0.16 + 0.16 * lines) * len(found))
+    for row, difference in enumerate(reversed(found)):
+        colour = COLOURS[0] if difference.shown else "#999999"
+        axis.plot([100 * difference.low, 100 * difference.high], [row, row], color=colour, linewidth=2)
+        axis.plot(100 * difference.estimate, row, "o", color=colour)
+        if difference.margin:
+            axis.plot([-100 * difference.margin] * 2, [row - 0.4, row + 0.4], color="#444444", linestyle=":")
+    axis.set_yticks(range(len(found)), names)
+    axis.axvline(0, color="#444444", linewidth=0.8)
+    legend = "blue: shown, grey: not shown" + ", dotted: the margin" * any(entry.margin for entry in found)
+    axis.set(xlabel=f"difference in points, with its 95 % interval ({legend})", ylim=(-0.6, len(found) - 0.4))
+    return figure
+
+
+def gradients(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
+    """The norm of the gradient of every encoder stage over the steps, of the runs that logged it: a panel a variant."""
+    logged = [variant for variant in variants if len(variant.runs[0].curve(f"gradient/{STAGES[0]}")[0])]
+    figure, axes = new_figure(1, max(len(logged), 1), width=1.5 + 3.5 * max(len(logged), 1))
+    means = []
+    for axis, variant in zip(axes, logged, strict=False):
+        for stage, colour in zip(STAGES, (*COLOURS[:5], "#444444"), strict=True):
+            curves = [run.curve(f"gradient/{stage}") for run in variant.runs]
+            steps = min((steps for steps, _ in curves), key=len)
+            mean = np.exp(np.mean([np.log(values[: len(steps)] + 1e-12) for _, values in curves], axis=0))
+            axis.plot(steps, mean, color=colour, linewidth=1, label=stage.replace("_", " "))
+            means.append(mean)
+        axis.set(title=_label(variant.label), xlabel="step", yscale="log")
+        axis.sharey(axes[0])
+    axes[0].set(ylabel="norm of the gradient before clipping")
+    if means:  # shared axes take the limits of the first
+        axes[0].set_ylim(min(mean.min() for mean in means) / 2, max(mean.max() for mean in means) * 2)
+    _legend(figure, axes[0])
+    return figure
+
+
+PLOTS: dict[str, Callable[[Sequence[Variant], Bootstrap], Figure]] = {
+    "accuracy_and_cost": lambda variants, bootstrap: accuracy_and_cost(variants, "mIoU", bootstrap),
+    "regions": regions,
+    "classes": class_bars,
+    "learning_curves": lambda variants, bootstrap: learning_curves(variants),
+    "gradients": gradients,
+}
+"""What a claim can show."""
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure's SVG element, for a page."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def new_figure(rows: int, columns: int, width: float = 11.0, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` by `height` inches, and its axes in the style of all plots here."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _coloured(variants: Sequence[Variant]) -> list[tuple[Variant, str]]:
+    return list(zip(variants, islice(cycle(COLOURS), len(variants)), strict=True))
+
+
+def _legend(figure: Figure, axis: Axes, title: str | None = None) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False, title=title)
+
+
+def _mean_score(variant: Variant, metric: str) -> float:
+    return float(np.mean([score(run, metric) for run in variant.runs]))
+
+
+def _label(text: str, width: int = 36) -> str:
+    """A variant's name in lines of `width` signs: it may list many options."""
+    return "\n".join(textwrap.wrap(_plain(text), width, break_on_hyphens=False))
+
+
+def _plain(text: str) -> str:
+    """Without what matplotlib takes for mathematics, or for a label to hide."""
+    return text.replace("$", r"\$").lstrip("_") or "_"

@@ -1,0 +1,142 @@
+"""`compare.py`: finished runs to tables, statistics, plots and a page, all in one folder."""
+
+import logging
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from segrefine.compare import tables
+from segrefine.compare.claims import write_claims
+from segrefine.compare.page import write_page
+from segrefine.compare.pictures import choose_pictures
+from segrefine.compare.plots import as_svg, difference_bars, draw_all
+from segrefine.compare.scores import CLASS, check_metric
+from segrefine.compare.statistics import Bootstrap, Difference, correct
+from segrefine.compare.tables import Table
+from segrefine.compare.variants import Variant, find_variant, group
+from segrefine.core.errors import UserError
+from segrefine.io.atomic import replacing, write_text
+from segrefine.runs.read import find_folders, read_run
+from segrefine.runs.wandb import download_runs
+
+log = logging.getLogger(__name__)
+
+TITLES = {
+    "learning_curves": "Learning curves",
+    "accuracy_and_cost": "Accuracy and cost",
+    "differences": "Differences",
+    "regions": "Near boundaries, and by size",
+    "classes": "Classes",
+}
+
+Pair = tuple[Variant, Variant]
+
+
+def compare(cfg: DictConfig) -> None:
+    """What `conf/compare.yaml` says."""
+    if not isinstance(cfg.resamples, int) or cfg.resamples < 100:
+        raise UserError(f"resamples={cfg.resamples} should be a whole number of at least 100.")
+    bootstrap = Bootstrap(cfg.resamples)
+    if cfg.claims is not None:
+        given = [name for name in ("runs", "wandb", "output", "baseline") if cfg[name] is not None]
+        if given:
+            raise UserError(f"claims={cfg.claims} writes beside that file: leave out {given[0]}=.")
+        write_claims(Path(cfg.claims), bootstrap)
+        return
+    if cfg.output is None:
+        raise UserError("Give output=DIR, the folder for the comparison.")
+    if (cfg.runs is None) == (cfg.wandb is None):
+        raise UserError("Give runs=DIR, a list of folders or a glob; or wandb=ENTITY/PROJECT.")
+    output = Path(cfg.output)
+    if cfg.wandb is None:
+        folders = find_folders(cfg.runs)
+    else:
+        entity, project, wandb_group = (*str(cfg.wandb).split("/", 2), "", "")[:3]
+        folders = download_runs(f"{entity}/{project}", output / "wandb", wandb_group or None)
+    variants = group([read_run(folder) for folder in folders])
+    check_metric(cfg.metric, variants[0].runs[0])
+    pairs = choose_pairs(variants, cfg.baseline)
+    write_report(output, variants, pairs, cfg.metric, bootstrap)
+
+
+def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair]:
+    """Every variant with the baseline, or every two, the later one first."""
+    if baseline is None:
+        return [(one, other) for other, one in combinations(variants, 2)]
+    other = find_variant(variants, baseline)
+    return [(one, other) for one in variants if one is not other]
+
+
+def write_report(
+    output: Path, variants: Sequence[Variant], pairs: Sequence[Pair], metric: str, bootstrap: Bootstrap
+) -> None:
+    """Tables, plots and `comparison.html` in the folder `output`."""
+    found = correct([bootstrap.difference(*pair, metric) for pair in pairs])
+    classes = variants[0].runs[0].classes
+    by_class = correct([bootstrap.difference(*pair, f"{CLASS}{name}") for pair in pairs for name in classes])
+    written = {
+        "variants": tables.overview(variants),
+        "differences": tables.differences(found, f"Differences in {metric}, points"),
+        "classes": tables.per_class(variants),
+        "class_differences": tables.differences(by_class, "Differences by class, points"),
+    }
+    figures = draw_all(variants, metric, bootstrap)
+    if found:
+        figures["differences"] = difference_bars(found)
+    for name, table in written.items():
+        write_table(output / name, table)
+    for name, figure in figures.items():
+        save_figure(figure, output / f"{name}.png")
+    log.info("choosing the images in which the variants differ most")
+    pictures, remarks = choose_pictures(variants)
+    write_page(
+        output / "comparison.html",
+        f"{variants[0].summary.datamodule}, {variants[0].summary.split}: {len(variants)} variants",
+        {written[name].title: written[name].html() for name in ("variants", "differences") if written[name].rows},
+        {title: as_svg(figures[name]) for name, title in TITLES.items() if name in figures},
+        pictures,
+        {written[name].title: written[name].html() for name in ("classes", "class_differences") if written[name].rows},
+        [*explain(variants, found, bootstrap), *remarks],
+    )
+    log.info(written["variants"].markdown())
+    for difference in found:
+        log.info(f"{difference.one} against {difference.other}, {metric}: {difference.verdict}")
+    log.info(f"everything is in {output}; open {output / 'comparison.html'} in a browser")
+
+
+def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap: Bootstrap) -> list[str]:
+    """What a reader has to know to take the numbers for what they are."""
+    first = variants[0]
+    several = any(len(variant.runs) > 1 for variant in variants)
+    notes = [
+        f"Scores of {len(first.runs[0].images)} images of {first.summary.split} of {first.summary.datamodule}"
+        + ("; mean and standard deviation over the seeds." if several else "."),
+        f"Intervals: 95 %, from {bootstrap.resamples} resamples of the images, the same for all variants"
+        + (", and the variance between seeds as Student's t" if several else "")
+        + ". They are not corrected for the number of comparisons."
+        + (f" Verdicts are, for {len(found)} pairs by Holm's method: p (Holm) is below 0.05." if len(found) > 1 else "")
+        + f" The smallest p that can be found is {2 / (bootstrap.resamples + 1):.4f}.",
+        "Images/s and peak memory are those of each run's own machine and moment; they compare where that is the same.",
+    ]
+    single = [variant.label for variant in variants if len(variant.runs) == 1]
+    if single:
+        notes.append(
+            f"One seed alone: {', '.join(single)}. What is said of these holds for the networks as trained, and leaves "
+            "out how much another seed would change."
+        )
+    return notes
+
+
+def write_table(path: Path, table: Table) -> None:
+    """`path` with .md, .csv and .tex."""
+    write_text(path.with_suffix(".md"), table.markdown())
+    write_text(path.with_suffix(".csv"), table.csv())
+    write_text(path.with_suffix(".tex"), table.latex())
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    with replacing(path) as part:
+        figure.savefig(part)

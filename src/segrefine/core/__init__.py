@@ -1,0 +1,1 @@
+"""What every other package builds on: errors, config files, names of classes, label conventions. Imports no torch."""

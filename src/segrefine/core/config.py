@@ -1,0 +1,134 @@
+"""The config files in `conf/`: where they are, what one says, and how options become a dataclass."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.registry import DATAMODULES, DECODERS
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+
+EXPERIMENTS = Path("experiments/configs")
+"""Where experiment files are found, below the checkout, or for an installed package below the working directory."""
+
+REGISTRIES = {"model": DECODERS, "datamodule": DATAMODULES}
+
+Options = TypeVar("Options")
+
+
+def experiment_path() -> str:
+    """Return the entry of Hydra's search path that holds the group `experiment`.
+
+    Returns:
+        `file://FOLDER`, or the package's own configs where there are no experiments, since Hydra warns of an entry that
+        does not exist.
+    """
+    for folder in (CHECKOUT / EXPERIMENTS, EXPERIMENTS.absolute()):
+        if folder.is_dir():
+            return f"file://{folder}"
+    return "pkg://segrefine.conf"
+
+
+OmegaConf.register_new_resolver("experiment_path", experiment_path, replace=True)
+
+
+def list_names(group: str) -> list[str]:
+    """Return the values of a config group: its files and, for models and data modules, what a user registered."""
+    files = {file.stem for file in (CONFIG_FOLDER / group).glob("*.yaml")}
+    return sorted(files | (REGISTRIES[group].added() if group in REGISTRIES else set()))
+
+
+def list_models() -> list[str]:
+    """Return the names that `create_model` takes."""
+    return list_names("model")
+
+
+def list_backbones() -> list[str]:
+    """Return the names of the encoders."""
+    return list_names("backbone")
+
+
+def list_datasets() -> list[str]:
+    """Return the names of the data sets."""
+    return list_names("datamodule")
+
+
+def read_group(group: str, name: str) -> dict[str, Any]:
+    """Return the options of one value of a config group, as Hydra composes them.
+
+    Args:
+        group: `model`, `backbone`, `datamodule`, ...
+        name: a file of `conf/GROUP`, or the name under which a user registered a class.
+
+    Raises:
+        UserError: There is no such value.
+    """
+    file = CONFIG_FOLDER / group / f"{name}.yaml"
+    if name not in list_names(group):
+        raise UserError(f"There is no {group} {name!r}.{did_you_mean(name, list_names(group))}")
+    if not file.is_file():
+        return registered_options(group, name)
+    options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for base in options.pop("defaults", []):
+        options = options if base == "_self_" else read_group(group, base) | options
+    return options
+
+
+def registered_options(group: str, name: str) -> dict[str, Any]:
+    """Return what a file of the group would say of a class that a user registered: its options with their defaults."""
+    registry = REGISTRIES[group]
+    defaults = {
+        field.name: "???" if field.default is MISSING and field.default_factory is MISSING else _default(field)
+        for field in fields(registry.find(name).Options)
+    }
+    return {**defaults, "name": name, registry.key: name}
+
+
+def _default(field: Any) -> Any:
+    value = field.default if field.default is not MISSING else field.default_factory()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def make_options(kind: type[Options], given: Mapping[str, Any], where: str) -> Options:
+    """Build a dataclass of options from a config.
+
+    Args:
+        kind: the dataclass.
+        given: option -> value, as in a config file.
+        where: what the options belong to, for messages, such as `model=fcn8s`.
+
+    Raises:
+        UserError: An option is unknown, or one without a default is missing.
+    """
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    check_names(where, given, known)
+    required = [name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
+    missing = [name for name in required if name not in given or given[name] == "???"]
+    if missing:
+        raise UserError(f"{where} lacks the options {', '.join(missing)}. Is it from another version?")
+    return kind(**given)
+
+
+def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UserError for the first given option that is not known, with the nearest names."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise UserError(f"{where} has no option {name!r}.{did_you_mean(name, known)}")
+
+
+def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a": {"b": 1}, "a.b": 1}`: every entry by its dotted name."""
+    entries: dict[str, Any] = {}
+    for key, value in mapping.items():
+        entries[f"{prefix}{key}"] = value
+        if isinstance(value, Mapping):
+            entries |= flatten(value, f"{prefix}{key}.")
+    return entries

@@ -1,0 +1,44 @@
+"""The one exception for what a user can put right, and helpers for the wording of messages."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+from segrefine.core.text import printable
+
+
+class UserError(ValueError):
+    """A mistake in an option, a file or a call; its message says which and what to do. Commands print it without a
+    traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        # From a data loader's worker, PyTorch raises the error again with the worker's traceback before the message.
+        text = message.rpartition(f"{type(self).__module__}.{type(self).__name__}: ")[2].strip()
+        super().__init__(printable(text))
+
+
+class BadFileError(UserError):
+    """A file of the data that cannot be used; its message names it. `datamodule.on_error` says what follows."""
+
+
+class NonFiniteError(UserError):
+    """Values that are not finite; `before_step` says whether the network's weights are still those before them."""
+
+    def __init__(self, message: str, before_step: bool = False) -> None:
+        super().__init__(message)
+        self.before_step = before_step
+
+
+def listing(items: Sequence, shown: int = 5) -> str:
+    """The first few items, and how many more there are."""
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(str(item) for item in items[:shown]) + more
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'a' or 'b'?"` for the known names nearest to `name`, else `" Known: a, b, c."`."""
+    known = sorted(map(str, known))
+    near = get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if near:
+        return f" Did you mean {' or '.join(repr(match) for match in near)}?"
+    return f" Known: {', '.join(known)}."

@@ -1,0 +1,135 @@
+"""Decoders and data modules by name.
+
+Configs and checkpoints may come from others, so they never name a class to import: they name an entry of these tables.
+A user adds one with `register_decoder` or `register_datamodule`, in a module that `SEGREFINE_PLUGINS` names.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from segrefine.core.errors import UserError, did_you_mean
+
+PLUGINS = "SEGREFINE_PLUGINS"
+"""The environment variable that names a user's own modules, separated by commas."""
+
+FORMER_DECODERS = {
+    "segrefine.decoders.FCNDecoder": "fcn",
+    "segrefine.decoders.fcn.FCNDecoder": "fcn",
+    "segrefine.decoders.DilatedFCNDecoder": "fcn_dilated",
+    "segrefine.decoders.fcn.DilatedFCNDecoder": "fcn_dilated",
+    "segrefine.decoders.RefineNetDecoder": "refinenet",
+    "segrefine.decoders.refinenet.RefineNetDecoder": "refinenet",
+}
+"""The class paths under `_target_` in checkpoints and results from before there were names, and what they mean now."""
+
+FORMER_DATAMODULES = {
+    "segrefine.data.ade20k.ADE20KDataModule": "ade20k",
+    "segrefine.data.camvid.CamVidDataModule": "camvid",
+    "segrefine.data.cityscapes.CityscapesDataModule": "cityscapes",
+    "segrefine.data.folder.FolderDataModule": "folder",
+    "segrefine.data.nyudv2.NYUDv2DataModule": "nyudv2",
+    "segrefine.data.pascal_context.PascalContextDataModule": "pascal_context",
+    "segrefine.data.person_part.PersonPartDataModule": "person_part",
+    "segrefine.data.shapes.ShapesDataModule": "shapes",
+    "segrefine.data.siftflow.SIFTFlowDataModule": "siftflow",
+    "segrefine.data.sunrgbd.SUNRGBDDataModule": "sunrgbd",
+    "segrefine.data.voc.VOCDataModule": "voc",
+    "segrefine.data.voc.VOCWithSBDDataModule": "voc_sbd",
+}
+
+Class = TypeVar("Class", bound=type)
+
+
+class Registry:
+    """A table of names to classes.
+
+    Args:
+        title: what the classes are, for messages.
+        group: the config group that chooses among them.
+        key: the entry of a file of that group that holds the name.
+        home: the module that registers the built-in classes when it is imported.
+        former: class paths that older versions stored, and their names.
+    """
+
+    def __init__(self, title: str, group: str, key: str, home: str, former: Mapping[str, str]) -> None:
+        self.title, self.group, self.key, self.home, self.former = title, group, key, home, former
+        self._classes: dict[str, Any] = {}
+
+    def register(self, name: str) -> Callable[[Class], Class]:
+        """Return a decorator that enters a class under `name`; UserError if the name is taken by another class."""
+
+        def enter(cls: Class) -> Class:
+            known = self._classes.setdefault(name, cls)
+            if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise UserError(f"The {self.title} name {name!r} is taken by {known.__module__}.{known.__qualname__}.")
+            self._classes[name] = cls  # the same class again, from a module that was reloaded
+            return cls
+
+        return enter
+
+    def find(self, name: object) -> Any:
+        """Return the class called `name`; UserError with the nearest names if there is none."""
+        importlib.import_module(self.home)
+        load_plugins()
+        if not isinstance(name, str) or name not in self._classes:
+            raise UserError(
+                f"{self.group}.{self.key}={name} is not registered.{did_you_mean(str(name), self._classes)}"
+            )
+        return self._classes[name]
+
+    def added(self) -> set[str]:
+        """Return the names that are not the package's own."""
+        load_plugins()
+        return {name for name, cls in self._classes.items() if not cls.__module__.startswith("segrefine.")}
+
+    def rename(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return a config of the group with the class path that older versions stored replaced by its name."""
+        if "_target_" not in options:
+            return options
+        load_plugins()
+        path = str(options["_target_"])
+        added = {f"{cls.__module__}.{cls.__qualname__}": name for name, cls in self._classes.items()}
+        name = self.former.get(path) or added.get(path)
+        if name is None:
+            raise UserError(
+                f"{self.group}._target_={path} is not a known {self.title}, and class paths in files are never "
+                f"imported. If it is yours, register it and name its module in the environment: {PLUGINS}=MODULE."
+            )
+        return {key: value for key, value in options.items() if key != "_target_"} | {self.key: name}
+
+
+DECODERS = Registry("decoder", "model", "decoder", "segrefine.models.decoders", FORMER_DECODERS)
+DATAMODULES = Registry("data module", "datamodule", "kind", "segrefine.data.sets", FORMER_DATAMODULES)
+
+register_decoder = DECODERS.register
+register_datamodule = DATAMODULES.register
+
+
+def load_plugins() -> None:
+    """Import the modules that the environment variable `SEGREFINE_PLUGINS` names, which register a user's classes.
+
+    Raises:
+        UserError: One of them cannot be imported.
+    """
+    for module in filter(None, os.environ.get(PLUGINS, "").replace(" ", "").split(",")):
+        if module in sys.modules:
+            continue
+        try:
+            sys.path.append(os.getcwd())  # an installed command does not look there
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"{PLUGINS}={module} cannot be imported: {error}.") from error
+        finally:
+            sys.path.remove(os.getcwd())
+
+
+def rename_classes(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's config with the class paths of older versions replaced by names."""
+    groups = {registry.group: registry for registry in (DECODERS, DATAMODULES)}
+    return {
+        key: groups[key].rename(value) if key in groups and isinstance(value, dict) else value
+        for key, value in config.items()
+    }

@@ -1,0 +1,37 @@
+"""Data modules by name: `create_datamodule`, and how a config of the group `datamodule` becomes one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from segrefine.core.config import make_options, read_group
+from segrefine.core.registry import DATAMODULES
+from segrefine.data.datamodule import SegmentationDataModule
+
+
+def create_datamodule(
+    name: str, *, run_seed: int = 0, test_split: str | None = None, **options: Any
+) -> SegmentationDataModule:
+    """Build a data module by the name of a value of the group `datamodule`, with what that file says.
+
+    Example: `create_datamodule("folder", root="mydata", batch_size=4)`.
+
+    Args:
+        name: a value of the group, or a data module that a user registered.
+        run_seed, test_split: see `SegmentationDataModule`.
+        options: options of the group, in place of what the file says.
+
+    Raises:
+        UserError: The name or an option is unknown, or a value makes no sense.
+    """
+    return build_datamodule(read_group("datamodule", name) | options, run_seed, test_split)
+
+
+def build_datamodule(
+    config: Mapping[str, Any], run_seed: int = 0, test_split: str | None = None
+) -> SegmentationDataModule:
+    """Build what a file of `conf/datamodule` describes, its data downloaded if that is asked for."""
+    kind: Any = DATAMODULES.find(config.get(DATAMODULES.key))
+    given = {key: value for key, value in config.items() if key != DATAMODULES.key}
+    datamodule = kind(make_options(kind.Options, given, f"datamodule={config.get('name')}"), run_seed, test_split)
+    datamodule.prepare_data()
+    return datamodule

@@ -1,0 +1,62 @@
+"""What the values in label files mean."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segrefine.core.errors import BadFileError, listing
+from segrefine.core.labels import VOID
+
+_STRANGE = 254
+"""Stands in a table of bytes for a value that means nothing."""
+
+
+class LabelCode:
+    """What the values in label files mean: `meaning` maps a value, 0..65535, to a class 0..K-1 or to 255, void."""
+
+    def __init__(self, meaning: Mapping[int, int], num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.table = np.full(2**16, -1, np.int16)
+        for value, target in meaning.items():
+            self.table[value] = target
+        self._bytes = np.where(self.table < 0, _STRANGE, self.table)[:256].astype(np.uint8).tobytes()
+
+    @classmethod
+    def counted(cls, num_classes: int, first: int = 0, void: tuple[int, ...] = (VOID,)) -> "LabelCode":
+        """Classes as consecutive values from `first` on."""
+        classes = {first + index: index for index in range(num_classes)}
+        return cls(classes | dict.fromkeys(void, VOID), num_classes)
+
+    def encode(self, label: np.ndarray) -> np.ndarray:
+        """The stored values (H, W) uint8 of classes (H, W), for codes whose values fit: the inverse of `decode`, the
+        lowest value where several mean one class."""
+        values = [int(np.flatnonzero(self.table == index)[0]) for index in range(self.num_classes)]
+        return np.array(values, np.uint8)[label]
+
+    def decode(self, values: np.ndarray, path: Path) -> Tensor:
+        """Label (H, W) uint8 of the stored values; BadFileError, naming the file, for a value that means nothing."""
+        if values.dtype == np.uint8 and self.num_classes <= _STRANGE:  # nearly always, and several times as fast
+            label = values.tobytes().translate(self._bytes)
+            if _STRANGE not in label:
+                return torch.frombuffer(bytearray(label), dtype=torch.uint8).view(values.shape)
+        if values.min() < 0 or values.max() >= len(self.table):
+            strange = values[(values < 0) | (values >= len(self.table))]
+        else:
+            label = self.table[values]
+            if label.min() >= 0:
+                return torch.from_numpy(label.astype(np.uint8))
+            strange = values[label < 0]
+        raise BadFileError(
+            f"{path} holds label value {listing(np.unique(strange).tolist())}, which is neither one of the "
+            f"{self.num_classes} classes nor void. Values that mean something: "
+            f"{ranges(np.flatnonzero(self.table >= 0))}."
+        )
+
+
+def ranges(values: np.ndarray) -> str:
+    """Sorted integers in short: 0..10, 255."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)

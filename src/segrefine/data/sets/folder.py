@@ -1,0 +1,179 @@
+"""A user's own images and masks, paired by folder or by list files."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from segrefine.core.errors import BadFileError, UserError, listing
+from segrefine.core.labels import VOID
+from segrefine.core.registry import register_datamodule
+from segrefine.data.datamodule import SPLITS
+from segrefine.data.dataset import LeftOut
+from segrefine.data.files import LABELS_CHECKED, Example, FileDataModule, has_files, read_lines, spread
+from segrefine.data.label_code import LabelCode
+from segrefine.io.images import read_label
+
+log = logging.getLogger(__name__)
+
+
+@register_datamodule("folder")
+class FolderDataModule(FileDataModule):
+    """Own data: images/{train,val,test} and masks/{train,val,test} with equal stems, or a list file for each split."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(FileDataModule.Options):
+        """Options of `conf/datamodule/folder.yaml`.
+
+        Attributes:
+            classes: file of names, one a line; or the names; or None: as many as the masks' highest value asks for.
+            label_map: {value in the masks: class, or 255 for void}; None: values are classes as they are.
+            void: value in the masks that does not count; label_map goes before it.
+            train_list, val_list, test_list: files of lines "image mask", paths relative to root; None: by folder.
+        """
+
+        classes: str | Sequence[str] | None = None
+        label_map: Mapping[int, int] | None = None
+        void: int | None = VOID
+        train_list: str | None = None
+        val_list: str | None = None
+        test_list: str | None = None
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not isinstance(self.classes, str | Sequence | None):
+                raise UserError(
+                    f"datamodule.classes={self.classes} should be a file of names, a list of names, or null."
+                )
+            if not isinstance(self.label_map, Mapping | None):
+                raise UserError(
+                    f"datamodule.label_map={self.label_map} should be like '{{0:0,255:1}}', in quotes, or null."
+                )
+
+    expects = (
+        "It should hold images/train, images/val and masks/train, masks/val (images/test and masks/test if there is a "
+        "test split) with files of equal stems; or name list files in datamodule.train_list and val_list."
+    )
+
+    def __init__(self, options: Options, run_seed: int = 0, test_split: str | None = None) -> None:
+        super().__init__(options, run_seed, test_split)
+        names = options.classes
+        self.class_names = names if isinstance(names, str | None) else [str(name) for name in names]
+        given = options.label_map
+        self.label_map = {int(value): int(target) for value, target in given.items()} if given else None
+        self.void = options.void
+        self.lists = {split: getattr(options, f"{split}_list") for split in SPLITS}
+
+    @cached_property
+    def classes(self) -> list[str]:
+        if isinstance(self.class_names, list):
+            return self.class_names
+        if self.class_names is not None:
+            return self._names_from_file(self.class_names)
+        return [f"class {index}" for index in range(self._count_classes())]
+
+    @cached_property
+    def code(self) -> LabelCode:
+        """Label values by `label_map`, or the classes as they are; either way with `void`."""
+        count = self.num_classes
+        if not 1 <= count <= VOID:
+            raise UserError(f"datamodule.classes gives {count} classes; there can be 1 to {VOID}.")
+        meaning = {} if self.void is None else {self.void: VOID}
+        if self.label_map is None:
+            return LabelCode({value: value for value in range(count)} | meaning, count)
+        for value, target in self.label_map.items():
+            if not (0 <= target < count or target == VOID):
+                raise UserError(
+                    f"datamodule.label_map maps {value} to {target}, but classes are 0..{count - 1} and void is {VOID}."
+                )
+        return LabelCode(meaning | self.label_map, count)
+
+    @property
+    def has_test(self) -> bool:
+        return self.lists["test"] is not None or has_files(self.root / "masks" / "test")
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        if stage in (None, "fit") and self.label_map is None and self.void == VOID:
+            dataset = self.dataset("train")
+            found = [dataset.attempt(dataset.read_label, index) for index in spread(len(dataset), LABELS_CHECKED)]
+            labels = [label for label in found if not isinstance(label, LeftOut)]
+            refuse_binary({value for label in labels for value in label.unique().tolist()})
+
+    def examples(self, split: str) -> list[Example]:
+        name = self.lists[split]
+        if name is None:
+            return self.pairs(self.root / "images" / split, self.root / "masks" / split)
+        return read_list(self.root / Path(name).expanduser(), self.root, missing_ok=self.skip_bad)
+
+    def _names_from_file(self, name: str) -> list[str]:
+        path = self.root / Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"datamodule.classes={name}: there is no file {path}. It should hold a class name a line.")
+        return [line.strip() for line in read_lines(path) if line.strip()]
+
+    def _count_classes(self) -> int:
+        """From the label map, or by reading every mask of train and val."""
+        if self.label_map is not None:
+            values = set(self.label_map.values()) - {VOID}
+        else:
+            examples = [example for split in ("train", "val") for example in self.list_once(split)]
+            paths = [example.label for example in examples if example.label.is_file()]  # the others are missed later
+            with ThreadPoolExecutor() as pool:
+                values = {int(value) for found in pool.map(self._distinct, paths) for value in found}
+            if self.void == VOID:
+                refuse_binary(values)
+            values -= {self.void}
+        count = max(values, default=-1) + 1
+        log.info("datamodule.classes is null: counted %d classes in the masks.", count)
+        absent = sorted(set(range(count)) - values)
+        if absent:
+            log.warning(
+                f"The masks' highest value is {count - 1}, but {len(absent)} of the lower ones never occur: "
+                f"{listing(absent)}. If the values are no class numbers, give datamodule.classes or label_map."
+            )
+        return count
+
+    def _distinct(self, path: Path) -> np.ndarray:
+        """The values of a mask; of a bad one none, where such are left out."""
+        try:
+            return np.unique(read_label(path))
+        except BadFileError:
+            if not self.skip_bad:
+                raise
+            return np.empty(0, np.uint8)
+
+
+def read_list(path: Path, root: Path, missing_ok: bool = False) -> list[Example]:
+    """Pairs from lines "image mask" with paths relative to `root`; the id is the image's path without its ending.
+
+    Raises UserError for a file that is not there, unless that is left to whoever reads it (`missing_ok`)."""
+    if not path.is_file():
+        raise UserError(f"There is no list file {path}. Paths of lists are relative to datamodule.root.")
+    examples = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        names = line.split()
+        if len(names) != 2:
+            raise UserError(f'{path}, line {number}: expected "image mask", two paths without spaces, not "{line}".')
+        files = [root / name for name in names]
+        for file in files:
+            if not missing_ok and not file.is_file():
+                raise UserError(f"{path}, line {number}: there is no file {file}.")
+        examples.append(Example(Path(os.path.splitext(names[0])[0]).as_posix(), *files))
+    return examples
+
+
+def refuse_binary(values: set[int]) -> None:
+    """Raises UserError for masks of just 0 and 255: most often 255 is the foreground, which void would leave out."""
+    if values == {0, VOID}:
+        raise UserError(
+            "The masks hold only 0 and 255, and 255 is void, so that nothing but class 0 would count. If 255 is the "
+            "foreground, set 'datamodule.label_map={0:0,255:1}' (in quotes); if it really is void, {0:0,255:255}."
+        )

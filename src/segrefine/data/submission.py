@@ -1,0 +1,38 @@
+"""Predictions as the benchmarks' servers take them: a PNG an image, with the values of the data's own labels."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.labels import voc_colour_map
+from segrefine.data.sets.ade20k import ADE20KDataModule
+from segrefine.data.sets.cityscapes import CityscapesDataModule
+from segrefine.data.sets.voc import VOCDataModule
+from segrefine.io.images import save_image
+
+BENCHMARKS = {
+    "voc": VOCDataModule.code,  # class numbers, in VOC's palette
+    "cityscapes": CityscapesDataModule.code,  # labelIds, not trainIds
+    "ade20k": ADE20KDataModule.code,  # class numbers from 1
+}
+
+
+def check_benchmark(benchmark: str | None, num_classes: int) -> None:
+    """UserError for a name that is none, or a network that does not have the benchmark's classes."""
+    if benchmark is None:
+        return
+    if benchmark not in BENCHMARKS:
+        raise UserError(f"submission={benchmark} is not known.{did_you_mean(benchmark, BENCHMARKS)}")
+    expected = BENCHMARKS[benchmark].num_classes
+    if num_classes != expected:
+        raise UserError(f"submission={benchmark} is for {expected} classes; the network has {num_classes}.")
+
+
+def write_submission(path: Path, labels: np.ndarray, benchmark: str) -> None:
+    """`labels` (H, W) of classes 0..K-1 as the benchmark's PNG."""
+    picture = Image.fromarray(BENCHMARKS[benchmark].encode(labels))
+    if benchmark == "voc":
+        picture.putpalette(voc_colour_map().flatten().tolist())
+    save_image(picture, path)

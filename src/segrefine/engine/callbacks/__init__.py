@@ -1,0 +1,1 @@
+"""What happens around training, each a Lightning callback."""

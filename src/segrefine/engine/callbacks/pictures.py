@@ -1,0 +1,99 @@
+"""Pictures of what the network says: panels after a validation, predictions of a test."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+from torch import Tensor
+
+from segrefine.data.submission import write_submission
+from segrefine.io.images import save_image
+from segrefine.runs.folder import RunFolder, file_name, label_name
+from segrefine.viz import colourise, overlay, panel
+
+
+class PanelWriter(Callback):
+    """After a validation, `panels/step_N.png` of a few images: input, truth, prediction and error; also to W&B."""
+
+    IMAGES = 6
+
+    def __init__(self, folder: RunFolder, classes: list[str], palette: np.ndarray) -> None:
+        self.folder, self.classes, self.palette = folder, classes, palette
+        self.rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.chosen: set[int] = set()
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        count = len(trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
+        world = trainer.world_size  # the first process, which writes, sees every so many-th image
+        self.chosen = {index * count // self.IMAGES // world * world for index in range(self.IMAGES)}  # far apart
+
+    @rank_zero_only
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        for index, image, label, prediction in zip(  # not strict: a blank batch has images, but no index
+            batch["index"].tolist(), batch["image"], batch["label"], outputs, strict=False
+        ):
+            if index in self.chosen:
+                row = (image.permute(1, 2, 0), label, prediction.to(torch.uint8))
+                self.rows.append(tuple(tensor.cpu().numpy() for tensor in row))  # type: ignore[arg-type]
+
+    @rank_zero_only
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        rows, self.rows = self.rows, []
+        if not rows:
+            return
+        images, truths, predictions = (list(column) for column in zip(*rows, strict=True))
+        picture = panel(images, truths, predictions, self.palette, self.classes)
+        save_image(picture, self.folder.panel(trainer.global_step))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("val/panel", [picture])
+
+
+class LabelWriter(Callback):
+    """Writes the classes that the network sees in every image it is tested on, which `compare.py` shows."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_test_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        for name, labels in zip(batch["id"], outputs, strict=False):  # as in PanelWriter
+            save_image(Image.fromarray(labels.numpy(force=True)), self.folder.labels(name))
+
+
+class PredictionWriter(Callback):
+    """Writes pictures of what the network says of every image it is tested on."""
+
+    def __init__(self, folder: RunFolder, palette: np.ndarray, submission: str | None) -> None:
+        self.folder, self.palette, self.submission = folder.predictions, palette, submission
+
+    def on_test_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=False):  # as in PanelWriter
+            write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette, self.submission)
+
+
+def write_pictures(
+    folder: Path, name: str, image: Tensor, labels: Tensor, palette: np.ndarray, submission: str | None = None
+) -> None:
+    """`NAME_label.png` (class indices), `NAME_colour.png` and `NAME_overlay.png` of an image (3, H, W) and labels (H,
+    W); or just the `NAME.png` that a benchmark takes. NAME is `file_name(name)`.
+    """
+    indices = labels.numpy().astype(np.uint8)
+    if submission is not None:
+        write_submission(folder / f"{file_name(name)}.png", indices, submission)
+        return
+    save_image(Image.fromarray(indices), folder / label_name(name))
+    colours = colourise(indices, palette)
+    pictures = {"colour": colours, "overlay": overlay(image.permute(1, 2, 0).numpy(), colours)}
+    for kind, picture in pictures.items():
+        save_image(Image.fromarray(picture), folder / f"{file_name(name)}_{kind}.png")

@@ -1,0 +1,85 @@
+"""How fast training goes, and a line in the log per validation."""
+
+import logging
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
+
+
+class Timer(Callback):
+    """Images per second over all processes, in training (data loading included, validation not) or in a test.
+
+    The first `WARM_UP` steps of a run are left out of the rate: kernels are chosen and memory is taken in them.
+    """
+
+    WARM_UP = 2
+
+    def __init__(self) -> None:
+        self.started = self.seconds = self.train_seconds = 0.0
+        self.steps = self.images = 0
+        self._last: float | None = None
+
+    def state_dict(self) -> dict[str, float]:
+        train_seconds = time.perf_counter() - self.started if self.started else self.train_seconds
+        return {"train_seconds": train_seconds, "seconds": self.seconds, "images": self.images}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """A run that goes on adds to what was measured before it stopped."""
+        self.train_seconds, self.seconds = state_dict["train_seconds"], state_dict["seconds"]
+        self.images = int(state_dict["images"])
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.started = time.perf_counter() - self.train_seconds
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        if self._last is None:
+            self._last = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        now = time.perf_counter()
+        self.steps += 1
+        if self.steps > self.WARM_UP and self._last is not None:
+            self.seconds += now - self._last
+            self.images += len(batch["id"]) * trainer.world_size
+        self._last = now
+
+    on_test_batch_start = on_train_batch_start  # type: ignore[assignment]
+    on_test_batch_end = on_train_batch_end  # type: ignore[assignment]
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._last = None
+
+    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._last, self.seconds, self.steps, self.images = None, 0.0, 0, 0
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.train_seconds = time.perf_counter() - self.started
+
+    @property
+    def images_per_second(self) -> float | None:
+        return self.images / self.seconds if self.seconds else None
+
+
+class EpochLine(Callback):
+    """One line in the log per validation: what a progress bar shows, for files and for machines without a terminal."""
+
+    def __init__(self, timer: Timer) -> None:
+        self.timer = timer
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        scores = trainer.callback_metrics
+        rate = self.timer.images_per_second
+        values = " ".join(
+            f"{name} {float(scores[name]):.4f}"
+            for name in ("train/loss", "val/loss", "val/mIoU", "val/boundary_IoU")
+            if name in scores
+        )
+        epoch = trainer.fit_loop.epoch_progress.current.ready  # begun so far; at the end of training too
+        log.info(f"epoch {epoch} step {trainer.global_step}: {values}" + (f" ({rate:.1f} images/s)" if rate else ""))

@@ -1,0 +1,48 @@
+"""Checkpoints on disk: whole at any moment, and the last one with the one before it."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from segrefine.io.atomic import replacing
+from segrefine.runs.folder import RunFolder, previous
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes under another name, synced and then renamed, so that a kill at any moment leaves the earlier file. Of the
+    last checkpoint that earlier one stays, as last.previous.ckpt, in case the disk damages the new."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        with replacing(path) as part:
+            _save(checkpoint, part)
+            if path.name == Path(RunFolder.LAST).name:
+                keep_previous(path)
+
+
+def keep_previous(path: Path) -> None:
+    """Give what is about to be replaced its second name."""
+    if path.is_file():
+        link(path, previous(path))
+
+
+def link(path: Path, second_name: Path) -> None:
+    """The same file by another name, there all the time; a copy on a file system without links."""
+    with replacing(second_name) as part:
+        try:
+            os.link(path, part)
+        except OSError:
+            shutil.copyfile(path, part)
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    """As `torch.save`, but a disk that takes no more is told by its OSError, which PyTorch covers by one of its own."""
+    with path.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None

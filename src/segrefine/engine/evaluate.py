@@ -1,0 +1,91 @@
+"""`evaluate`: a checkpoint, or published weights, scored on a split."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.data.build import build_datamodule
+from segrefine.data.datamodule import SPLITS, SegmentationDataModule
+from segrefine.data.submission import check_benchmark
+from segrefine.engine.callbacks.left_out import LeftOutList
+from segrefine.engine.callbacks.pictures import PredictionWriter
+from segrefine.engine.callbacks.progress import Timer
+from segrefine.engine.module import SegmentationModule
+from segrefine.engine.score import report, score
+from segrefine.engine.trainer import create_trainer, peak_memory, reset_peak_memory
+from segrefine.io.atomic import write_text
+from segrefine.models.cost import measure_cost
+from segrefine.models.tta import Inference
+from segrefine.runs.folder import RunFolder
+from segrefine.runs.summary import Summary
+from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
+
+if TYPE_CHECKING:
+    from lightning import Callback
+
+
+def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) -> Summary:
+    """Score a checkpoint as `conf/evaluate.yaml` says.
+
+    Args:
+        cfg: the composed config.
+        path: the folder for the results.
+        checkpoint: what `cfg.checkpoint` holds, if that was read before.
+    """
+    if cfg.checkpoint is None:
+        raise UserError(f"Give checkpoint=PATH, such as {RunFolder.BEST} of a run.")
+    reset_peak_memory()
+    folder, config = RunFolder(path), _plain(cfg)
+    checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
+    datamodule = _check_data(config, checkpoint)
+    net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
+    module = SegmentationModule(net, inference=Inference(net, **config["tta"], window=config["window"]))
+    timer, left_out = Timer(), LeftOutList()
+    callbacks: list[Callback] = [timer, left_out]
+    check_benchmark(cfg.submission, datamodule.num_classes)
+    if cfg.save_predictions or cfg.submission:
+        callbacks.append(PredictionWriter(folder, datamodule.palette, cfg.submission))
+    trainer = create_trainer(config["trainer"], path, callbacks)
+    if trainer.is_global_zero:
+        write_text(folder.config, OmegaConf.to_yaml(cfg, resolve=True))
+    cost = measure_cost(net, datamodule.image_size(cfg.split))
+    scores = score(trainer, module, datamodule, folder)
+    summary = Summary(
+        **{group: config[group]["name"] for group in ("model", "backbone", "datamodule")},
+        **{key: config[key] for key in ("tta", "window")},
+        **cost,
+        **scores,
+        seed=checkpoint.config.get("seed"),
+        checkpoint=str(cfg.checkpoint),
+        images_per_second=timer.images_per_second,
+        peak_memory_bytes=peak_memory(module.device),
+        left_out=left_out.entries,
+    )
+    if trainer.is_global_zero:
+        report(summary, folder, left_out)
+    return summary
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    return config
+
+
+def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationDataModule:
+    """The data module, with `config["split"]` as its test split; UserError if the checkpoint is of other classes."""
+    split, given = config["split"], config["datamodule"]
+    if split not in SPLITS:
+        raise UserError(f"There is no split {split!r}.{did_you_mean(split, SPLITS)}")
+    if given.get("name") is None:
+        raise UserError(f"{checkpoint.path} does not say of which data it is: give datamodule=NAME.")
+    datamodule = build_datamodule(given, test_split=split)
+    if split == "test" and not datamodule.has_test:
+        raise UserError(f"datamodule={given['name']} has no labels for split=test here. Use split=val.")
+    if checkpoint.classes and datamodule.classes != checkpoint.classes:
+        raise UserError(
+            f"{checkpoint.path} knows {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes)}), but "
+            f"datamodule={given['name']} has {datamodule.num_classes} ({', '.join(datamodule.classes)})."
+        )
+    return datamodule

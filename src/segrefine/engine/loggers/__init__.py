@@ -1,0 +1,42 @@
+"""The run's loggers: a table of metrics, Weights & Biases, TensorBoard."""
+
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import Logger
+
+from segrefine.core.errors import UserError
+from segrefine.engine.loggers.csv import MetricsCSV
+from segrefine.engine.loggers.wandb import LenientWandbLogger, start_wandb
+from segrefine.engine.trainer import is_rank_zero
+from segrefine.runs.folder import RunFolder
+
+
+def create_loggers(options: dict[str, Any], folder: RunFolder, config: dict[str, Any]) -> list[Logger]:
+    """The loggers that the `logger` config group asks for; all write under `folder`, the run's."""
+    loggers: list[Logger] = [MetricsCSV(folder.metrics)] if options["csv"] else []
+    if options["tensorboard"]:
+        loggers.append(_tensorboard(folder))
+    if options["wandb"] and is_rank_zero():
+        run = start_wandb(options["wandb"], folder, config | {"overrides": given_options()})
+        if run is not None:
+            loggers.append(LenientWandbLogger(run))
+    return loggers
+
+
+def given_options() -> list[str]:
+    """Return the overrides from the command line or sweeper, without those that cannot affect the result."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [str(option) for option in given if not str(option).startswith(("ckpt_path=", "logger=", "logger."))]
+
+
+def _tensorboard(folder: RunFolder) -> Logger:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            'logger=tensorboard needs a package that is not here: pip install "segrefine[tensorboard]".'
+        ) from error
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder.path, name=folder.TENSORBOARD, version="")

@@ -1,0 +1,147 @@
+"""Logging to Weights & Biases, which never prompts and never ends a training."""
+
+import contextlib
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+
+from segrefine.io.atomic import write_text
+from segrefine.runs.folder import RunFolder
+from segrefine.runs.wandb import KEPT, KEPT_BELOW, has_wandb_key
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT = 30.0
+"""Seconds that W&B has to answer at the start, before the run is logged offline."""
+
+FINISH_TIMEOUT = 60.0
+"""Seconds that it has at the end to take what is not uploaded yet; the rest stays on disk."""
+
+
+class LenientWandbLogger(WandbLogger):
+    """A W&B run that no training fails with: its first error is told and ends the logging to it."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(experiment=run)
+        self.lost = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._attempt(super().log_metrics, metrics, step)
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **options: Any) -> None:
+        self._attempt(super().log_image, key, images, step, **options)
+
+    def log_hyperparams(self, params: Any) -> None:
+        self._attempt(super().log_hyperparams, params)
+
+    def keep_files(self, folder: RunFolder) -> None:
+        """Give the W&B run copies of what `KEPT` names."""
+        self._attempt(self._keep_files, folder)
+
+    def _keep_files(self, folder: RunFolder) -> None:
+        run: Any = self._experiment
+        below = Path(run.dir) / KEPT_BELOW
+        below.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            if (folder.path / name).is_file():
+                shutil.copyfile(
+                    folder.path / name, below / name
+                )  # W&B would link to it, and the link may outlive its end
+                run.save(str(below / name), base_path=run.dir, policy="now", glob=False)
+
+    def _attempt(self, call: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        if self.lost:
+            return
+        try:
+            call(*arguments, **options)
+        except Exception as error:  # whatever the service or its client does, training goes on
+            self.lost = True
+            log.warning(
+                f"W&B failed ({_one_line(error)}), so the run goes on without it. {_how_to_upload(self._experiment)}"
+            )
+
+
+def start_wandb(options: dict[str, Any], folder: RunFolder, config: dict[str, Any]) -> Any:
+    """A W&B run: online with a key, else offline; offline too if the service does not answer; None if even that fails.
+
+    Never asks, never ends the training. WANDB_MODE is respected, less online without a key, for which W&B would ask.
+    """
+    try:
+        import wandb
+    except ImportError:
+        log.warning("W&B is not installed, so the run is logged without it (pip install wandb, or logger=csv).")
+        return None
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # W&B's own statistics, which need not arrive
+    # The id is kept in the run's folder, so that a resumed run goes on in the same W&B run.
+    id_file = folder.wandb_id
+    identity = (id_file.read_text().strip() if id_file.is_file() else "") or secrets.token_hex(4)
+    settings = wandb.Settings(
+        init_timeout=START_TIMEOUT,
+        finish_timeout=FINISH_TIMEOUT,
+        finish_timeout_raises=True,
+        console="off",
+        silent=True,
+    )
+    wanted: Any = os.environ.get("WANDB_MODE") or "online"
+    if wanted not in ("offline", "dryrun", "disabled") and not has_wandb_key():
+        wanted = "offline"
+    for mode in dict.fromkeys((wanted, "offline")):
+        try:
+            run = wandb.init(
+                dir=folder.path, config=config, mode=mode, id=identity, resume="allow", settings=settings, **options
+            )
+            run.define_metric("trainer/global_step")  # as Lightning does for runs that it starts itself
+            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        except Exception as error:  # whatever the service or its client does, training goes on
+            log.warning(f"W&B could not start ({mode}): {_one_line(error)}")
+            _stop_service()  # which takes the id for one in use
+            continue
+        write_text(id_file, identity + "\n")
+        if mode in ("offline", "dryrun"):
+            log.info(f"W&B is offline. {_how_to_upload(run)}")
+        return run
+    return None
+
+
+def finish_wandb(succeeded: bool) -> None:
+    """End the live W&B run, if any; else the next run of the process would log into it."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None:
+        return
+    run = wandb.run
+    try:
+        run.finish(exit_code=0 if succeeded else 1)
+        if not run.offline and run.url:
+            log.info(f"W&B: {run.url} (should it lack anything: {_sync(run)})")
+    except Exception as error:
+        log.warning(f"W&B could not finish ({_one_line(error)}). {_how_to_upload(run)}")
+        _stop_service()
+
+
+def _stop_service() -> None:
+    """End W&B's own process, also where it is gone already, of which W&B would complain as Python exits."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        wandb.teardown()
+
+
+def _how_to_upload(run: Any) -> str:
+    return f"What it was given is on disk; to upload it: {_sync(run)}"
+
+
+def _sync(run: Any) -> str:
+    """The command that uploads what the run left on disk, online runs too."""
+    return f"wandb sync {shlex.quote(str(Path(run.dir).parent))}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

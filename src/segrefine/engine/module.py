@@ -1,0 +1,209 @@
+"""The LightningModule: loss, steps, logged scores, optimiser groups. It trains any network of ours, knowing none."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from segrefine.core.errors import NonFiniteError, UserError
+from segrefine.core.seeding import mix
+from segrefine.engine.losses import training_loss, validation_loss
+from segrefine.engine.optim import create_optimizer, parameter_groups
+from segrefine.engine.recipe import Recipe
+from segrefine.metrics.segmentation import SegmentationMetrics
+from segrefine.models.network import SegmentationModel
+from segrefine.models.tta import Inference
+from segrefine.weights.checkpoint import load_model, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+SCORES = ("mIoU", "pixel_acc", "mean_acc", "fwIoU", "boundary_IoU")
+
+Batch = dict[str, Any]
+"""image (B, 3, H, W) uint8 RGB; label (B, H, W) uint8 with void 255; id list of str; index (B,) int64. One of which no
+example could be used has no id and no index; its images are wholly void and count in no score."""
+
+
+class SegmentationModule(LightningModule):
+    """Trains and scores a `SegmentationModel`.
+
+    Args:
+        net: the network.
+        recipe: how it is trained, resolved; None for a module that only scores.
+        inference: how a batch is scored in `test`: several scales, flips, sliding windows.
+        seed: the run's, from which every step draws what is random in the network (dropout).
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        net: SegmentationModel,
+        recipe: Recipe | None = None,
+        inference: Inference | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.net, self._recipe = net, recipe
+        self.inference = inference or Inference(net)
+        self.seed, self.skipped_steps = seed, 0
+        self._skips = recipe is not None and recipe.on_nonfinite == "skip"
+        self._statistics: list[Tensor] = []  # of batch norm, before the step at hand; where steps may be skipped
+        weights = recipe.class_weights if recipe else None
+        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
+        self.val_metrics = SegmentationMetrics(net.num_classes)
+        self.test_metrics = SegmentationMetrics(net.num_classes, keep_images=True)
+        self.train()  # Lightning starts in the modes it finds, so frozen norms must be in theirs by now
+
+    @property
+    def recipe(self) -> Recipe:
+        if self._recipe is None:
+            raise UserError("This module was made to score a network. Give it a recipe to train or validate one.")
+        return self._recipe
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = None, **options: Any
+    ) -> "SegmentationModule":
+        """Build the module of a run's checkpoint.
+
+        Args:
+            checkpoint_path: such as checkpoints/best.ckpt of a run.
+            map_location: the device to put it on; the CPU unless given.
+            options: of the constructor, such as `inference`.
+        """
+        net = load_model(checkpoint_path)
+        recipe = Recipe.from_config(read_checkpoint(Path(checkpoint_path)).config["recipe"])
+        module = cls(net, **{"recipe": recipe.without_data()} | options)
+        return module if map_location is None else module.to(map_location)
+
+    def setup(self, stage: str) -> None:
+        self.net.lay_out(self.trainer.strategy.root_device)
+
+    def train(self, mode: bool = True) -> "SegmentationModule":
+        """As `nn.Module.train`, but the encoder's batch norm keeps its statistics where these are frozen."""
+        super().train(mode)
+        for module in self.net.encoder.modules():
+            if (
+                mode
+                and isinstance(module, _BatchNorm)
+                and (self._recipe is None or self._recipe.frozen_norm or not module.weight.requires_grad)
+            ):
+                module.eval()
+        return self
+
+    def images(self, batch: Batch) -> Tensor:
+        """The batch's images as the network takes them: (B, 3, H, W) float32, normalised, in its layout."""
+        images = batch["image"].to(memory_format=self.net.layout)
+        return self.net.preprocess(images.float() / 255)
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        torch.manual_seed(mix(self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank))
+        self._ids = batch["id"]
+        if self._skips:
+            self._statistics = [buffer.clone() for buffer in self.net.buffers()]
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        loss = training_loss(self.net, self.images(batch), batch["label"], self.class_weights, self.recipe.loss)
+        self._loss = loss.detach()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("lr", self._rates()["decoder/weights"])  # the recipe's; the encoder's is a fixed multiple of it
+        if not self._skips and self._may_look(loss, batch_index) and not torch.isfinite(loss):
+            # Without a GPU every step is looked at, and the weights are still those from before it.
+            raise NonFiniteError(
+                self._describe(f"The loss became {loss.item()}"), before_step=loss.device.type == "cpu"
+            )
+        return loss
+
+    def _may_look(self, loss: Tensor, batch_index: int) -> bool:
+        """Looking at a value makes a GPU wait, so there it is done only as often as the log is written."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        last = batch_index + 1 == self.trainer.num_training_batches
+        return loss.device.type == "cpu" or batch_index % every == 0 or last
+
+    def _describe(self, what: str) -> str:
+        rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self._rates().items())
+        return (
+            f"{what} at step {self.global_step} (learning rates: {rates}; images: {', '.join(self._ids)}). Lower "
+            "recipe.lr, set recipe.clip_norm, or use trainer.precision=32-true; recipe.on_nonfinite=skip leaves such "
+            "steps out."
+        )
+
+    def _rates(self) -> dict[str, float]:
+        return {group["name"]: group["lr"] for group in self.optimizers().param_groups}  # type: ignore[union-attr]
+
+    def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
+        count = len(batch["id"])
+        loss, classes = validation_loss(
+            self.net, self.images(batch), batch["label"], self.class_weights, self.recipe.loss
+        )
+        if self.recipe.loss == "sum":
+            loss = loss / max(count, 1)  # per image, whatever the size of the batches
+        self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)
+        predictions = classes[:count]
+        self.val_metrics.update(predictions, batch["label"][:count])
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.val_metrics.compute()  # summed over all processes, so there is nothing left to synchronise
+        self.val_metrics.reset()
+        self.log_dict({f"val/{name}": scores[name].float() for name in SCORES}, prog_bar=False)
+
+    def test_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """As `validation_step`, through `inference`, keeping the counts of every image."""
+        count = len(batch["id"])
+        predictions = self.inference.classes(self.images(batch))[:count]
+        self.test_metrics.update(predictions, batch["label"][:count], batch["index"])
+        return predictions
+
+    def on_test_epoch_end(self) -> None:
+        self.test_scores = self.test_metrics.compute()
+        self.test_metrics.reset()
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        """Clips to `recipe.clip_norm`; Lightning's own way refuses fused optimizers (pytorch-lightning issue 21435).
+        With `recipe.on_nonfinite=skip` looks at the norm of every step, which all processes share."""
+        clip_norm = self.recipe.clip_norm
+        if clip_norm is None and not self._skips:
+            return
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), float("inf") if clip_norm is None else clip_norm)
+        if self._skips and not torch.isfinite(norm):
+            self._skip(optimizer)
+
+    def _skip(self, optimizer: Optimizer) -> None:
+        """Leave everything as it was before the step: without gradients the optimizer does nothing."""
+        scaled = self.trainer.precision == "16-mixed"
+        if scaled and torch.isfinite(self._loss):
+            return  # float16's scaler in search of its scale: it sees the gradients, and skips the step by itself
+        self.skipped_steps += 1
+        log.warning(self._describe(f"Skipped, the {self.skipped_steps}. so far: the gradient is not finite"))
+        if not scaled:
+            optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.net.buffers(), self._statistics, strict=True):
+            buffer.copy_(value)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = self.skipped_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps = checkpoint.get("skipped_steps", 0)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        recipe = self.recipe
+        batches = self.trainer.world_size * self.trainer.accumulate_grad_batches if recipe.scale_lr else 1
+        groups = parameter_groups(self.net, recipe, recipe.lr * batches)
+        # A fused optimizer takes float16's loss scale out of the gradients by itself, too late for them to be clipped.
+        fused = recipe.clip_norm is None or self.trainer.precision != "16-mixed"
+        optimizer = create_optimizer(groups, recipe, fused)
+        if self.trainer.estimated_stepping_batches == float("inf"):
+            raise UserError("The training has no end: set trainer.max_epochs or trainer.max_steps to 1 or more.")
+        factor = recipe.schedule.factor(int(self.trainer.estimated_stepping_batches))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,103 @@
+"""Optimizers over the parameter groups that the two papers tell apart, and learning-rate schedules."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from segrefine.core.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from segrefine.engine.recipe import Recipe
+
+OPTIMIZERS = ("sgd", "adamw")
+
+SCHEDULES = ("poly", "step", "constant")
+
+
+def parameter_groups(net: nn.Module, recipe: "Recipe", lr: float) -> list[dict[str, Any]]:
+    """Groups named encoder/weights, encoder/biases, decoder/weights and decoder/biases; frozen parameters in none.
+
+    A group's rate is `lr`, times the recipe's `encoder_lr_multiplier` in the encoder, times its `bias_lr_multiplier`
+    for biases; biases decay only with `bias_decay`. An empty group is dropped, so a rate is never reported for nothing.
+    """
+    groups = []
+    for part, factor in (("encoder", recipe.encoder_lr_multiplier), ("decoder", 1.0)):
+        assert not isinstance(factor, str)  # resolved
+        named = getattr(net, part).named_parameters()
+        trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+        biases = [parameter for name, parameter in trained if name.endswith("bias")]
+        weights = [parameter for name, parameter in trained if not name.endswith("bias")]
+        for kind, parameters, multiplier, decays in (
+            ("weights", weights, 1.0, True),
+            ("biases", biases, recipe.bias_lr_multiplier, recipe.bias_decay),
+        ):
+            if parameters:
+                rate, decay = lr * factor * multiplier, recipe.weight_decay if decays else 0.0
+                groups.append({"params": parameters, "lr": rate, "weight_decay": decay, "name": f"{part}/{kind}"})
+    return groups
+
+
+def create_optimizer(groups: list[dict[str, Any]], recipe: "Recipe", fused: bool = True) -> torch.optim.Optimizer:
+    """SGD with the recipe's momentum, or AdamW with PyTorch's betas, over `parameter_groups`; `fused` is fastest."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, fused=fused)
+    return torch.optim.AdamW(groups, fused=fused)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A rule for the learning rate, as a factor of the base rate by optimizer step.
+
+    - `poly`: (1 - step / total_steps) ** power; power 0.9 is DeepLab's (Chen et al., PAMI 2018, section 4.1).
+    - `step`: `gamma` per milestone passed. Milestones are fractions of the training, e.g. (1/3, 2/3), so that a recipe
+      holds for any length; a step that falls on a milestone has passed it. 0.1 is RefineNet's (5e-4, then 5e-5).
+    - `constant`: 1, FCN's.
+
+    Over the first `warmup_steps` the factor is also multiplied by 1/warmup_steps, 2/warmup_steps, .. 1.
+
+    Raises:
+        UserError: An unknown name, a negative warm-up, or `step` without milestones in (0, 1).
+    """
+
+    name: str
+    power: float = 0.9
+    milestones: Sequence[float] = ()
+    gamma: float = 0.1
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in SCHEDULES:
+            raise UserError(f"Unknown schedule {self.name!r}.{did_you_mean(self.name, SCHEDULES)}")
+        if self.warmup_steps < 0:
+            raise UserError(f"warmup_steps must be 0 or more, got {self.warmup_steps}.")
+        if self.name == "step" and not (self.milestones and all(0 < each < 1 for each in self.milestones)):
+            raise UserError(
+                "The step schedule needs milestones between 0 and 1 (fractions of the training), got "
+                f"{self.milestones}."
+            )
+
+    def factor(self, total_steps: int) -> Callable[[int], float]:
+        """Return the function step -> factor that `torch.optim.lr_scheduler.LambdaLR` takes.
+
+        Args:
+            total_steps: optimizer steps of the whole training.
+
+        Raises:
+            UserError: There is no step.
+        """
+        if total_steps < 1:
+            raise UserError(f"A schedule needs at least 1 training step, got {total_steps}.")
+
+        def factor(step: int) -> float:
+            done = min(step / total_steps, 1.0)  # LambdaLR asks once more after the last step
+            warmup = min((step + 1) / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
+            if self.name == "poly":
+                return warmup * (1 - done) ** self.power
+            if self.name == "step":
+                return warmup * self.gamma ** sum(done >= milestone for milestone in self.milestones)
+            return warmup
+
+        return factor

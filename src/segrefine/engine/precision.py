@@ -1,0 +1,52 @@
+"""Which device there is, and which precision it does well."""
+
+import logging
+
+import torch
+
+from segrefine.core.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
+
+
+def choose_precision(wanted: str | int, accelerator: str, option: str = "precision") -> str:
+    """`wanted`, or for "auto" bfloat16 autocast where the device computes in it: recent GPUs, CPUs with AMX or
+    AVX512-BF16. A CPU that would have to emulate the bfloat16 that was asked for is warned of.
+    """
+    if str(wanted) not in PRECISIONS:
+        raise UserError(f"{option}={wanted} is not known.{did_you_mean(str(wanted), PRECISIONS)}")
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    if wanted != "auto":
+        if wanted == "bf16-mixed" and not gpu and not cpu_computes_bfloat16():
+            log.warning(f"{option}=bf16-mixed: this CPU emulates bfloat16, many times slower than {option}=32-true.")
+        return str(wanted)
+    if gpu:
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if cpu_computes_bfloat16() else "32-true"
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16 products; elsewhere they are emulated and slower than float32."""
+    # PyTorch has no public question for this in all the versions we take; where it drops these, float32 is safe.
+    questions = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(question() for question in questions if question is not None)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of autocast, or None for float32."""
+    types = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    chosen = choose_precision(precision, device.type)
+    if chosen not in types:
+        raise UserError(f"precision={precision} is not known here.{did_you_mean(precision, types)}")
+    return types[chosen]
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`wanted`, or for "auto" the GPU if there is one."""
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={wanted} should be auto, cpu or cuda.")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: PyTorch finds no CUDA device here. Use device=cpu.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,92 @@
+"""The recipe of a training: optimizer, schedule, loss. A file of `conf/recipe` as checked and typed options."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segrefine.core.config import make_options
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.data.datamodule import SegmentationDataModule
+from segrefine.engine.optim import OPTIMIZERS, Schedule
+from segrefine.models.network import SegmentationModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Options of `conf/recipe/*.yaml`, which says what each means. `resolve` works out what depends on the run."""
+
+    optimizer: str
+    lr: float
+    scale_lr: bool
+    encoder_lr_multiplier: float | Literal["auto"]
+    bias_lr_multiplier: float
+    weight_decay: float
+    bias_decay: bool
+    momentum: float
+    schedule: Schedule
+    loss: Literal["mean", "sum"]
+    class_weights: Literal["median_frequency"] | list[float] | None
+    frozen_norm: bool
+    clip_norm: float | None
+    on_nonfinite: Literal["stop", "skip"]
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise UserError(
+                f"recipe.optimizer={self.optimizer} is not known.{did_you_mean(self.optimizer, OPTIMIZERS)}"
+            )
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise UserError(f"recipe.on_nonfinite={self.on_nonfinite} should be stop or skip.")
+        if self.loss not in ("mean", "sum"):
+            raise UserError(f"recipe.loss={self.loss} should be mean or sum.")
+        if self.clip_norm is not None and not (isinstance(self.clip_norm, (int, float)) and self.clip_norm > 0):
+            raise UserError(f"recipe.clip_norm={self.clip_norm} should be null or a number above 0.")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
+        """Check the options of a file of `conf/recipe`; UserError for one that makes no sense."""
+        schedule = make_options(Schedule, config["schedule"], "recipe.schedule")
+        return make_options(cls, {**config, "schedule": schedule}, "recipe")
+
+    def resolve(self, pretrained: bool, datamodule: SegmentationDataModule) -> "Recipe":
+        """Work out the encoder's rate and the class weights.
+
+        Args:
+            pretrained: whether the run starts from weights that were trained, for the `auto` rate of the encoder.
+            datamodule: whose labels are counted for `median_frequency`.
+
+        Raises:
+            UserError: The class weights do not fit the data's classes.
+        """
+        multiplier = self.encoder_lr_multiplier
+        if multiplier == "auto":
+            multiplier = 0.1 if pretrained else 2.5
+        weights = self.class_weights
+        if weights == "median_frequency":
+            weights = datamodule.median_frequency_weights().tolist()
+            pairs = zip(datamodule.classes, weights, strict=True)
+            log.info("class weights: " + ", ".join(f"{name} {weight:.4g}" for name, weight in pairs))
+        if weights is not None and (isinstance(weights, str) or len(weights) != datamodule.num_classes):
+            raise UserError(
+                f"recipe.class_weights={weights} should be null, median_frequency or a list of "
+                f"{datamodule.num_classes} numbers, one a class."
+            )
+        return replace(self, encoder_lr_multiplier=multiplier, class_weights=weights)
+
+    def without_data(self) -> "Recipe":
+        """Resolve the recipe of trained weights for a module that sees no training data: without counted weights."""
+        multiplier = 0.1 if self.encoder_lr_multiplier == "auto" else self.encoder_lr_multiplier
+        weights = None if isinstance(self.class_weights, str) else self.class_weights
+        return replace(self, encoder_lr_multiplier=multiplier, class_weights=weights)
+
+    def check_norms(self, pretrained: bool, net: SegmentationModel) -> None:
+        """Warn where frozen batch norm would do nothing."""
+        if self.frozen_norm and not pretrained and any(isinstance(module, _BatchNorm) for module in net.modules()):
+            log.warning(
+                "recipe.frozen_norm=true over random weights: batch norm will do nothing. Give backbone.weights."
+            )

@@ -1,0 +1,67 @@
+"""Which checkpoint a run resumes from, and whether it is of this run."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from segrefine.core.errors import UserError
+from segrefine.runs.folder import RunFolder, previous
+from segrefine.runs.options import changed_options
+from segrefine.weights.checkpoint import Checkpoint, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def checkpoint_to_resume(
+    ckpt_path: str | None, folder: RunFolder, config: dict[str, Any], classes: list[str]
+) -> Path | None:
+    """The path of the checkpoint that `ckpt_path` means, which is whole and of such a run; None to start a new run."""
+    checkpoint = find_checkpoint(ckpt_path, folder)
+    if checkpoint is None:
+        return None
+    refuse_other_run(checkpoint, config, classes)
+    changed = changed_options(checkpoint.config, config)
+    if changed:
+        log.warning(f"Resuming with other options than before, so to another end: {', '.join(changed)}.")
+    return checkpoint.path
+
+
+def find_checkpoint(ckpt_path: str | None, folder: RunFolder) -> Checkpoint | None:
+    """The checkpoint to resume from, or None to start a new run.
+
+    `last` means the one in the run's own folder, or the one before it where that is damaged. A folder that holds none
+    starts a new run, so that a scheduler's script can be one line. Either is logged.
+    """
+    if ckpt_path is None:
+        return None
+    path = folder.last if ckpt_path == "last" else Path(ckpt_path).absolute()
+    if not path.is_file():
+        if ckpt_path != "last":
+            raise UserError(f"ckpt_path={ckpt_path}: there is no such file. Leave ckpt_path out to start a new run.")
+        log.info(f"ckpt_path=last: there is no checkpoint in {folder.path}, so a new run starts.")
+        return None
+    try:
+        return read_checkpoint(path)
+    except UserError as error:
+        if ckpt_path != "last" or not previous(path).is_file():
+            raise
+        log.warning(f"{error} Resuming from the one before it, {previous(path)}.")
+        return read_checkpoint(previous(path))
+
+
+def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: list[str]) -> None:
+    """UserError if the checkpoint to resume from is of another network or other data than the config says."""
+    path = checkpoint.path
+    if not checkpoint.config:
+        raise UserError(f"{path} is not a checkpoint of a run. To start a new run from its weights, use init_from.")
+    for group, keys in (("model", None), ("backbone", None), ("datamodule", {"name"})):
+        before, now = checkpoint.config[group], config[group]
+        for key in sorted(keys or before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise UserError(
+                    f"{path} is of a run with {group}.{key}={before.get(key)}, not {now.get(key)}. To resume it, "
+                    f"give the options of its {RunFolder.CONFIG}; to resume another, ckpt_path=PATH; to start a new "
+                    "run from its weights, init_from."
+                )
+    if checkpoint.classes != classes:
+        raise UserError(f"{path} knows the classes {', '.join(checkpoint.classes)}; the data has {', '.join(classes)}.")

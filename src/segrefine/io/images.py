@@ -1,0 +1,180 @@
+"""Reading image and label files of any common kind; every failure is a UserError that names the file."""
+
+import errno
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from segrefine.core.errors import BadFileError, UserError
+from segrefine.io.atomic import replacing
+from segrefine.io.matlab import MatFile
+
+MAX_PIXELS = 2**28
+"""Most pixels of an image or label: 16,384 x 16,384, more than a whole tile of Sentinel-2 (10,980 x 10,980, ESA's
+product specification) and half as many again as Pillow takes by itself. A few bytes of a header can declare more than
+any memory holds. Also the most bytes of a .mat file once they are decompressed."""
+
+# Pillow warns of images above this number and refuses those above its double, before it takes memory for them.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
+
+
+NameOf = Callable[[Path], str | None]
+"""The id of an example from the path of its image or label, None for a file that is not wanted."""
+
+
+def list_images(place: Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[Path]:
+    """An image file, or those of a folder (not of folders in it), sorted; hidden files and other endings left out."""
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise UserError(f"There is no file or folder {place}.")
+    return sorted(
+        path for path in place.iterdir() if path.suffix.lower() in extensions and not path.name.startswith(".")
+    )
+
+
+def stem_of(path: Path) -> str:
+    return path.stem
+
+
+def find_images(folder: Path, name_of: NameOf = stem_of) -> dict[str, Path]:
+    """The image and .mat files of a folder by the id that `name_of` gives each, sorted; UserError if two share one."""
+    found: dict[str, Path] = {}
+    for path in list_images(folder, (*EXTENSIONS, ".mat")):
+        name = name_of(path)
+        if name in found:
+            raise UserError(f"{folder} holds both {found[name].name} and {path.name}; remove or rename one.")
+        if name is not None:
+            found[name] = path
+    return dict(sorted(found.items()))
+
+
+def read_image(path: Path) -> Tensor:
+    """RGB (3, H, W) uint8, upright by its EXIF orientation. Grey and palette images become RGB, 16 bits are scaled
+    to 8, CMYK is converted without a colour profile, and transparency is dropped: colours are taken as stored."""
+    with _naming(path), _open(path) as image:
+        # Pillow throughout: torchvision's JPEG decoder is no faster now, and is to be removed from it. What changes
+        # nothing is left out, since Pillow copies all pixels all the same.
+        upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+        if upright.mode != "RGB":
+            upright = _to_8_bit(upright).convert("RGB")
+        return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Stored values (H, W), an integer array, with a palette's index and not its colour. EXIF is not looked at: a mask
+    is as its pixels lie, and has to match the upright image. Colour pictures and JPEG raise a UserError."""
+    with _naming(path), _open(path) as image:
+        if image.format == "JPEG":
+            raise BadFileError(f"{path} is a JPEG, which changes label values. Save labels as PNG.")
+        values = np.array(image)
+    if values.ndim == 3:
+        # Grey may be stored as LA, RGB or RGBA; the last of two or four channels is transparency.
+        channels = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+        if (channels != channels[..., :1]).any():
+            raise BadFileError(
+                f"{path} is a colour picture. Labels must hold class numbers: convert it to a palette or grey PNG."
+            )
+        values = channels[..., 0]
+    if values.dtype.kind == "f":
+        raise BadFileError(
+            f"{path} holds fractions. Labels must hold class numbers: convert it to a palette or grey PNG."
+        )
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def read_mat(path: Path, variable: str) -> np.ndarray:
+    """A variable (H, W) of a MATLAB file of version 5 to 7, as integers; "GTcls.Segmentation" is in a structure."""
+    name, *fields = variable.split(".")
+    with _naming(path):
+        file = MatFile(_read(path, MAX_PIXELS), MAX_PIXELS)
+        array = file.find(name)
+        if array is None:
+            raise BadFileError(f"{path} holds no variable '{name}'. Is it a label file of this data set?")
+        for field in fields:
+            array = file.field(array, field)
+            if array is None:
+                raise BadFileError(f"{path}: its variable '{name}' has no field '{field}'.")
+        values = file.values(array)
+        if values is None or values.ndim != 2 or not values.size:
+            raise BadFileError(f"{path}: its variable '{variable}' is no map of numbers.")
+        if values.dtype.kind != "f":
+            return values
+        with np.errstate(invalid="ignore"):  # a number too large, or none
+            whole = values.astype(np.int32)
+        if (whole != values).any():
+            raise BadFileError(f"{path} holds fractions. Labels must hold class numbers.")
+        return whole
+
+
+def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
+    """Height and width in pixels from the header alone; `upright` says whether to follow the EXIF orientation."""
+    with _naming(path), Image.open(path) as image:
+        width, height = image.size
+        turned = upright and _orientation(image) >= 5  # 5 to 8 swap the axes
+    return (width, height) if turned else (height, width)
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write `image` in the format of the path's ending, and its folder; an interrupted write leaves no broken file."""
+    with replacing(path) as part:
+        image.save(part)
+
+
+def _open(path: Path) -> Image.Image:
+    """The image file, read at once: Pillow itself reads in dozens of small steps, each a wait on a slow file system."""
+    return Image.open(BytesIO(_read(path, 8 * MAX_PIXELS)))  # none has more bytes: four channels of 16 bits
+
+
+def _read(path: Path, most: int) -> bytes:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ValueError(f"its {size:,} bytes are more than the {most:,} that are read")
+        return file.read()
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 is upright."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scales grey of 16 bits (65535 becomes 255), for which Pillow's own conversion clips instead."""
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns whatever a decoder raises for a bad file into a BadFileError with the file's name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise BadFileError(f"There is no file {path}.") from None
+    except Image.DecompressionBombError:
+        raise BadFileError(
+            f"{path} declares more than {MAX_PIXELS:,} pixels, the most that are read. Cut a larger picture into "
+            "tiles; a small file that says so is damaged, and has to be replaced or taken out of the data."
+        ) from None
+    except Exception as error:  # decoders raise almost anything on a damaged file
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # not the file's fault: the process has too many open
+        raise BadFileError(f"{path} cannot be read ({error}). Replace the file or take it out of the data.") from error

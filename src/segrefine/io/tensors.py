@@ -1,0 +1,103 @@
+"""Reading files of tensors: .pth / .pt / .ckpt through PyTorch's weights-only loader, .safetensors through safetensors,
+.caffemodel through protobuf.
+
+None runs code from the file.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from segrefine.core.errors import UserError, listing
+from segrefine.io.caffemodel import read_caffemodel
+
+_PARALLEL = "module."  # before each name in a file that torch.nn.DataParallel saved
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What the file holds: a dictionary of tensors, or a checkpoint's dictionary. On the CPU, at the file's own
+    dtypes.
+    """
+    path = path.expanduser()
+    if not path.is_file():
+        raise UserError(f"There is no weights file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix == ".caffemodel":
+            return dict(read_caffemodel(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read: {first_line(error)}. Is it whole, and a .pth, .safetensors or .caffemodel file?"
+        ) from error
+    except Exception as error:  # pickle's own errors share no base class
+        raise UserError(
+            f"{path} is no file of tensors and plain values, and reading anything else could run code from it "
+            f"({first_line(error)})."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__} where a dictionary of tensors was expected.")
+    return content
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The file's tensors by name."""
+    return find_tensors(read_file(path), path)
+
+
+def find_tensors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The tensors in a file's content by name, out of the dictionary in which training scripts keep them beside other
+    things.
+    """
+    for key in ("state_dict", "model_state_dict", "model", "segmenter"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+    numbered = [key for key in content if not isinstance(key, str)]
+    if numbered:
+        raise UserError(f"{path}: a tensor in it is named by {numbered[0]!r}, not by a word.")
+    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise UserError(f"{path}: {strangers[0]!r} is a {type(content[strangers[0]]).__name__}, not a tensor.")
+    if content and all(key.startswith(_PARALLEL) for key in content):
+        content = {key.removeprefix(_PARALLEL): value for key, value in content.items()}
+    return content
+
+
+def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], optional: Collection[str] = ()) -> str:
+    """In words, which of the `wanted` tensors are missing, unknown or of another shape; "" if none. The `optional` may
+    be missing, and batch norm's counters of batches, which files from before PyTorch 0.4 lack and nothing uses.
+    """
+    absent = wanted.keys() - tensors.keys() - set(optional)
+    problems = {
+        "missing": sorted(name for name in absent if not name.endswith("num_batches_tracked")),
+        "unknown": sorted(tensors.keys() - wanted.keys()),
+        "of another shape": sorted(
+            f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in wanted.keys() & tensors.keys()
+            if tensors[name].shape != wanted[name].shape
+        ),
+    }
+    return "; ".join(f"{what}: {listing(names)}" for what, names in problems.items() if names)
+
+
+def first_line(error: Exception) -> str:
+    """The error in one line, for a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits that two sets of tensors share only if they are the same (the first of a SHA-256)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,169 @@
+"""Scores over a whole set from integer counts: FCN's four and Boundary IoU. B images, K classes, H W size.
+
+Everything is summed over the set before the first division, never averaged over batches or images. One image gives six
+counts per class (`COUNTS`); these add up, so a set, a resampled set and a single image are scored by the same formulas.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from segrefine.core.errors import UserError
+from segrefine.core.labels import VOID
+from segrefine.metrics.counting import count_per_image, window_max
+from segrefine.metrics.regions import REGIONS, count_regions
+
+COUNTS = ("intersection", "truth", "prediction", "boundary_intersection", "boundary_truth", "boundary_prediction")
+"""The 6 in (.., 6, K): pixels of a class in both maps, in the truth, in the prediction; the same on boundaries."""
+
+IMAGE_COUNTS = (*COUNTS, *(f"{region}_{count}" for region in REGIONS for count in COUNTS[:3]))
+"""What is kept of every image of a scored split: `COUNTS`, and the first three within each of `REGIONS`."""
+
+BOUNDARY_WIDTH = 0.02
+"""Width of the boundary band as a fraction of the image diagonal: `dilation_ratio` in boundary_utils.py of the release
+(boundary-iou-api) of Cheng et al., "Boundary IoU", CVPR 2021."""
+
+
+def scores_from_counts(counts: Tensor) -> dict[str, Tensor]:
+    """Scores of summed `counts` (.., 6 or more, K): fractions in [0, 1], float64, shape (..); `per_class` IoU (.., K).
+
+    Formulas: Long et al., CVPR 2015, section 5, with n_ii the intersections and t_i the truth; Boundary IoU likewise.
+    A class absent from truth and prediction has IoU NaN and is left out of the means, in `mean_acc` every class absent
+    from the truth is. A score is NaN where nothing is left.
+    """
+    hits, truth, prediction, *boundary = (
+        counts[..., : len(COUNTS), :].cpu().double().unbind(-2)
+    )  # Apple's GPUs have no float64
+    boundary_hits, boundary_truth, boundary_prediction = boundary
+    iou = hits / (truth + prediction - hits)
+    boundary_iou = boundary_hits / (boundary_truth + boundary_prediction - boundary_hits)
+    total = truth.sum(-1)
+    return {
+        "mIoU": iou.nanmean(-1),
+        "pixel_acc": hits.sum(-1) / total,
+        "mean_acc": (hits / truth).nanmean(-1),
+        "fwIoU": (truth * iou).nansum(-1) / total,
+        "boundary_IoU": boundary_iou.nanmean(-1),
+        "per_class": iou,
+    }
+
+
+def image_counts(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """`COUNTS` per image, (B, 6, K) int64: `predictions` (B, H, W) 0..K-1 against `labels` (B, H, W) 0..K-1 or VOID."""
+    predictions, labels = mark_void(predictions, labels, num_classes)
+    regions = region_counts(image_confusions(predictions, labels, num_classes))
+    return torch.cat([regions, boundary_counts(predictions, labels, num_classes)], dim=1)
+
+
+def mark_void(predictions: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Both maps (B, H, W) as uint8 with VOID where the truth is void, and where either value is no class at all."""
+    known = (labels >= 0) & (labels < num_classes) & (predictions >= 0) & (predictions < num_classes)
+    return predictions.where(known, VOID).to(torch.uint8), labels.where(known, VOID).to(torch.uint8)
+
+
+def image_confusions(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Confusion matrix of each image, (B, K, K) int64, rows truth and columns prediction, of maps from `mark_void`."""
+    cells = labels.long() * num_classes + predictions
+    return count_per_image(cells, labels != VOID, num_classes**2).unflatten(1, (num_classes, num_classes))
+
+
+def region_counts(confusions: Tensor) -> Tensor:
+    """The first three of `COUNTS`, (B, 3, K) int64, from confusion matrices (B, K, K)."""
+    return torch.stack([confusions.diagonal(dim1=-2, dim2=-1), confusions.sum(-1), confusions.sum(-2)], dim=1)
+
+
+def boundary_counts(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The last three of `COUNTS`, (B, 3, K) int64, of maps from `mark_void`.
+
+    The band of a class is what d erosions with a 3x3 square take from its mask (d: `BOUNDARY_WIDTH`, at least 1 pixel),
+    as in boundary-iou-api. Hence a pixel is in the band of its own class if and only if its window of side 2d+1 holds
+    another value, and one pass serves all classes. What is outside the image, and void, is another value.
+    """
+    height, width = labels.shape[-2:]
+    distance = max(1, round(BOUNDARY_WIDTH * math.hypot(height, width)))
+    # The smallest value in a window is what the largest is among the complements, so one filter finds both.
+    maps = torch.stack([labels, ~labels, predictions, ~predictions])
+    maps = F.pad(maps, (distance,) * 4, value=VOID)
+    maps = window_max(window_max(maps, 2 * distance + 1, dim=-1), 2 * distance + 1, dim=-2)
+    in_truth = (maps[0] != ~maps[1]) & (labels != VOID)
+    in_prediction = (maps[2] != ~maps[3]) & (labels != VOID)
+    in_both = in_truth & in_prediction & (predictions == labels)
+    counted = [(labels, in_both), (labels, in_truth), (predictions, in_prediction)]
+    return torch.stack([count_per_image(values.long(), mask, num_classes) for values, mask in counted], dim=1)
+
+
+class SegmentationMetrics(Metric):
+    """Scores of a set for `num_classes` classes, as `scores_from_counts` defines them.
+
+    With `keep_images` also the counts of each image, once per index that `update` was given: a distributed sampler
+    repeats images to give every process as many. The scores are then those of these rows. (`confusion` has no rows per
+    image, so repeated images stay in it.)
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    confusion: Tensor
+    boundary: Tensor
+    unknown: Tensor
+    indices: list[Tensor]
+    rows: list[Tensor]
+
+    def __init__(self, num_classes: int, keep_images: bool = False) -> None:
+        """Raises UserError unless 1 <= `num_classes` <= 255, the classes that uint8 has beside VOID."""
+        super().__init__()
+        if not 1 <= num_classes <= VOID:
+            raise UserError(f"The number of classes must be between 1 and {VOID}, got {num_classes}.")
+        self.num_classes = num_classes
+        self.keep_images = keep_images
+        counts = {"confusion": (num_classes, num_classes), "boundary": (3, num_classes), "unknown": ()}
+        for name, shape in counts.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        if keep_images:
+            self.add_state("indices", [], dist_reduce_fx="cat")
+            self.add_state("rows", [], dist_reduce_fx="cat")
+
+    def update(self, predictions: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
+        """Count `predictions` (B, H, W) against `labels` (B, H, W) uint8 or int64; `indices` (B,) into the set."""
+        maps = mark_void(predictions, labels, self.num_classes)
+        confusions, boundary = (count(*maps, self.num_classes) for count in (image_confusions, boundary_counts))
+        self.confusion += confusions.sum(0)
+        self.boundary += boundary.sum(0)
+        self.unknown += ((labels != VOID) & (maps[1] == VOID)).sum()
+        if self.keep_images:
+            if indices is None:
+                raise ValueError("keep_images needs the indices of the images in the data set.")
+            self.indices.append(indices.to(labels.device, torch.int64))
+            regions = count_regions(*maps, self.num_classes)
+            self.rows.append(torch.cat([region_counts(confusions), boundary, regions], dim=1))
+
+    def compute(self) -> dict[str, Any]:
+        """The scores as float64 scalars, `per_class` (K,), and with `keep_images` `indices` (N,), sorted, and
+        `image_counts` (N, len(IMAGE_COUNTS), K) int64. All but the scalars are numpy arrays: a tensor of one element
+        would come out of torchmetrics without its dimensions.
+
+        Raises UserError if a value was met that is neither a class nor VOID; here and not in `update`, so that all
+        processes of a distributed run learn of it and none waits for another.
+        """
+        if self.unknown > 0:
+            raise UserError(
+                f"{int(self.unknown)} pixels have a label or prediction that is neither a class "
+                f"(0..{self.num_classes - 1}) nor void ({VOID}): check the data set's classes."
+            )
+        if not self.keep_images:
+            return _with_arrays(scores_from_counts(torch.cat([region_counts(self.confusion[None])[0], self.boundary])))
+        indices, order = dim_zero_cat(self.indices).sort(stable=True)
+        first = torch.ones_like(indices, dtype=torch.bool)
+        first[1:] = indices[1:] != indices[:-1]
+        rows = dim_zero_cat(self.rows)[order][first]
+        return _with_arrays(scores_from_counts(rows.sum(0)) | {"indices": indices[first], "image_counts": rows})
+
+
+def _with_arrays(scores: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: value.numpy(force=True) if value.ndim else value for name, value in scores.items()}

@@ -1,0 +1,58 @@
+"""Networks by name: `create_model`, and how a config of model and backbone becomes a network."""
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from segrefine.core.config import check_names, make_options, read_group
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.registry import DECODERS
+from segrefine.models.encoders import create_encoder
+from segrefine.models.encoders.multiscale import MultiScaleEncoder
+from segrefine.models.network import SegmentationModel
+
+if TYPE_CHECKING:
+    from segrefine.models.decoders.base import Decoder
+
+NAMES = {"name", DECODERS.key}
+"""Entries of a file of `conf/model` that are not options."""
+
+
+def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, **options: Any) -> SegmentationModel:
+    """Build a network by the names of the config groups.
+
+    Example: `create_model("refinenet", backbone="resnet101", num_classes=21, crp_links=2)`.
+
+    Args:
+        name: a value of the group `model`, such as "fcn8s", or a decoder that a user registered.
+        backbone: a value of the group `backbone`.
+        num_classes: K, at least 1.
+        options: options of either group, such as `upsample="fixed"`, `crp_links=2` or `weights="imagenet"`.
+
+    Raises:
+        UserError: A name or an option is unknown, or the two do not go together.
+    """
+    model, encoder = read_group("model", name), read_group("backbone", backbone)
+    for key, value in options.items():
+        home = encoder if key in encoder else model
+        if key not in home or key in NAMES:
+            known = (model.keys() | encoder.keys()) - NAMES
+            raise UserError(f"{name} over {backbone} has no option {key!r}.{did_you_mean(key, known)}")
+        home[key] = value
+    return build_model(model, encoder, num_classes)
+
+
+def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_classes: int) -> SegmentationModel:
+    """Build a network from the contents of one `conf/model` and one `conf/backbone` file."""
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}.")
+    kind: type[Decoder] = DECODERS.find(model.get(DECODERS.key))
+    given = {key: value for key, value in model.items() if key not in NAMES | {"input_scales"}}
+    options = make_options(kind.Options, given, f"model={model['name']}")
+    known = inspect.signature(create_encoder).parameters.keys() - {"needs"}  # those are the decoder's to say
+    check_names(f"backbone={backbone['name']}", backbone, known)
+    scales = model.get("input_scales") or [1.0]
+    encoders = [create_encoder(**backbone, needs=kind.needs(options)) for _ in scales]
+    encoder = encoders[0] if list(scales) == [1.0] else MultiScaleEncoder(encoders, scales)
+    decoder: Any = kind
+    return SegmentationModel(encoder, decoder(encoder.channels, encoder.centres, num_classes, options))

@@ -1,0 +1,41 @@
+"""What every decoder is to the rest of the package."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Decoder(nn.Module):
+    """Feature maps keyed by stride to class scores; knows no encoder.
+
+    A decoder is built as `Decoder(channels, centres, num_classes, options)` from what an encoder publishes (see
+    `segrefine.models.encoders`). A subclass sets `to_pixels`, defines `forward`, and lists its options.
+
+    Attributes:
+        num_classes: K.
+        to_pixels: the module that turns scores (B, K, h, w) and a size into logits (B, K, *size) on the encoder's input
+            grid, such as `segrefine.models.upsampling.Interpolate`.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """The options of a file of `conf/model` for this decoder; a field without a default must be given."""
+
+    options: Any
+    num_classes: int
+    to_pixels: nn.Module
+
+    def __init__(self, num_classes: int, options: Any = None) -> None:
+        super().__init__()
+        self.num_classes, self.options = num_classes, options
+
+    @classmethod
+    def needs(cls, options: Any) -> tuple[str, ...]:
+        """What the decoder asks of the encoder beyond the maps (see `create_encoder`)."""
+        return ()
+
+    def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
+        """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the grid of the finest map that is used."""
+        raise NotImplementedError

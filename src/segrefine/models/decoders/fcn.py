@@ -1,0 +1,144 @@
+"""FCN's decoders: skip scores summed from coarse to fine (Long, Shelhamer, Darrell, CVPR 2015; PAMI 2016).
+
+Letters: B batch, K classes, C channels, h w feature size, H W input size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torchvision.models.segmentation.fcn import FCNHead
+
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.registry import register_decoder
+from segrefine.models.decoders.base import Decoder
+from segrefine.models.upsampling import CaffeUpsampling, Interpolate, Resize, create_upsampling, crop
+
+GEOMETRIES = ("same", "caffe")
+
+
+@register_decoder("fcn")
+class FCNDecoder(Decoder):
+    """FCN-32s, 16s, 8s, 4s: one 1x1 score layer per skip, summed after upsampling the coarser sum to the finer grid.
+
+    Score layers start at zero and upsampling starts bilinear, so a new net predicts one class everywhere and refines
+    from there (release, solve.py and surgery.py; CVPR 2015, section 4.3, "Fine-tuning" and "Optimization").
+
+    `geometry="same"` (ours) adds scores where they belong for every size of the image; "caffe" is the release's over a
+    VGG padded by 100 pixels: upsampled scores are added to a crop of the finer ones. Where a crop begins follows from
+    where the cells of either map look.
+
+    Departure from the paper: with `upsample="learned"` the last upsampling is learned like the others; the paper
+    fixes it to bilinear (section 4.3) and the release fixes all.
+
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Options of `conf/model/fcn*.yaml`.
+
+        Attributes:
+            skips: strides to score, such as (32, 16, 8) for FCN-8s.
+            skip_scales: `{stride: factor}` on a map before it is scored: 0.01 for pool4 and 0.0001 for pool3 in FCN-8s
+                at-once (release, voc-fcn8s-atonce/net.py), which trains all skips together on VGG's raw activations.
+            upsample: "learned", "fixed" or "interpolate" (see `segrefine.models.upsampling`).
+            geometry: "same" or "caffe".
+        """
+
+        skips: Sequence[int]
+        skip_scales: Mapping[int, float]
+        upsample: str
+        geometry: str
+
+    def __init__(
+        self, channels: Mapping[int, int], centres: Mapping[int, float], num_classes: int, options: Options
+    ) -> None:
+        super().__init__(num_classes, options)
+        if options.geometry not in GEOMETRIES:
+            message = f"model.geometry={options.geometry} is not known."
+            raise UserError(message + did_you_mean(options.geometry, GEOMETRIES))
+        self.geometry = options.geometry
+        self.strides = sorted(options.skips, reverse=True)
+        self.skip_scales = dict(options.skip_scales)
+        absent = [stride for stride in [*self.strides, *self.skip_scales] if stride not in channels]
+        if absent or not self.strides:
+            skips = list(options.skips)
+            raise UserError(f"model.skips={skips} must be strides of the encoder's maps, which are {sorted(channels)}.")
+        self.score = nn.ModuleDict(
+            {str(stride): nn.Conv2d(channels[stride], num_classes, 1) for stride in self.strides}
+        )
+        for layer in self.score.values():
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+        self._add_upsampling(centres, options.upsample, options.geometry == "caffe")
+
+    @classmethod
+    def needs(cls, options: Options) -> tuple[str, ...]:
+        """VGG's fc6 and fc7 and, for the release's geometry, its padding."""
+        return ("classifier", "caffe") if options.geometry == "caffe" else ("classifier",)
+
+    def _add_upsampling(self, centres: Mapping[int, float], kind: str, caffe: bool) -> None:
+        """Add the layers that bring each sum of scores to the next finer grid, and the last to the pixels."""
+        self.upsample = nn.ModuleDict()
+        self.crops: dict[int, int] = {}  # by stride: at which cell of its scores the sum begins
+        centre = centres[self.strides[0]]  # where cell 0 of the sum looks
+        for coarse, fine in pairwise(self.strides):
+            layer = create_upsampling(kind, self.num_classes, coarse // fine, (centre - centres[fine]) / fine, caffe)
+            self.upsample[str(coarse)] = layer
+            self.crops[fine] = -layer.offset if isinstance(layer, CaffeUpsampling) else 0
+            centre = centres[fine] + self.crops[fine] * fine
+        self.to_pixels = create_upsampling(kind, self.num_classes, self.strides[-1], centre, caffe)
+
+    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
+        """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) at the finest skip."""
+        scores = {
+            stride: self.score[str(stride)](features[stride] * self.skip_scales.get(stride, 1.0))
+            for stride in self.strides
+        }
+        total = scores[self.strides[0]]
+        for coarse, fine in pairwise(self.strides):
+            upsample = self.upsample[str(coarse)]
+            if isinstance(upsample, CaffeUpsampling):
+                total = upsample.whole(total)
+                total = total + crop(scores[fine], self.crops[fine], total.shape[-2:])
+            else:
+                total = upsample(total, scores[fine].shape[-2:]) + scores[fine]
+        return total
+
+
+@register_decoder("fcn_dilated")
+class DilatedFCNDecoder(Decoder):
+    """torchvision's FCN head on a dilated ResNet's stride-8 map: 3x3 convolution to C/4, batch norm, ReLU, dropout 0.1,
+    1x1 scores (torchvision/models/segmentation/fcn.py). It keeps resolution by dilation, which RefineNet argues
+    against.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Options of `conf/model/fcn_dilated.yaml`.
+
+        Attributes:
+            upsample: "resize", torchvision's, which takes a cell to look 3.5 pixels beside where it does, or
+                "interpolate", exact (see `segrefine.models.upsampling`).
+        """
+
+        upsample: str
+
+    def __init__(
+        self, channels: Mapping[int, int], centres: Mapping[int, float], num_classes: int, options: Options
+    ) -> None:
+        super().__init__(num_classes, options)
+        if options.upsample not in ("resize", "interpolate"):
+            raise UserError(f"model.upsample={options.upsample} is not one of resize, interpolate.")
+        self.head = FCNHead(channels[8], num_classes)
+        self.to_pixels = Resize() if options.upsample == "resize" else Interpolate(8, centres[8])
+
+    @classmethod
+    def needs(cls, options: Options) -> tuple[str, ...]:
+        """A ResNet that stays at stride 8."""
+        return ("dilation",)
+
+    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
+        """`{8: (B, C, h, w)}` -> scores (B, K, h, w)."""
+        return self.head(features[8])

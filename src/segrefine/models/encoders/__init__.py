@@ -1,0 +1,61 @@
+"""Encoders: images to feature maps keyed by stride.
+
+Every encoder is an `Encoder`, a `torch.nn.Module` with
+
+- `forward(images)`: (B, 3, H, W) float, normalised RGB -> `{stride: (B, C, h, w)}`, the strides 4, 8, 16 and 32 unless
+  it is dilated; the map at a stride is the deepest one at that stride;
+- `channels`: `{stride: C}`, by the same keys;
+- `centres`: `{stride: pixel}`, where in the input the centre of cell 0 lies, on both axes: cell j of the map at
+  stride s looks at pixel `s * j + centre`. Upsampling uses it, so that scores land on the pixels they were computed
+  from;
+- `stages`: its layers in five lists, fine to coarse, for freezing the first of them;
+- `scale`: the factor by which the encoder resizes its input first (1 but for the encoder of two scales).
+
+Encoders know nothing of decoders.
+"""
+
+from collections.abc import Collection
+
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.models.encoders.base import Encoder
+from segrefine.models.encoders.resnet import RESNETS, ResNetEncoder
+from segrefine.models.encoders.vgg import VGGS, VGGEncoder
+from segrefine.models.encoders.weights import load_encoder_weights
+
+BACKBONES = (*VGGS, *RESNETS)
+
+
+def create_encoder(
+    name: str,
+    weights: str | None = None,
+    needs: Collection[str] = (),
+    classifier_channels: int = 4096,
+    frozen_stages: int = 0,
+) -> Encoder:
+    """The encoder called `name`, one of `BACKBONES`, with what a decoder `needs` of it.
+
+    Args:
+        weights: None for random, "imagenet" for torchvision's, or the path of a .pth or .safetensors file.
+        needs: "classifier" asks a VGG for fc6 and fc7 (a ResNet has none to give); "caffe" asks a VGG for the geometry
+            of FCN's release; "dilation" asks a ResNet to stay at stride 8.
+        classifier_channels: width of VGG's fc6 and fc7, 4096 as published; 0 leaves them out.
+        frozen_stages: how many of the five stages, from the input on, keep their weights; nothing is computed backwards
+            through them.
+    """
+    if name in VGGS:
+        if "dilation" in needs:
+            raise UserError(f"backbone={name}: VGG cannot be dilated here. Use a ResNet of 50 layers or more.")
+        encoder: Encoder = VGGEncoder(name, classifier_channels if "classifier" in needs else 0, "caffe" in needs)
+    elif name in RESNETS:
+        if "caffe" in needs:
+            raise UserError(f"backbone={name}: model.geometry=caffe is VGG's. Use vgg16 or model.geometry=same.")
+        encoder = ResNetEncoder(name, dilated="dilation" in needs)
+    else:
+        raise UserError(f"Unknown backbone {name!r}.{did_you_mean(name, BACKBONES)}")
+    if weights is not None:
+        load_encoder_weights(encoder, name, weights)
+    if not 0 <= frozen_stages <= len(encoder.stages):
+        raise UserError(f"backbone.frozen_stages={frozen_stages} should be 0 to {len(encoder.stages)}.")
+    for layer in (layer for stage in encoder.stages[:frozen_stages] for layer in stage):
+        layer.requires_grad_(False)
+    return encoder

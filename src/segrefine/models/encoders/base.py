@@ -1,0 +1,32 @@
+"""What every encoder is to the rest of the package; `segrefine.models.encoders` says what the parts mean."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+# What torchvision's ImageNet weights were trained with (torchvision/transforms/_presets.py, ImageClassification).
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+MIN_SIDE = 32
+"""The least height and width of an image in pixels: one cell at stride 32."""
+
+
+class Encoder(nn.Module, ABC):
+    """Images (B, 3, H, W) to maps keyed by stride, or by (stride, scale) from an encoder of several scales."""
+
+    channels: dict[Any, int]
+    centres: dict[Any, float]
+    scale: float = 1.0
+    mean: Sequence[float] = MEAN
+    std: Sequence[float] = STD
+    """Mean and deviation of the images, red, green and blue in [0, 1], that the weights were made for."""
+    cpu_layout = torch.channels_last
+    """The order in memory that is fastest on a CPU; on a GPU it is channels last for all."""
+
+    @property
+    @abstractmethod
+    def stages(self) -> list[list[nn.Module]]:
+        """The layers in five lists, fine to coarse."""

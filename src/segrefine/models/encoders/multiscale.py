@@ -1,0 +1,52 @@
+"""An encoder that sees its input at several scales: RefineNet's 4-cascaded 2-scale variant (CVPR 2017, Figure 6c)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segrefine.core.errors import UserError
+from segrefine.models.encoders.base import MIN_SIDE, Encoder
+
+
+class MultiScaleEncoder(Encoder):
+    """One encoder per scale of the input, 1.2 and 0.6 in the paper, each with weights of its own.
+
+    Maps are keyed by (stride, scale). `scale` is the largest; the decoder's scores lie on that grid.
+    """
+
+    def __init__(self, encoders: Sequence[Encoder], scales: Sequence[float]) -> None:
+        super().__init__()
+        if len(set(scales)) < len(scales) or min(scales) <= 0:
+            raise UserError(f"model.input_scales={list(scales)} must be different positive numbers.")
+        pairs = sorted(zip(map(float, scales), encoders, strict=True), key=lambda pair: -pair[0])
+        self.scales = [scale for scale, _ in pairs]
+        self.encoders = nn.ModuleList(encoder for _, encoder in pairs)
+        self.scale = self.scales[0]
+        self.mean, self.std = encoders[0].mean, encoders[0].std
+        self.channels = {
+            (stride, scale): count for scale, encoder in pairs for stride, count in encoder.channels.items()
+        }
+        self.centres = {
+            (stride, scale): centre for scale, encoder in pairs for stride, centre in encoder.centres.items()
+        }
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """Each of the five stages of every encoder."""
+        levels = zip(*(encoder.stages for encoder in self.encoders), strict=True)  # type: ignore[arg-type]
+        return [[layer for stage in level for layer in stage] for level in levels]
+
+    def forward(self, images: Tensor) -> dict[tuple[int, float], Tensor]:
+        """(B, 3, H, W) -> {(stride, scale): (B, C, about H * scale / stride, about W * scale / stride)}."""
+        features: dict[tuple[int, float], Tensor] = {}
+        for scale, encoder in zip(self.scales, self.encoders, strict=True):
+            resized = F.interpolate(images, scaled_size(images.shape[-2:], scale), mode="bilinear", antialias=scale < 1)
+            features |= {(stride, scale): tensor for stride, tensor in encoder(resized).items()}
+        return features
+
+
+def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:
+    """(H, W) at `scale`, rounded, and no side under `MIN_SIDE`, the least that an encoder takes."""
+    height, width = (max(MIN_SIDE, round(side * scale)) for side in size)
+    return height, width

@@ -1,0 +1,47 @@
+"""ResNet encoders: torchvision's residual networks without their classifier (He et al., CVPR 2016)."""
+
+import torchvision
+from torch import Tensor, nn
+
+from segrefine.core.errors import UserError
+from segrefine.models.encoders.base import Encoder
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+class ResNetEncoder(Encoder):
+    """torchvision's ResNet up to its last stage, under torchvision's parameter names.
+
+    With `dilated` the last two stages trade their stride for dilation 2 and 4, so that the deepest map stays at
+    stride 8 (as torchvision's FCN and DeepLab do); torchvision offers this for bottleneck blocks, 50 layers and more.
+    """
+
+    def __init__(self, name: str, dilated: bool = False) -> None:
+        super().__init__()
+        if dilated and name in ("resnet18", "resnet34"):
+            raise UserError(f"backbone={name} cannot be dilated: it takes resnet50, resnet101 or resnet152.")
+        options = {"replace_stride_with_dilation": [False, True, True]} if dilated else {}
+        net = getattr(torchvision.models, name)(weights=None, **options)
+        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+
+        widths = [64, 128, 256, 512] if name in ("resnet18", "resnet34") else [256, 512, 1024, 2048]
+        self.strides = (4, 8, 8, 8) if dilated else (4, 8, 16, 32)
+        # Where dilation leaves stages at one stride, the last of them counts.
+        self.channels = dict(zip(self.strides, widths, strict=True))
+        # Every stride of a ResNet is an odd kernel with symmetric padding: cell j looks at pixel stride * j exactly.
+        self.centres = dict.fromkeys(self.channels, 0.0)
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The layers in five stages, each of which halves the resolution (conv1 and the four stages of blocks)."""
+        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, ceil(H / stride), ceil(W / stride))}, or {4, 8} when dilated."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = {}
+        for stride, stage in zip(self.strides, (self.layer1, self.layer2, self.layer3, self.layer4), strict=True):
+            x = stage(x)
+            features[stride] = x
+        return features

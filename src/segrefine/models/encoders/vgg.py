@@ -1,0 +1,97 @@
+"""VGG encoders: torchvision's VGG, its classifier recast as convolutions where a decoder asks for it.
+
+Simonyan and Zisserman, ICLR 2015; the recasting is FCN's (Long, Shelhamer, Darrell, CVPR 2015, section 3.1).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from segrefine.core.errors import UserError
+from segrefine.models.encoders.base import Encoder
+
+VGGS = ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
+
+
+CAFFE_MEAN = (122.67892, 116.66877, 104.00699)
+"""Mean red, green and blue, 0..255, that FCN's release takes from its images (voc_layers.py, as BGR)."""
+
+
+class VGGEncoder(Encoder):
+    """torchvision's VGG convolutions, tapped after pool2, pool3, pool4 and pool5 (strides 4, 8, 16, 32), as FCN does.
+
+    With `classifier_channels` the map at stride 32 goes on through fc6 (7x7, padded to keep its size) and fc7 (1x1),
+    each with ReLU and dropout 0.5 as in VGG's classifier; 4096 is the published width.
+
+    `caffe` is FCN's geometry as released (voc-fcn8s/net.py): conv1_1 padded by 100 pixels, so that fc6 needs no padding
+    of its own whatever the image's size, and pools that round up.
+    """
+
+    def __init__(self, name: str, classifier_channels: int = 0, caffe: bool = False) -> None:
+        super().__init__()
+        self.features = getattr(torchvision.models, name)(weights=None).features
+        self.channels = {4: 128, 8: 256, 16: 512, 32: classifier_channels or 512}
+        if caffe:
+            if not classifier_channels:
+                raise UserError("model.geometry=caffe pads for fc6: backbone.classifier_channels must be 1 or more.")
+            # The colour of the padding; in float32, as weights have it.
+            self.mean = (np.array(CAFFE_MEAN, np.float32) / np.float32(255)).tolist()
+            self.features[0].padding = (100, 100)
+            for layer in self.features:
+                if isinstance(layer, nn.MaxPool2d):
+                    layer.ceil_mode = True
+        self.classifier: nn.Module = nn.Identity()
+        if classifier_channels:
+            # fc6 holds most of the numbers, and AdamW takes four times as long over them with channels last.
+            self.cpu_layout = torch.contiguous_format
+            self.classifier = nn.Sequential()
+            for layer, width, size in (("6", 512, 7), ("7", classifier_channels, 1)):
+                convolution = nn.Conv2d(width, classifier_channels, size, padding=0 if caffe else size // 2)
+                nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # as VGG's own layers in torchvision
+                nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+                self.classifier.add_module("fc" + layer, convolution)
+                self.classifier.add_module("relu" + layer, nn.ReLU(inplace=True))
+                self.classifier.add_module("drop" + layer, nn.Dropout(0.5))
+        self.centres = self._find_centres()
+
+    def _find_centres(self) -> dict[int, float]:
+        """Where cell 0 of each map looks, from the layers' geometry: a layer with kernel k, stride s and padding p puts
+        its cell j on position s * j + (k - 1) / 2 - p of its input (Caffe's coord_map.py).
+        """
+        stride, centre, centres = 1, 0.0, {}
+        for layer in (*self.features, *self.classifier.modules()):
+            if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
+                kernel, step, padding = (_side(value) for value in (layer.kernel_size, layer.stride, layer.padding))
+                centre += stride * ((kernel - 1) / 2 - padding)
+                stride *= step
+                centres[stride] = centre
+        return {stride: centres[stride] for stride in self.channels}
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The layers in five stages, each of which ends in a pool that halves the resolution."""
+        stages: list[list[nn.Module]] = [[]]
+        for layer in self.features:
+            stages[-1].append(layer)
+            if isinstance(layer, nn.MaxPool2d):
+                stages.append([])
+        return stages[:5]
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H / stride) but for Caffe's geometry."""
+        x, stride, features = images, 1, {}
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                stride *= 2
+                features[stride] = x
+        features[32] = self.classifier(features[32])
+        return {stride: features[stride] for stride in self.channels}
+
+
+def _side(value: Any) -> int:
+    """Of a size that PyTorch keeps as a number or, in a convolution, as a pair of them."""
+    return value[0] if isinstance(value, tuple) else value

@@ -1,0 +1,66 @@
+"""Pretrained weights of encoders: torchvision's ImageNet weights or a local file with torchvision's key names."""
+
+import logging
+from pathlib import Path
+from pickle import UnpicklingError
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from segrefine.core.errors import UserError
+from segrefine.io.tensors import first_line, misfits, read_tensors
+
+log = logging.getLogger(__name__)
+
+
+def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
+    """Fill `encoder` from "imagenet" or a file. Its own tensors must all be there with their shapes, and nothing else
+    but torchvision's classifier; of that, fc6 and fc7 are taken where the encoder has them and the file's shapes fit.
+    """
+    if weights == "imagenet":
+        tensors, source = _imagenet_weights(name), "torchvision's ImageNet weights"
+    else:
+        tensors, source = read_tensors(Path(weights)), weights
+    wanted = encoder.state_dict()
+    classifier = {key for key in tensors if key.startswith(("classifier.", "fc."))}
+    found = {key: value for key, value in tensors.items() if key not in classifier} | _fully_connected(tensors, wanted)
+
+    problems = misfits(wanted, found, [key for key in wanted if key.startswith("classifier.")])  # may start at random
+    if problems:
+        raise UserError(
+            f"backbone.weights={weights} does not fit {name}, which has torchvision's key names. {problems}."
+        )
+    encoder.load_state_dict(found, strict=False)
+    left = sorted({key.rsplit(".", 1)[0] for key in wanted.keys() - found.keys() if not key.endswith("tracked")})
+    message = f"{name}: loaded {len(found)} tensors from {source}"
+    log.info(message + (f"; not there, so left at random: {', '.join(left)}" if left else ", all that the encoder has"))
+
+
+def _fully_connected(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's classifier.0 and classifier.3 as the convolutions fc6 and fc7, where both shapes fit."""
+    recast: dict[str, Tensor] = {}
+    for layer, key in (("0", "classifier.fc6"), ("3", "classifier.fc7")):
+        weight, bias = tensors.get(f"classifier.{layer}.weight"), tensors.get(f"classifier.{layer}.bias")
+        target = wanted.get(f"{key}.weight")
+        if weight is not None and bias is not None and target is not None and weight.numel() == target.numel():
+            recast |= {f"{key}.weight": weight.reshape(target.shape), f"{key}.bias": bias}
+    return recast
+
+
+def _imagenet_weights(name: str) -> dict[str, Tensor]:
+    """torchvision's IMAGENET1K_V1 weights (the training recipe of the two papers' time), from its cache or the
+    network.
+    """
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    try:
+        return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # no network, no disk, or a damaged file
+        file = Path(urlparse(weights.url).path).name
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"backbone.weights=imagenet: {file} could not be fetched ({first_line(error)}). "
+            f"Download {weights.url} on a machine with "
+            f"a network and put it into {folder}, or give its path as backbone.weights=PATH."
+        ) from error

@@ -1,0 +1,96 @@
+"""The assembly of any encoder with any decoder into a segmentation network."""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segrefine.core.errors import UserError
+from segrefine.core.labels import voc_colour_map
+from segrefine.models.decoders.base import Decoder
+from segrefine.models.encoders.base import MIN_SIDE, Encoder
+from segrefine.models.encoders.multiscale import scaled_size
+from segrefine.models.upsampling import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class SegmentationModel(nn.Module):
+    """An encoder and a decoder. Nothing but the decoder differs between the networks that are compared.
+
+    Letters: B batch, K classes, H W input size.
+
+    Attributes:
+        mean, std: (3, 1, 1) float32 of RGB in [0, 1], the input that the weights are made for: the encoder's, but
+            published weights bring their own.
+        num_classes: K.
+        classes: their names, where a checkpoint says them, else empty.
+        palette: their colours, (K, 3) uint8 RGB.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.num_classes = decoder.num_classes
+        self.classes: list[str] = []
+        self.palette: np.ndarray = voc_colour_map(decoder.num_classes)
+        self.register_buffer("mean", torch.tensor(encoder.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(encoder.std).view(3, 1, 1))
+
+    layout = torch.contiguous_format
+    """The order in memory in which images should come; see `lay_out`."""
+
+    def lay_out(self, device: torch.device) -> None:
+        """Put the weights into the order in memory that is fastest on `device`, and `layout` with them."""
+        self.layout = self.encoder.cpu_layout if device.type == "cpu" else torch.channels_last
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) float in [0, 1] -> what `forward` takes: less `mean`, over `std`."""
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor, upsampled: bool = True) -> Tensor:
+        """(B, 3, H, W) float, normalised RGB, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32.
+
+        With `upsampled=False` the decoder's scores on their coarser grid, (B, K, h, w), for `upsample` and `rows`.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise UserError(
+                f"The network takes a float tensor (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}."
+            )
+        size = images.shape[-2:]
+        if size[0] < MIN_SIDE or size[1] < MIN_SIDE:  # not by min(): torch.export would then fix which side is shorter
+            raise UserError(f"Images must be at least {MIN_SIDE}x{MIN_SIDE} pixels; this one is {size[0]}x{size[1]}.")
+        scores = self.decoder(self.encoder(images))
+        return self.upsample(scores, (size[0], size[1])) if upsampled else scores
+
+    def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """The decoder's scores (B, K, h, w) -> logits (B, K, *size) float32, each on the pixels it comes from."""
+        scale = self.encoder.scale
+        with torch.autocast(scores.device.type, enabled=False):
+            logits = self.decoder.to_pixels(_single(scores), size if scale == 1 else scaled_size(size, scale))
+            return logits if scale == 1 else F.interpolate(logits, size, mode="bilinear")
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether logits can be had by `rows`: upsampling is by a whole stride and ends at the image's size."""
+        return self.encoder.scale == 1 and isinstance(self.decoder.to_pixels, Rows)
+
+    def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
+        """Rows `top` to `bottom` of what `upsample` gives, (B, K, bottom - top, width) float32, of the rest nothing."""
+        with torch.autocast(scores.device.type, enabled=False):
+            to_pixels = self.decoder.to_pixels
+            assert isinstance(to_pixels, Rows)
+            return to_pixels.rows(_single(scores), width, top, bottom)
+
+
+def _single(scores: Tensor) -> Tensor:
+    """In float32: the metrics compare logits, and bilinear gradients are slow in bfloat16 (pytorch issue 140096). A
+    float64 network stays in float64.
+    """
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))

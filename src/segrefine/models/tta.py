@@ -1,0 +1,127 @@
+"""Prediction at test time: several scales, mirrored images, sliding windows. B batch, K classes, H W size."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segrefine.core.errors import UserError
+from segrefine.models.banded import best_classes
+from segrefine.models.encoders.base import MIN_SIDE
+from segrefine.models.network import SegmentationModel
+
+TILE_STEP = 2 / 3
+"""Step between sliding windows as a fraction of their size, so that neighbours overlap by a third (`stride_rate` in the
+evaluation code of PSPNet, Zhao et al., CVPR 2017)."""
+
+
+class Inference:
+    """Wraps `net`, (B, 3, H, W) float -> logits (B, K, H, W), and averages what it says over views of the images.
+
+    - `scales`: sizes relative to the image. RefineNet's multi-scale evaluation (Lin et al., CVPR 2017, section 4)
+      averages over 0.4, 0.6, 0.8, 1.0, 1.2 in the release. Where a side would be shorter than `MIN_SIDE`, it gets that.
+    - `flip`: each scale also mirrored left to right.
+    - `window`: size, or (height, width), of the tiles in which each scaled image is processed; where they overlap,
+      logits are averaged. A side that is not longer than the window's is taken whole.
+
+    Raises UserError for options that make no sense.
+    """
+
+    def __init__(
+        self,
+        net: Callable[[Tensor], Tensor],
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        window: int | tuple[int, int] | None = None,
+    ) -> None:
+        if not isinstance(scales, Sequence) or not scales or not all(map(_is_scale, scales)):
+            raise UserError(f"tta.scales={scales} must be one or more positive, finite numbers.")
+        sides = (window, window) if isinstance(window, int) else window
+        if sides is not None and not (
+            isinstance(sides, Sequence) and len(sides) == 2 and all(isinstance(s, int) and s >= MIN_SIDE for s in sides)
+        ):
+            raise UserError(
+                f"window={window} must be a size or [height, width] of at least {MIN_SIDE} pixels, or null."
+            )
+        self.window = None if sides is None else (sides[0], sides[1])
+        self.net, self.scales, self.flip = net, tuple(scales), flip
+
+    @property
+    def plain(self) -> bool:
+        """Whether images are taken as they are, once."""
+        return self.scales == (1.0,) and not self.flip and self.window is None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Class scores (B, K, H, W) of normalised `images` (B, 3, H, W): probabilities in fp32, or the network's logits
+        for the image as it is (one scale of 1, not mirrored, no window). The best class is the same for both.
+
+        Raises UserError for an image with a side below `MIN_SIDE`.
+        """
+        size = images.shape[-2:]
+        if min(size) < MIN_SIDE:
+            raise UserError(f"Images must be at least {MIN_SIDE} pixels high and wide, got {size[0]} x {size[1]}.")
+        if self.plain:
+            return self.net(images)
+
+        total: Tensor | None = None
+        for scale in self.scales:
+            view = _resize(images, _scaled(size, scale))
+            for mirrored in (False, True) if self.flip else (False,):
+                logits = self._tiled(view.flip(-1)).flip(-1) if mirrored else self._tiled(view)
+                # Logits are resized, as inside the network; probabilities are averaged, as all views share their scale.
+                scores = _resize(logits, size).softmax(dim=1)
+                total = scores if total is None else total.add_(scores)
+        assert total is not None  # there is at least one scale
+        return total / (len(self.scales) * (1 + self.flip))
+
+    def classes(self, images: Tensor) -> Tensor:
+        """The best class of every pixel, (B, H, W) uint8; for images as they are without the logits of all pixels."""
+        if self.plain and isinstance(self.net, SegmentationModel):
+            return best_classes(self.net, images)
+        return self(images).argmax(1).to(torch.uint8)
+
+    def _tiled(self, images: Tensor) -> Tensor:
+        """Logits in fp32 at the size of `images`: of the whole, or the mean over the windows that cover a pixel."""
+        size = images.shape[-2:]
+        if self.window is None or (size[0] <= self.window[0] and size[1] <= self.window[1]):
+            return self.net(images).float()
+        (tops, height), (lefts, width) = (_tiles(*pair) for pair in zip(size, self.window, strict=True))
+        total: Tensor | None = None
+        coverage = torch.zeros(size, device=images.device)
+        for top in tops:
+            for left in lefts:
+                tile = (..., slice(top, top + height), slice(left, left + width))
+                logits = self.net(images[tile]).float()
+                if total is None:
+                    total = logits.new_zeros(*logits.shape[:2], *size)
+                total[tile] += logits
+                coverage[tile] += 1
+        assert total is not None  # _tiles gives at least one place
+        return total / coverage
+
+
+def _is_scale(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
+
+
+def _scaled(size: Sequence[int], scale: float) -> tuple[int, int]:
+    """`size` times `scale`, the shape kept and neither side below `MIN_SIDE`."""
+    scale = max(scale, MIN_SIDE / min(size))
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def _resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear with half-pixel centres, smoothed before it shrinks; the same tensor if the size does not change."""
+    if images.shape[-2:] == tuple(size):
+        return images
+    return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
+
+
+def _tiles(length: int, window: int) -> tuple[list[int], int]:
+    """Where tiles start along a side of `length`, and how long they are; the last one ends with the side."""
+    window = min(window, length)
+    step = int(window * TILE_STEP)
+    return [*range(0, length - window, step), length - window], window

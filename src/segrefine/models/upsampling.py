@@ -1,0 +1,171 @@
+"""Bilinear upsampling that lands scores on the pixels they were computed from, fixed or learned.
+
+Cell j of a map at stride s looks at position `s * j + centre` of the finer grid (see `segrefine.models.encoders`).
+Both forms here honour it for every size, hold the outermost cell's value constant beyond its centre, and so agree to
+rounding.
+The usual `interpolate(size=...)` does not: over a ResNet it shifts stride-32 scores by 15.5 pixels.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segrefine.core.errors import UserError
+
+
+class Rows:
+    """For upsampling where cell j lands on pixel stride * j + centre and reaches less than a stride to either side."""
+
+    stride: Any  # a number, or a pair of the same
+    centre: float
+
+    def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
+        """Rows `top` to `bottom` of the whole at `width`, (B, K, h, w) -> (B, K, bottom - top, width), from the cells
+        alone that they come from."""
+        stride = self.stride if isinstance(self.stride, int) else self.stride[0]
+        first = max(math.floor((top - max(self.centre, 0)) / stride), 0)  # row 0 stays that of the cells taken
+        first = min(first, scores.shape[2] - 1)  # rows beyond the last centre are held at the last cell
+        last = max(math.ceil((bottom - 1 - self.centre) / stride), 0)
+        size = (bottom - stride * first, width)
+        return self(scores[:, :, first : last + 1], size)[:, :, top - stride * first :]  # type: ignore[operator]
+
+
+class Interpolate(Rows, nn.Module):
+    """Bilinear interpolation by a whole stride; `centre` is 0 (odd kernels) or (stride - 1) / 2 (even ones)."""
+
+    def __init__(self, stride: int, centre: float) -> None:
+        super().__init__()
+        if centre not in (0.0, (stride - 1) / 2):
+            raise ValueError(f"centre {centre} is neither 0 nor {(stride - 1) / 2} at stride {stride}")
+        self.stride, self.centre = stride, centre
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, K, h, w) -> (B, K, *size) on the finer grid; size at most stride * h + 1 at centre 0, else stride * (h
+        + 1).
+        """
+        scores = extend(scores, 0, 1)  # a map rounded down ends before the last pixels
+        # With align_corners cell j lands on stride * j when the size is stride * (h - 1) + 1.
+        last = 1 if self.centre == 0 else 0
+        height, width = (self.stride * (cells - last) + last for cells in scores.shape[-2:])
+        scores = F.interpolate(scores, (height, width), mode="bilinear", align_corners=bool(last))
+        return scores[..., : size[0], : size[1]]
+
+
+class Resize(nn.Module):
+    """Bilinear resizing as if the map covered the image evenly, as torchvision's networks end; off by up to half a
+    stride.
+    """
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, K, h, w) -> (B, K, *size)."""
+        return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+
+
+class TransposedConvolution(Rows, nn.ConvTranspose2d):
+    """FCN's in-network upsampling: a transposed convolution that starts as bilinear interpolation (CVPR 2015, section
+    3.3).
+
+    Kernel, K classes in and out, no bias; class c starts connected to class c alone. The kernel has 2 * stride taps
+    where cells lie between pixels (VGG; Caffe's bilinear filler) and 2 * stride - 1 where they lie on them (ResNet).
+    """
+
+    def __init__(self, num_classes: int, stride: int, centre: float, learned: bool = True) -> None:
+        kernel = 2 * stride - (1 if centre == int(centre) else 0)
+        super().__init__(num_classes, num_classes, kernel, stride=stride, bias=False)
+        self.centre = centre
+        self.offset = int(stride + bilinear_centre(kernel) - centre)  # where pixel 0 falls, one cell of padding counted
+        self.weight.requires_grad_(learned)
+
+    def reset_parameters(self) -> None:
+        start_bilinear(self)
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        """(B, K, h, w) -> (B, K, *size) on the finer grid."""
+        scores = extend(scores, 1, 2)
+        # In the scores' dtype: a half-precision network's last upsampling is computed in float32.
+        scores = F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.stride)
+        return crop(scores, self.offset, size)
+
+
+def extend(scores: Tensor, before: int, after: int) -> Tensor:
+    """(B, K, h, w) with the outermost cells repeated on both axes, so many times before and after."""
+    # Not by F.pad: with channels last its gradient comes in another order in memory than torch.compile foresees, which
+    # then refuses it.
+    for dim in (2, 3):
+        first, last = scores.narrow(dim, 0, 1), scores.narrow(dim, scores.shape[dim] - 1, 1)
+        scores = torch.cat([first] * before + [scores] + [last] * after, dim)
+    return scores
+
+
+def start_bilinear(layer: nn.ConvTranspose2d) -> None:
+    """Class c of the input goes to class c of the output alone, through a bilinear kernel."""
+    with torch.no_grad():
+        layer.weight.zero_()
+        diagonal = torch.arange(layer.in_channels)
+        layer.weight[diagonal, diagonal] = bilinear_kernel(layer.kernel_size[0])
+
+
+def bilinear_centre(kernel: int) -> float:
+    """The tap on which a bilinear kernel is centred (Caffe, include/caffe/filler.hpp, BilinearFiller)."""
+    factor = (kernel + 1) // 2
+    return factor - 1 if kernel % 2 else factor - 0.5
+
+
+def bilinear_kernel(kernel: int) -> Tensor:
+    """(kernel, kernel) float32 weights (1 - |i - centre| / factor)(1 - |j - centre| / factor), as Caffe's
+    BilinearFiller.
+    """
+    factor = (kernel + 1) // 2
+    taps = 1 - (torch.arange(kernel) - bilinear_centre(kernel)).abs() / factor
+    return taps[:, None] * taps[None, :]
+
+
+class CaffeUpsampling(Rows, nn.ConvTranspose2d):
+    """FCN's upsampling as released: a transposed convolution with 2 * stride taps and no padding, then a crop.
+
+    `offset` is where the finer grid's cell 0 lies in what comes out. It is negative where the output begins within the
+    finer grid, which then has to be cropped by as much (Caffe's coord_map.py derives the same numbers).
+    """
+
+    def __init__(self, num_classes: int, stride: int, centre: float, learned: bool = True) -> None:
+        super().__init__(num_classes, num_classes, 2 * stride, stride=stride, bias=False)
+        self.centre = centre
+        self.offset = int(bilinear_centre(2 * stride) - centre)
+        self.weight.requires_grad_(learned)
+
+    def reset_parameters(self) -> None:
+        start_bilinear(self)
+
+    def whole(self, scores: Tensor) -> Tensor:
+        """(B, K, h, w) -> (B, K, stride * (h + 1), stride * (w + 1))."""
+        return F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.stride)
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        """(B, K, h, w) -> (B, K, *size), from cell 0 of the finer grid on."""
+        return crop(self.whole(scores), self.offset, size)
+
+
+def crop(maps: Tensor, offset: int, size: Sequence[int]) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size), from `offset` on, on both axes."""
+    return maps[..., offset : offset + size[0], offset : offset + size[1]]
+
+
+UPSAMPLINGS = ("learned", "fixed", "interpolate")
+
+
+def create_upsampling(kind: str, num_classes: int, stride: int, centre: float, caffe: bool = False) -> nn.Module:
+    """`learned` or `fixed` transposed convolution, or `interpolate`; the last two compute the same. `caffe`: as
+    released, which has no interpolation.
+    """
+    if kind not in UPSAMPLINGS:
+        raise UserError(f"model.upsample={kind} is not one of {', '.join(UPSAMPLINGS)}.")
+    if kind == "interpolate":
+        if caffe:
+            raise UserError("model.upsample=interpolate needs model.geometry=same: the release has no interpolation.")
+        return Interpolate(stride, centre)
+    layer = CaffeUpsampling if caffe else TransposedConvolution
+    return layer(num_classes, stride, centre, learned=kind == "learned")

@@ -1,0 +1,154 @@
+"""The folder of a run: the one owner of every file name in it."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from filelock import FileLock, Timeout
+
+from segrefine.core.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NAME_BYTES = 200
+"""Longest part of a result's path that is called after the image; file systems take 255 with endings and all."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's files. The capitals are names relative to the folder, the properties are paths."""
+
+    path: Path
+
+    CONFIG: ClassVar[str] = "config.yaml"
+    SUMMARY: ClassVar[str] = "summary.json"
+    PER_IMAGE: ClassVar[str] = "per_image.csv"
+    METRICS: ClassVar[str] = "metrics.csv"
+    ENVIRONMENT: ClassVar[str] = "environment.txt"
+    LOG: ClassVar[str] = "train.log"
+    CHECKPOINTS: ClassVar[str] = "checkpoints"
+    BEST: ClassVar[str] = f"{CHECKPOINTS}/best.ckpt"
+    LAST: ClassVar[str] = f"{CHECKPOINTS}/last.ckpt"
+    PREDICTIONS: ClassVar[str] = "predictions"
+    PANELS: ClassVar[str] = "panels"
+    TENSORBOARD: ClassVar[str] = "tensorboard"
+    HYDRA: ClassVar[str] = ".hydra"
+    LOCK: ClassVar[str] = ".lock"
+    WANDB_ID: ClassVar[str] = "wandb_run_id.txt"
+    OFFLINE_RUNS: ClassVar[str] = "wandb/offline-run-*"
+
+    @property
+    def config(self) -> Path:
+        """The resolved config. Results that are kept call it config.yml."""
+        kept = self.path / "config.yml"
+        return kept if kept.is_file() else self.path / self.CONFIG
+
+    @property
+    def summary(self) -> Path:
+        return self.path / self.SUMMARY
+
+    @property
+    def per_image(self) -> Path:
+        return self.path / self.PER_IMAGE
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / self.METRICS
+
+    @property
+    def environment(self) -> Path:
+        return self.path / self.ENVIRONMENT
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best mIoU on val."""
+        return self.path / self.BEST
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that the run resumes from."""
+        return self.path / self.LAST
+
+    @property
+    def before_nonfinite(self) -> Path:
+        """The checkpoint of the weights before a step whose loss was not finite."""
+        return self.path / self.CHECKPOINTS / "before_nonfinite.ckpt"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / self.PREDICTIONS
+
+    @property
+    def wandb_id(self) -> Path:
+        """Holds the id of the W&B run, so that a resumed run continues it."""
+        return self.path / self.WANDB_ID
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end: the summary is the last file to be written."""
+        return self.summary.is_file()
+
+    @property
+    def began(self) -> bool:
+        """Whether anything but Hydra's record and a log is there."""
+        return not {path.name for path in self.path.iterdir()} <= {self.HYDRA, self.LOG}
+
+    def panel(self, step: int) -> Path:
+        """The picture of a few validation images after `step` steps."""
+        return self.path / self.PANELS / f"step_{step:07d}.png"
+
+    def labels(self, image: str) -> Path:
+        """The classes (H, W) uint8 that the network sees in the image with this id."""
+        return self.predictions / label_name(image)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from working on this run until the block ends; UserError if one does already."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / self.LOCK, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"Another process is at work on the run in {self.path}. Wait for its end, or stop it."
+            ) from None
+        except (OSError, NotImplementedError) as error:  # some file systems of clusters have no locks
+            log.warning(f"{self.path} cannot be locked ({error}): make sure that no other process works on this run.")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (self.path / self.LOCK).unlink()
+            lock.release()
+
+
+def previous(checkpoint: Path) -> Path:
+    """The name under which the checkpoint before this one is kept."""
+    return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
+
+
+def owner(checkpoint: Path) -> RunFolder | None:
+    """The run that a checkpoint lies in, or None for a file elsewhere."""
+    folder = RunFolder(checkpoint.absolute().parents[1])
+    return folder if folder.config.is_file() else None
+
+
+def label_name(image: str) -> str:
+    """The file below a folder of predictions that holds the classes of the image with this id."""
+    return f"{file_name(image)}_label.png"
+
+
+def file_name(image: str) -> str:
+    """The path below a folder that is called after an image's id: an id can be the image's own path, which may lead out
+    of the folder, or be too long once more is added."""
+    parts = [
+        {"/": "_root", "//": "_root", "..": "_up"}.get(part, part)
+        for part in PurePosixPath(image.replace("\0", "_")).parts
+    ]
+    digest = hashlib.sha1(os.fsencode(image)).hexdigest()[:8]
+    return "/".join(part if len(os.fsencode(part)) <= NAME_BYTES else f"{part[:40]}-{digest}" for part in parts) or "_"

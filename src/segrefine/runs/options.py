@@ -1,0 +1,28 @@
+"""Options of runs: which of them decide how a run ends, and which tell variants apart."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from segrefine.core.config import flatten
+
+HARMLESS = {
+    *("ckpt_path", "init_from", "strict", "checkpoint_every_minutes", "log_gradients"),
+    *("datamodule.root", "datamodule.download", "datamodule.cache", "datamodule.num_workers"),
+}
+"""Options that may change when a run resumes, without a word: it ends as it would have."""
+
+NO_DIFFERENCE = (HARMLESS - {"init_from", "strict"}) | {
+    *("seed", "checkpoint", "logger", "submission", "save_predictions", "split"),
+    *("datamodule.eval_batch_size", "hydra"),
+}
+"""Options that make no other variant."""
+
+
+def changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return `key=value (was before)` for each option that changed and brings the run to another end."""
+    old = flatten(before)
+    return [
+        f"{key}={value} (was {old[key]})"
+        for key, value in flatten(now).items()
+        if key in old and value != old[key] and not isinstance(value, Mapping) and key not in HARMLESS
+    ]

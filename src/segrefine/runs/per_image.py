@@ -1,0 +1,63 @@
+"""per_image.csv: a row per image, its id and its counts `COUNT:CLASS`.
+
+Rows add up, so any score of any subset follows from them (`segrefine.metrics.segmentation.scores_from_counts`).
+"""
+
+import csv
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+
+from segrefine.core.errors import UserError
+from segrefine.io.atomic import replacing
+from segrefine.metrics.segmentation import COUNTS, IMAGE_COUNTS
+
+# File names that are not UTF-8 keep their bytes.
+_TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+
+
+class PerImage(NamedTuple):
+    """N images, C kinds of counts and K classes by name, and the counts (N, C, K) int64."""
+
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+    count_names: tuple[str, ...]
+    counts: np.ndarray
+
+
+def write_per_image(path: Path, images: Sequence[str], counts: np.ndarray, classes: Sequence[str]) -> None:
+    """Write the counts (N, len(IMAGE_COUNTS), K) of N images."""
+    with replacing(path) as part, part.open("w", **_TEXT) as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *(f"{count}:{name}" for count in IMAGE_COUNTS for name in classes)])
+        writer.writerows([image, *row.flatten().tolist()] for image, row in zip(images, counts, strict=True))
+
+
+def read_per_image(path: Path) -> PerImage:
+    """Read the file, or the .csv.gz beside where it belongs; UserError, naming it, if it is missing or broken."""
+    try:
+        with open_table(path) as file:
+            header, *rows = csv.reader(file)
+        columns = [column.split(":", 1) for column in header[1:]]
+        names = tuple(dict.fromkeys(name for name, _ in columns))
+        classes = tuple(dict.fromkeys(name for _, name in columns))
+        values = np.array([row[1:] for row in rows], dtype=np.int64)
+        if names[: len(COUNTS)] != COUNTS:
+            raise ValueError("its columns are not COUNT:CLASS")
+        counts = values.reshape(len(rows), len(names), len(classes))
+        return PerImage(tuple(row[0] for row in rows), classes, names, counts)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, EOFError, csv.Error) as error:
+        raise UserError(f"{path} is broken: {error}.") from error
+
+
+def open_table(path: Path) -> TextIO:
+    """Open the .csv file, or the .csv.gz beside where it belongs, which is how results are kept."""
+    packed = path.with_name(f"{path.name}.gz")
+    if packed.is_file() and not path.is_file():
+        return gzip.open(packed, "rt", **_TEXT)
+    return path.open(**_TEXT)

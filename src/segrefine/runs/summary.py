@@ -1,0 +1,81 @@
+"""summary.json: what a run came to, in one place for who writes and who reads it."""
+
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from segrefine.core.errors import UserError
+from segrefine.io.atomic import write_text
+
+SCHEMA_VERSION = 1
+"""Of summary.json. Files without one, from before it was written, are read as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The content of summary.json. Scores are fractions in [0, 1], None where there was nothing to score.
+
+    Attributes:
+        seed: the run's; None for published weights.
+        params: parameters of the network. flops: multiply-adds for an image of `flops_size`, (H, W) in pixels.
+        num_images: images of the `split` that were scored.
+        per_class: IoU by class name, None for a class that never occurs.
+        weights: 16 hexadecimal digits that tell the network's weights from others.
+        val_mIoU: of the best checkpoint, when it was chosen.
+        images_per_second: in training; of an evaluation, in that.
+        left_out: dicts of split, id and reason of examples that could not be used.
+        skipped_steps: steps without an update, since the gradient was not finite.
+        checkpoint, tta, window: what an evaluation scored, and how; None after a training.
+    """
+
+    model: str
+    backbone: str
+    datamodule: str
+    split: str
+    seed: int | None
+    params: int
+    flops: int
+    flops_size: list[int] = field(default_factory=list)
+    num_images: int | None = None
+    mIoU: float | None
+    pixel_acc: float | None = None
+    mean_acc: float | None = None
+    fwIoU: float | None = None
+    boundary_IoU: float | None = None
+    per_class: dict[str, float | None] = field(default_factory=dict)
+    weights: str | None = None
+    val_mIoU: float | None = None
+    train_seconds: float | None = None
+    images_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    left_out: list[dict[str, str]] = field(default_factory=list)
+    skipped_steps: int = 0
+    checkpoint: str | None = None
+    tta: dict[str, Any] | None = None
+    window: int | list[int] | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        write_text(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "Summary":
+        """Read the file; UserError, naming it, if it is missing, broken or of a newer version."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        except ValueError as error:
+            raise UserError(f"{path} is broken: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is broken: it holds no named values.")
+        version = content.get("schema_version", 0)
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise UserError(f"{path} has schema_version {version}; this segrefine reads up to {SCHEMA_VERSION}.")
+        known = {each.name: each for each in fields(cls)}
+        required = {name for name, each in known.items() if each.default is each.default_factory is MISSING}
+        if missing := required - content.keys():
+            raise UserError(f"{path} lacks {', '.join(sorted(missing))}: is it of another version?")
+        return cls(**{name: value for name, value in content.items() if name in known})

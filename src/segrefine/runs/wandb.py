@@ -1,0 +1,102 @@
+"""Finished runs fetched from Weights & Biases, as folders that `segrefine.runs.read` reads."""
+
+import logging
+import netrc
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlparse
+
+from segrefine.core.errors import UserError, listing
+from segrefine.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+NEEDED = (RunFolder.PER_IMAGE, RunFolder.CONFIG, RunFolder.SUMMARY)
+
+KEPT = (*NEEDED, RunFolder.METRICS)
+"""Files of a run's folder that its W&B run keeps as well, from which `download_runs` makes a folder again."""
+
+KEPT_BELOW = "run"
+"""Where among the W&B run's files: beside them W&B writes a config.yaml of its own."""
+
+T = TypeVar("T")
+
+
+def download_runs(path: str, folder: Path, group: str | None = None) -> list[Path]:
+    """`folder/RUN_ID` of every finished run of the W&B project `path`, ENTITY/PROJECT, or of one group there, such as a
+    sweep; fetched where it is not there yet.
+
+    Runs that keep no files, which others may have logged, are named in a warning and left out. UserError where W&B
+    cannot be asked or has no such project.
+    """
+    if not re.fullmatch(r"[^/\s]+/[^/\s]+", path):
+        raise UserError(f"{path!r} should be ENTITY/PROJECT, as in the address of the project's page.")
+    if not has_wandb_key():
+        raise UserError("W&B gives runs to those with a key alone: wandb login, or set WANDB_API_KEY.")
+    filters = {"state": "finished"} | ({"group": group} if group else {})
+    runs = _asked(path, lambda: list(_api().runs(path, filters=filters)))
+    if not runs:
+        raise UserError(f"W&B has no finished run in {path}{f' of group {group}' if group else ''}.")
+    folders, without = [], []
+    for run in runs:
+        if not re.fullmatch(r"[\w-]+", run.id):  # it becomes a folder's name
+            raise UserError(f"W&B names a run of {path} {run.id!r}, which is no id.")
+        if RunFolder(folder / run.id).finished or _fetch(run, path, folder / run.id):
+            folders.append(folder / run.id)
+        else:
+            without.append(f"{run.name} ({run.id})")
+    if without:
+        log.warning(f"without {', '.join(NEEDED)} at W&B, so left out: {listing(without)}")
+    return folders
+
+
+def _api() -> Any:
+    import wandb
+
+    return wandb.Api(timeout=30)
+
+
+def _asked(path: str, question: Callable[[], T]) -> T:
+    """The answer to a question to W&B, or UserError in one line."""
+    try:
+        return question()
+    except Exception as error:  # the client raises whatever its libraries do
+        words = " ".join(str(error).split())
+        if "Could not find project" in words:
+            raise UserError(f"W&B has no project {path}, or none that your key may see.") from error
+        raise UserError(f"W&B could not be asked for the runs of {path}: {type(error).__name__}: {words}") from error
+
+
+def _fetch(run: Any, path: str, folder: Path) -> bool:
+    """Whether the run keeps its files. `folder` then has them, the summary last: if that is there, all are."""
+    wanted = [f"{KEPT_BELOW}/{name}" for name in KEPT]
+    files = {file.name: file for file in _asked(path, lambda: list(run.files(wanted)))}
+    if not {f"{KEPT_BELOW}/{name}" for name in NEEDED} <= files.keys():
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".part") as part:
+        for name in sorted(KEPT, key=RunFolder.SUMMARY.__eq__):
+            if file := files.get(f"{KEPT_BELOW}/{name}"):
+                _asked(path, partial(file.download, root=part, replace=True)).close()
+                os.replace(Path(part) / KEPT_BELOW / name, folder / name)
+    return True
+
+
+def has_wandb_key() -> bool:
+    """Whether `wandb login` was done or WANDB_API_KEY is set; asked of the environment and netrc alone."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    for name in (".netrc", "_netrc"):
+        path = Path(os.environ.get("NETRC") or Path.home() / name)
+        try:
+            if path.is_file() and host in netrc.netrc(path).hosts:
+                return True
+        except (netrc.NetrcParseError, OSError):
+            log.warning(f"{path} cannot be read, so W&B stays offline.")
+    return False

@@ -1,0 +1,153 @@
+"""Pictures: coloured label maps, overlays, panels of input, truth, prediction, error, contact sheets. H W size, K
+classes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from segrefine.core.labels import VOID
+
+Colour = tuple[int, int, int]
+
+VOID_COLOUR: Colour = (224, 224, 192)
+"""Near-white cream, entry 255 of PASCAL VOC's palette; black is VOC's background, a class."""
+
+WRONG_COLOUR: Colour = (214, 39, 40)
+VOID_ERROR_COLOUR: Colour = (160, 160, 160)
+
+COLUMNS = ("Input", "Truth", "Prediction", "Error")
+# Pixels of the longer side of a picture in a panel: legible, and four abreast fit a screen.
+MIN_SIDE, MAX_SIDE = 192, 384
+GAP, TEXT_HEIGHT = 8, 22  # pixels between pictures, and of a line of text
+BACKGROUND, INK = (255, 255, 255), (32, 32, 32)
+
+
+def colourise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Colours (H, W, 3) uint8 of `labels` (H, W) integers 0..255 by `palette` (K, 3) uint8; VOID_COLOUR from K on."""
+    table = np.empty((256, 3), np.uint8)
+    table[:] = VOID_COLOUR
+    table[: min(len(palette), VOID)] = palette[:VOID]
+    return table[labels]
+
+
+def overlay(image: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+    """`colours` over `image`, all (H, W, 3) uint8; `alpha` from 0 (the image) to 1 (the colours)."""
+    return np.rint((1 - alpha) * image + alpha * colours).astype(np.uint8)
+
+
+def errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: wrong pixels red, void grey, right ones the image (H, W, 3) uint8, faded to light grey tones."""
+    faded = np.repeat(image.mean(axis=2, keepdims=True) * 0.4 + 255 * 0.6, 3, axis=2)
+    picture = np.rint(faded).astype(np.uint8)
+    picture[truth != prediction] = WRONG_COLOUR
+    picture[truth == VOID] = VOID_ERROR_COLOUR
+    return picture
+
+
+def panel(
+    images: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    predictions: Sequence[np.ndarray],
+    palette: np.ndarray,
+    class_names: Sequence[str],
+) -> Image.Image:
+    """One row per image: input, truth, prediction, error; below, the colours of the classes that occur.
+
+    `images` (H, W, 3) uint8, `truths` (H, W) 0..K-1 or VOID, `predictions` (H, W) 0..K-1, `palette` (K, 3) uint8; sizes
+    may differ from row to row. Small images are enlarged by whole factors, large ones reduced to `MAX_SIDE`.
+    """
+    rows = [
+        [
+            _fitted(image, Image.Resampling.BOX),
+            _fitted(colourise(truth, palette), Image.Resampling.NEAREST),
+            _fitted(colourise(prediction, palette), Image.Resampling.NEAREST),
+            _fitted(errors(image, truth, prediction), Image.Resampling.BOX),  # a thin error fades, but never vanishes
+        ]
+        for image, truth, prediction in zip(images, truths, predictions, strict=True)
+    ]
+    entries = _entries([*truths, *predictions], palette, class_names)
+    if ("void", VOID_COLOUR) in entries:
+        entries.append(("void (in errors)", VOID_ERROR_COLOUR))
+    return _table(rows, COLUMNS, [*entries, ("wrong", WRONG_COLOUR)])
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray], labels: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]
+) -> Image.Image:
+    """Images (H, W, 3) uint8 beside their labels (H, W), 0..K-1 or VOID, in two columns; below, the colours."""
+    pairs = [
+        [_fitted(image, Image.Resampling.BOX), _fitted(colourise(label, palette), Image.Resampling.NEAREST)]
+        for image, label in zip(images, labels, strict=True)
+    ]
+    rows = [[picture for pair in pairs[first : first + 2] for picture in pair] for first in range(0, len(pairs), 2)]
+    return _table(rows, ("Image", "Labels") * min(len(pairs), 2), _entries(labels, palette, class_names))
+
+
+def _table(rows: list[list[Image.Image]], titles: Sequence[str], entries: list[tuple[str, Colour]]) -> Image.Image:
+    """Pictures in rows and columns, with a title over each column and a legend below."""
+    column = max(MIN_SIDE // 2, *(picture.width for row in rows for picture in row))  # titles need some room
+    width = len(titles) * (column + GAP) + GAP
+    legend = _legend(entries, width)
+
+    heights = [max(picture.height for picture in row) for row in rows]
+    height = TEXT_HEIGHT + GAP + sum(height + GAP for height in heights)
+    canvas = Image.new("RGB", (width, height + legend.height), BACKGROUND)
+    lefts = [GAP + number * (column + GAP) for number in range(len(titles))]
+    for left, title in zip(lefts, titles, strict=True):
+        _write(canvas, (left + column // 2, GAP + TEXT_HEIGHT // 2), title, anchor="mm")
+    top = TEXT_HEIGHT + GAP
+    for row, height in zip(rows, heights, strict=True):
+        for left, picture in zip(lefts, row, strict=False):  # the last row may be shorter
+            canvas.paste(picture, (left + (column - picture.width) // 2, top))
+        top += height + GAP
+    canvas.paste(legend, (0, top))
+    return canvas
+
+
+def _fitted(picture: np.ndarray, resampling: Image.Resampling) -> Image.Image:
+    """Enlarged by a whole factor to `MIN_SIDE` or more (nearest and box repeat pixels), or reduced to `MAX_SIDE`."""
+    height, width = picture.shape[:2]
+    longer = max(height, width)
+    factor = min(-(-MIN_SIDE // longer), MAX_SIDE / longer)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return Image.fromarray(picture).resize(size, resampling)
+
+
+def _entries(maps: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, Colour]]:
+    """Name and colour of each class that occurs in the label maps, in the classes' order, then of void."""
+    occurring = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
+    entries: list[tuple[str, Colour]] = []
+    for label in occurring[occurring < len(class_names)]:
+        red, green, blue = map(int, palette[label])
+        entries.append((class_names[label], (red, green, blue)))
+    return [*entries, ("void", VOID_COLOUR)] if VOID in occurring else entries
+
+
+def _legend(entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
+    """Colour boxes with names, wrapped to `width` pixels."""
+    font = _font()
+    box = TEXT_HEIGHT - 8
+    places, left, top = [], GAP, 0
+    for name, _ in entries:
+        length = box + 5 + round(font.getlength(name)) + 2 * GAP
+        if left > GAP and left + length > width:
+            left, top = GAP, top + TEXT_HEIGHT
+        places.append((left, top))
+        left += length
+
+    legend = Image.new("RGB", (width, top + TEXT_HEIGHT + GAP), BACKGROUND)
+    draw = ImageDraw.Draw(legend)
+    for (name, colour), (left, top) in zip(entries, places, strict=True):
+        draw.rectangle((left, top + 4, left + box, top + 4 + box), fill=colour, outline=INK)
+        _write(legend, (left + box + 5, top + TEXT_HEIGHT // 2), name, anchor="lm")
+    return legend
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=14)
+
+
+def _write(canvas: Image.Image, place: tuple[int, int], text: str, anchor: str) -> None:
+    ImageDraw.Draw(canvas).text(place, text, fill=INK, font=_font(), anchor=anchor)

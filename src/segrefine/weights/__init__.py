@@ -1,0 +1,1 @@
+"""Files of weights: checkpoints of runs, published weights, export."""

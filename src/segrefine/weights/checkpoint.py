@@ -1,0 +1,141 @@
+"""Checkpoints: what is stored beside the weights, and loading them or weights that others published."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from segrefine.core.errors import UserError
+from segrefine.core.labels import voc_colour_map
+from segrefine.core.registry import rename_classes
+from segrefine.io.tensors import find_tensors, misfits, read_file, read_tensors
+from segrefine.models.build import build_model
+from segrefine.models.network import SegmentationModel
+from segrefine.runs.folder import RunFolder
+from segrefine.weights.published import INPUT_TENSORS, from_published, recognise
+
+log = logging.getLogger(__name__)
+
+KEY = "segrefine"
+"""The entry of a Lightning checkpoint under which `describe` is stored."""
+
+_PREFIX = "net."  # the network's place in the LightningModule
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of weights: the network's tensors, and what the file says of them.
+
+    A checkpoint of a run says all: its resolved config, class names, palette (K, 3) uint8 RGB. A file of weights alone
+    leaves `config` and `classes` empty; its palette is VOC's, for as many classes as its published form shows, else for
+    none.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    classes: list[str]
+    palette: np.ndarray
+    tensors: dict[str, Tensor]
+
+
+def describe(config: dict[str, Any], classes: list[str], palette: np.ndarray) -> dict[str, Any]:
+    """What a checkpoint says of itself, in plain containers, so that PyTorch's weights-only loader reads it."""
+    return {"config": config, "classes": list(classes), "palette": palette.tolist()}
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of a run, or any file of weights; UserError for a file that is neither."""
+    content = read_file(path)
+    tensors = _network(find_tensors(content, path))
+    if KEY in content:
+        try:
+            about = content[KEY]
+            palette = np.asarray(about["palette"], np.uint8).reshape(len(about["classes"]), 3)
+            return Checkpoint(path, rename_classes(dict(about["config"])), list(about["classes"]), palette, tensors)
+        except UserError:
+            raise
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            raise UserError(f"{path} is damaged: what it says of its run cannot be read ({error!r}).") from error
+    form = recognise(tensors)
+    scores = None if form is None else tensors.get(form.scores)
+    return Checkpoint(path, {}, [], voc_colour_map(len(scores) if scores is not None and scores.ndim else 0), tensors)
+
+
+def restore(
+    checkpoint: Checkpoint, model: dict[str, Any], backbone: dict[str, Any], num_classes: int | None = None
+) -> SegmentationModel:
+    """The network that the configs describe, with the checkpoint's weights; the backbone's own file need not be at
+    hand. `num_classes` is the checkpoint's, unless given.
+    """
+    if None in (model.get("name"), backbone.get("name")):
+        form = recognise(checkpoint.tensors)
+        what = "weights alone" if form is None else f"weights of {form.title}"
+        options = "model=NAME backbone=NAME" if form is None else form.options
+        raise UserError(f"{checkpoint.path} holds {what}. Say for which network: {options}.")
+    num_classes = num_classes or len(checkpoint.palette)
+    if not num_classes:
+        raise UserError(f"{checkpoint.path} does not say how many classes it has: give {RunFolder.BEST} of a run.")
+    net = build_model(model, backbone | {"weights": None}, num_classes)
+    fill(net, checkpoint.tensors, checkpoint.path)
+    if checkpoint.classes:
+        net.classes, net.palette = checkpoint.classes, checkpoint.palette
+    return net
+
+
+def load_model(path: str | Path) -> SegmentationModel:
+    """Build the network of a run's checkpoint, in eval mode.
+
+    Args:
+        path: a checkpoint of a run, such as checkpoints/best.ckpt.
+
+    Returns:
+        The network, with the `classes`, `palette` and `num_classes` that it was trained for.
+
+    Raises:
+        UserError: The file holds weights alone. `create_model` and `load_weights` take those.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    if not checkpoint.config:
+        raise UserError(
+            f"{path} does not say which network it is of. Use create_model(...), then load_weights(net, PATH)."
+        )
+    return restore(checkpoint, checkpoint.config["model"], checkpoint.config["backbone"]).eval()
+
+
+def load_weights(net: SegmentationModel, path: str | Path, strict: bool = True) -> None:
+    """Fill `net` from a file: a checkpoint of a run, the network's own `state_dict`, or weights that others published.
+
+    Published forms (`segrefine.weights.published`) are known by their tensors' names: pytorch-fcn's .pth and Caffe's
+    .caffemodel of FCN-32s, 16s, 8s and at-once; refinenet-pytorch; light-weight-refinenet; torchvision's fcn_resnet50
+    and 101. With them `net.preprocess` maps ordinary RGB images to what the weights were made for.
+
+    Every tensor must be there with its shape and none left over: UserError names those that do not fit, and `net` stays
+    as it was. With `strict=False` the tensors that fit are taken and the log says which were not.
+    """
+    path = Path(path)
+    fill(net, _network(read_tensors(path)), path, strict)
+
+
+def fill(net: SegmentationModel, tensors: dict[str, Tensor], path: Path, strict: bool = True) -> None:
+    """`load_weights` with what was read from `path`."""
+    form = recognise(tensors)
+    if form is not None:
+        tensors, problems = from_published(form, net, tensors, path)
+    else:
+        problems = misfits(net.state_dict(), tensors, optional=INPUT_TENSORS)
+    if problems and strict:
+        raise UserError(f"{path} does not fit the network. {problems}.")
+    state = net.state_dict()
+    fitting = {name: value for name, value in tensors.items() if name in state and value.shape == state[name].shape}
+    net.load_state_dict(fitting, strict=False)
+    if problems:
+        log.warning(f"{path}: {len(fitting)} of the network's {len(state)} tensors taken. {problems}.")
+
+
+def _network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network's tensors: those of a LightningModule carry a prefix."""
+    inside = {name[len(_PREFIX) :]: tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
+    return inside or tensors

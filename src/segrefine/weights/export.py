@@ -1,0 +1,160 @@
+"""Writing a network in the form of other code. Every file is read back and compared before it gets its name."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torchvision.transforms import Normalize
+
+from segrefine.core.errors import UserError, did_you_mean
+from segrefine.io.atomic import replacing
+from segrefine.models.encoders.base import MEAN, STD
+from segrefine.models.network import SegmentationModel
+from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
+from segrefine.weights.published import FORMS, Form, to_published
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3
+"""Largest difference of the file's outputs, relative to the largest output, that is taken for rounding: other code
+orders float32 sums in other ways.
+"""
+
+SIZES = ((2, 75, 101), (1, 64, 96))
+"""Batch, height and width of the images that outputs are compared on; the file is traced on another."""
+
+Network = Callable[[Tensor], Tensor]
+"""RGB (B, 3, H, W) float32 in [0, 1] -> logits (B, K, H, W)."""
+
+Export = Callable[[SegmentationModel, dict[str, Any], Path], Network]
+"""Writes a network, made by a config of model and backbone, to a path, and gives back what was written, read again."""
+
+
+class FromRGB(nn.Module):
+    """The network with its preparation of images: a `Network`."""
+
+    def __init__(self, net: SegmentationModel) -> None:
+        super().__init__()
+        self.net = net
+        self.train(net.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(self.net.preprocess(images))
+
+
+def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
+    """Write the file that `conf/export.yaml` asks for; UserError if it does not give the network's outputs.
+
+    `checkpoint` is what `cfg.checkpoint` holds, if that was read before.
+    """
+    for option in ("checkpoint", "format", "output"):
+        if cfg[option] is None:
+            raise UserError(f"Give {option}=... python -m segrefine.export --help says more.")
+    if cfg.format not in FORMATS:
+        raise UserError(f"There is no format {cfg.format!r}.{did_you_mean(cfg.format, FORMATS)}")
+    output = Path(cfg.output)
+    if output.is_dir():
+        raise UserError(f"output={output} is a folder. Give the path of the file to write.")
+    checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
+    config: Any = OmegaConf.to_container(cfg)
+    net = restore(checkpoint, config["model"], config["backbone"]).eval()
+    try:
+        with replacing(output) as part:
+            found = largest_difference(FromRGB(net), FORMATS[cfg.format](net, config, part))
+            if not found <= TOLERANCE:  # as for NaN
+                raise UserError(
+                    f"format={cfg.format}: outputs of the file differ from the network's by {found:.2g} of the "
+                    "largest, so it was not written."
+                )
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written: {error}") from error
+    size = output.stat().st_size / 2**20
+    log.info(
+        f"{output}: {cfg.format}, {size:.1f} MiB; its outputs differ from the network's by {found:.1e} of the largest"
+    )
+
+
+@torch.no_grad()
+def largest_difference(network: Network, other: Network) -> float:
+    """Largest difference of the two on random images, over the largest output; NaN if an output is NaN."""
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    for batch, height, width in SIZES:
+        images = torch.rand(batch, 3, height, width, generator=generator)
+        expected, found = network(images), other(images)
+        if found.shape != expected.shape:
+            raise UserError(f"The file gives {tuple(found.shape)} where the network gives {tuple(expected.shape)}.")
+        differences.append((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    return torch.stack(differences).max().item()
+
+
+def _published(form: Form, net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:
+    torch.save(to_published(form, net), path)
+    if form.name == "torchvision":
+        return _torchvision_network(config["backbone"]["name"], path)
+    return FromRGB(restore(read_checkpoint(path), config["model"], config["backbone"]).eval())
+
+
+def _torchvision_network(backbone: str, path: Path) -> Network:
+    """torchvision's own network, filled from the file."""
+    build = getattr(torchvision.models.segmentation, f"fcn_{backbone}", None)
+    if build is None:
+        raise UserError(f"format=torchvision: there is no fcn_{backbone} in torchvision.")
+    tensors = torch.load(path, weights_only=True)
+    classes = len(tensors["classifier.4.weight"])
+    network = build(weights=None, weights_backbone=None, num_classes=classes, aux_loss=False).eval()
+    network.load_state_dict(tensors)
+    normalise = Normalize(MEAN, STD)
+    return lambda images: network(normalise(images))["out"]
+
+
+def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError('format=onnx needs packages that are not here: pip install -e ".[export]".') from error
+    for name in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every node that they improve
+    torch.onnx.export(
+        FromRGB(net),
+        (_example(),),
+        path,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamo=True,
+        dynamic_shapes=_any_size(),
+        external_data=False,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _torch_export(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:
+    torch.export.save(torch.export.export(FromRGB(net), (_example(),), dynamic_shapes=_any_size()), path)
+    return torch.export.load(path).module()
+
+
+def _example() -> Tensor:
+    return torch.rand(2, 3, 97, 130, generator=torch.Generator().manual_seed(1))
+
+
+def _any_size() -> tuple[dict[int, Any]]:
+    """Batch, height and width of the images are free, from 64 pixels on: below, some maps are one cell high or wide,
+    for which torch.export would need a program of its own.
+    """
+    return (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+
+
+FORMATS: dict[str, Export] = {
+    **{form.name: partial(_published, form) for form in FORMS},
+    "onnx": _onnx,
+    "torch_export": _torch_export,
+}

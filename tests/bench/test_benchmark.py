@@ -1,0 +1,120 @@
+"""`python -m segrefine.benchmark` on a network of a moment, with a peer beside it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from segrefine.bench.benchmark import STEPS, benchmark, load_peer
+from segrefine.bench.measure import Traffic, matmul_rate, step_memory
+from segrefine.core.config import CONFIG_FOLDER
+from segrefine.core.errors import UserError
+from segrefine.models.build import create_model
+from segrefine.models.cost import count_multiply_adds
+
+TINY = ["model=refinenet_lw", "model.widths={4:8,8:8,16:8,32:8}", "size=[64,96]", "batch_size=2", "rounds=2"]
+PEER = """
+import torch
+
+class Peer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 21, 3, stride=4)
+
+    def forward(self, images):
+        return {"out": self.layer(images)}
+"""
+
+
+def config(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose("benchmark", overrides=[*TINY, "device=cpu", *overrides])
+
+
+def test_ours_and_a_peer_are_timed_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "peer.py").write_text(PEER)
+    output = tmp_path / "results" / "speed.json"
+    with caplog.at_level("INFO"):
+        rows = benchmark(config(f"peer={tmp_path}/peer.py:Peer", f"output={output}", "precision=32-true"))
+    assert [(row["step"], row["network"].rpartition(":")[2]) for row in rows] == [
+        *(("train", "refinenet_lw/resnet18"), ("train", "Peer")),
+        *(("predict", "refinenet_lw/resnet18"), ("predict", "Peer")),
+    ]
+    for row in rows:
+        assert row["quartiles"][0] <= row["images_per_second"] <= row["quartiles"][1]
+        assert row["memory_bytes"] > 0
+        assert 0 < row["share_of_matmul_rate"] < 1
+        assert row["share_of_copy_rate"] > 0
+    net = create_model("refinenet_lw", "resnet18", widths={4: 8, 8: 8, 16: 8, 32: 8})
+    assert rows[2]["multiply_adds_per_image"] == count_multiply_adds(net, (64, 96))
+    assert 2.5 < rows[0]["multiply_adds_per_image"] / rows[2]["multiply_adds_per_image"] < 3
+    assert rows[3]["multiply_adds_per_image"] == 21 * 3 * 9 * 16 * 24
+    assert rows[0]["memory_bytes"] > rows[2]["memory_bytes"]
+    about = json.loads(output.read_text())
+    assert about["results"] == rows
+    assert "| refinenet_lw/resnet18 | train | float32 |" in caplog.text
+
+
+def test_memory_of_a_step_is_the_most_that_its_tensors_hold_at_a_time() -> None:
+    def step() -> None:
+        for _ in range(3):
+            first = torch.zeros(1000, 1000)
+            second = first + 1
+            del first, second
+
+    assert step_memory(step, torch.device("cpu")) == pytest.approx(8e6, rel=0.01)
+
+
+def test_the_machines_rate_is_that_of_its_products() -> None:
+    assert matmul_rate(torch.device("cpu"), None, side=256) > 1e8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["steps=[tain]"], "steps=tain is not known. Did you mean 'train'"),
+        (["rounds=0"], "rounds and batch_size should be 1 or more"),
+        (["peer=nothing"], "peer=nothing should be module:function"),
+        (["peer=nowhere.at.all:net"], "peer=nowhere.at.all:net: No module named 'nowhere'"),
+        (["peer=math:pi2"], "peer=math:pi2: module 'math' has no attribute 'pi2'"),
+        (["peer=collections:OrderedDict"], "returned a OrderedDict, not a torch.nn.Module"),
+        (["peer_channels_last=auto"], "peer_channels_last=auto should be true or false"),
+        (["channels_last=maybe"], "channels_last=maybe should be auto, true or false"),
+        (["device=gpu"], "device=gpu should be auto, cpu or cuda"),
+    ],
+)
+def test_mistakes_are_told_in_words(overrides: list[str], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        benchmark(config(*overrides))
+    assert words in str(caught.value)
+
+
+def test_a_peer_may_come_from_an_installed_package() -> None:
+    assert isinstance(load_peer("torchvision.models:squeezenet1_1"), torch.nn.Module)
+
+
+def test_traffic_is_what_operations_take_in_and_give_out() -> None:
+    a, b = torch.zeros(10, 20), torch.zeros(20, 5)
+    with Traffic() as traffic:
+        (a @ b).t()  # a view moves nothing
+    assert traffic.bytes == 4 * (200 + 100 + 50)
+
+
+def test_the_profile_says_where_the_time_goes(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        benchmark(config("profile=4", "precision=32-true"))
+    tables = [text for text in caplog.messages if "| operation |" in text]
+    assert len(tables) == len(STEPS)
+    assert "| convolution, backward |" in tables[0]
+    assert "convolution, backward" not in tables[1]
+    for table in tables:
+        rows = [line.split(" | ") for line in table.partition("| --- | --- | --- | --- |\n")[2].splitlines()]
+        assert len(rows) == 4
+        shares = [float(row[2].strip("%")) for row in rows]
+        assert shares == sorted(shares, reverse=True)
+        assert 10 < sum(shares) <= 101
+        forward = next(row for row in rows if "convolution, forward" in row[0])
+        assert 0 < float(forward[3].strip("% |")) < 100

@@ -1,0 +1,170 @@
+"""What a user sees who types something: help in words, one message for a mistake, and an exit status that tells."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TypeIn
+
+from segrefine.cli.command import follower_options, run_folder
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def in_a_process(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(CHECKOUT / script), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py"])
+def test_help_is_in_words_and_quick(script: str, tmp_path: Path) -> None:
+    started = time.perf_counter()
+    result = in_a_process(tmp_path, script, "--help")
+    assert result.returncode == 0
+    assert f"python {script} " in result.stdout
+    assert "Options (set with name=value" in result.stdout
+    assert time.perf_counter() - started < 25  # a second or a few; with torch, beside other tests, it would be more
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_choice(tmp_path: Path) -> None:
+    words = in_a_process(tmp_path, "train.py", "--help").stdout
+    for name in (
+        "refinenet_2scale",
+        "fcn8s_atonce",
+        "vgg19_bn",
+        "resnet152",
+        "camvid",
+        "lightweight_2018",
+        "tensorboard",
+    ):
+        assert name in words
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("model=fcn9s", "model has no value 'fcn9s'. Did you mean 'fcn8s'"),
+        ("trainer.max_epoch=3", "There is no option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
+        ("modle=fcn8s", "There is no option 'modle'. Did you mean 'model'"),
+        ("experiment=camvid_fcn8s", "with a plus: +experiment=NAME"),
+        ("+experiment=nothing", "experiment has no value 'nothing'. Known: "),
+        ("+experiment=shapes/fcn8ss", "experiment/shapes has no value 'fcn8ss'. Did you mean 'fcn8s'"),
+        ("+experiment=shpes/fcn16s", "experiment has no value 'shpes/fcn16s'. Did you mean 'shapes/fcn16s'"),
+        ("+experiment/shape=fcn8s", "There is no option 'experiment/shape'."),
+        ("+speed=1", "There is no option 'speed'. Did you mean 'seed'?"),
+        ("+experiment=shapes_fcn8s", "experiment has no value 'shapes_fcn8s'. Did you mean 'shapes/fcn8s'"),
+        ("seed='0", "The option seed='0 cannot be read. Is a quote too many in it"),
+        (
+            "-m +experiment/camvid=fcn8s,refinenet datamodule.root=.",
+            "Its options: augment, batch_size, crop_size, eval_batch_size, num_workers, seed, test_size, train_size, "
+            "val_size. If the swept files of experiments/ choose another datamodule, give datamodule=NAME as well.",
+        ),
+        ("hydra/launcher=paralel", "hydra/launcher has no value 'paralel'. Did you mean 'parallel'"),
+        ("model.upsample", "model.upsample"),
+        ("recipe.momentun=1", "Did you mean 'recipe.momentum'"),
+        (
+            "model=fcn_dilated model.crp_links=2",
+            "model.crp_links is no option of model=fcn_dilated. Its options: upsample",
+        ),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp_path: Path) -> None:
+    result = in_a_process(tmp_path, "train.py", *argument.split())
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train.py", ["trainer.max_epochs=ten"], "trainer.max_epochs=ten should be a whole number"),
+        (
+            "train.py",
+            ["+experiment=shapes/refinenet", "model.crp_links=2.5"],
+            "model.crp_links=2.5 should be a whole number (the default is 4)",
+        ),
+        ("train.py", ["datamodule.batch_size=0"], "datamodule.batch_size=0 should be"),
+        ("evaluate.py", [], "Give checkpoint=PATH"),
+        ("predict.py", ["checkpoint=gone.ckpt", "input=."], "There is no weights file gone.ckpt"),
+    ],
+)
+def test_a_mistake_found_later_is_one_message_too(
+    script: str, arguments: list[str], message: str, type_in: TypeIn
+) -> None:
+    result = type_in(script, *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_option_that_an_experiment_gives_as_5_takes_any_number(type_in: TypeIn) -> None:
+    """Its place in the recipe holds `auto`; that the file's 5 is whole says nothing."""
+    arguments = ("+experiment=shapes/fcn8s", "recipe.encoder_lr_multiplier=2.5", "datamodule.batch_size=0")
+    assert "datamodule.batch_size=0 should be" in type_in("train.py", *arguments).stderr
+
+
+def test_a_second_process_in_a_runs_folder_is_told_and_leaves_it_alone(
+    type_in: TypeIn, at_work: Callable[[Path], None], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("checkpoints/last.ckpt", "metrics.csv", "config.yaml", ".metrics.1.csv"):  # the last is being written
+        (run / name).write_text(name)
+    at_work(run)
+    result = type_in("train.py", f"hydra.run.dir={run}", "seed=1")
+    assert result.returncode == 2
+    assert f"error: Another process is at work on the run in {run}. Wait for its end" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    for name in ("checkpoints/last.ckpt", "metrics.csv", "config.yaml", ".metrics.1.csv"):
+        assert (run / name).read_text() == name
+    assert (run / ".lock").exists()
+
+
+def test_last_means_the_newest_run_of_the_same_model_and_backbone(tmp_path: Path) -> None:
+    for hour, name in enumerate(("10-00-00_fcn8s_resnet18", "11-00-00_fcn8s_resnet18", "12-00-00_fcn8s_resnet34")):
+        checkpoint = tmp_path / "day" / name / "checkpoints/last.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        os.utime(checkpoint, (hour, hour))
+    fresh = str(tmp_path / "day" / "13-00-00_fcn8s_resnet18")
+    assert run_folder("last", fresh) == str(tmp_path / "day" / "11-00-00_fcn8s_resnet18")
+    assert run_folder(None, fresh) == fresh
+    assert run_folder("last", str(tmp_path / "day" / "13-00-00_fcn4s_resnet18")).endswith("13-00-00_fcn4s_resnet18")
+
+
+def test_a_path_continues_the_run_it_belongs_to(tmp_path: Path) -> None:
+    run = tmp_path / "elsewhere"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    assert run_folder(str(run / "checkpoints/last.ckpt"), "outputs/day/new_a_b") == str(run)
+    assert run_folder(str(tmp_path / "loose.ckpt"), "outputs/day/new_a_b") == "outputs/day/new_a_b"
+    assert run_folder("bare.ckpt", "outputs/day/new_a_b") == "outputs/day/new_a_b"
+
+
+def test_only_the_first_process_of_torchrun_or_slurm_makes_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert follower_options(["train.py"]) == []
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "0")
+        assert follower_options(["train.py"]) == []
+        monkeypatch.setenv(name, "3")
+        assert "hydra.output_subdir=null" in follower_options(["train.py"])
+        assert follower_options(["train.py", "hydra.run.dir=x"]) == []
+        monkeypatch.delenv(name)
+
+
+def test_a_run_that_came_to_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    result = in_a_process(tmp_path, "train.py", "recipe.lr=abc")
+    assert result.returncode == 2
+    assert not list((tmp_path / "outputs").iterdir())
+    named = in_a_process(tmp_path, "train.py", "recipe.lr=abc", "hydra.run.dir=mine")
+    assert named.returncode == 2
+    assert (tmp_path / "mine/train.log").is_file()

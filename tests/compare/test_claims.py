@@ -1,0 +1,121 @@
+"""Claims: outcomes and verdicts by value, files regenerated, and those of this project checked for sense."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fake_runs import draw_counts, write_run
+
+from segrefine.compare.claims import BEGIN, END, Finding, describe, judge, write_claims
+from segrefine.compare.plots import PLOTS
+from segrefine.compare.statistics import Bootstrap, Difference
+from segrefine.core.errors import UserError
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+CLAIMS: list[dict[str, Any]] = yaml.safe_load((EXPERIMENTS / "claims.yml").read_text())
+
+
+def finding(low: float, high: float, p: float = 0.001, margin: float = 0.0) -> Finding:
+    return Finding(Difference("a", "b", "mIoU", (low + high) / 2, low, high, p, p, (3, 3), margin))
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome"),
+    [
+        (finding(0.01, 0.03), "as claimed"),
+        (finding(-0.03, -0.01), "the other way"),
+        (finding(-0.01, 0.03, p=0.3), "not shown"),
+        (finding(0.01, 0.03, p=0.06), "not shown"),  # lost by Holm's correction
+        (finding(-0.019, 0.03, margin=0.02), "as claimed"),
+        (finding(-0.019, 0.03, p=0.3, margin=0.02), "not shown"),  # after correction
+        (finding(-0.03, 0.03, p=0.3, margin=0.02), "not shown"),
+        (finding(-0.05, -0.03, margin=0.02), "the other way"),
+    ],
+)
+def test_outcomes(found: Finding, outcome: str) -> None:
+    assert found.outcome == outcome
+
+
+def test_verdicts_say_how_much_of_a_claim_holds() -> None:
+    yes, no, open_ = finding(0.01, 0.03), finding(-0.03, -0.01), finding(-0.01, 0.03, p=0.3)
+    assert judge([yes, yes]) == "holds"
+    assert judge([no]) == "the opposite holds"
+    assert judge([open_, open_]) == "not shown"
+    assert judge([yes, open_, no, no]) == "in part: 1 as claimed, 1 not shown, 2 the other way"
+    assert describe(yes) == "a over b: +2.0 (+1.0 to +3.0)"
+    assert describe(finding(-0.03, 0.01, margin=0.02)) == "a over b: -1.0 (-3.0 to +1.0, claimed: above -2)"
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    """A file of claims with results of two of three variants."""
+    for place, (name, right) in enumerate({"good": 0.86, "bad": 0.8}.items()):
+        for seed in range(2):
+            counts = draw_counts(10 * place + seed, 40, right)
+            write_run(tmp_path / "results" / "set" / f"{name}_seed{seed}", counts, seed=seed)
+    tests = {"set": [{"pair": ["good", "bad"]}, {"pair": ["good", "absent"]}], "other": [{"pair": ["good", "bad"]}]}
+    claim = {"folder": "01_first", "title": "Good beats bad", "source": "nobody", "question": "Does it?"}
+    claim |= {"method": "python train.py", "tests": tests, "plots": ["regions"], "remarks": "None."}
+    (tmp_path / "claims.yml").write_text(yaml.safe_dump([claim], sort_keys=False))
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n")
+    return tmp_path
+
+
+def test_the_table_of_verdicts_is_regenerated_between_its_marks(top: Path) -> None:
+    write_claims(top / "claims.yml", Bootstrap(300))
+    text = (top / "README.md").read_text()
+    assert text.startswith(f"before\n{BEGIN}\n| ")
+    assert text.endswith(f"{END}\nafter\n")
+    rows = [line for line in text.splitlines() if line.startswith("| 1 |")]
+    assert "good over bad: +" in rows[0]
+    assert rows[0].endswith("| holds (1 not run yet) |")
+    assert rows[1].endswith("| not run yet |")
+    assert "stale" not in text
+    write_claims(top / "claims.yml", Bootstrap(300))
+    assert (top / "README.md").read_text() == text
+
+
+def test_every_claim_gets_a_page_of_its_own(top: Path) -> None:
+    write_claims(top / "claims.yml", Bootstrap(300))
+    text = (top / "01_first" / "README.md").read_text()
+    for words in ("# 1. Good beats bad", "Does it?", "Source: nobody", "python train.py", "## set", "None."):
+        assert words in text
+    pictures = {path.name for path in (top / "01_first").glob("*.png")}
+    assert pictures == {"set_differences.png", "set_regions.png"}
+    assert all(f"({name})" in text for name in pictures)
+
+
+def test_mistakes_in_the_file_are_named(top: Path) -> None:
+    (top / "README.md").write_text("no marks")
+    with pytest.raises(UserError, match=r"README\.md has no lines"):
+        write_claims(top / "claims.yml", Bootstrap(300))
+    (top / "claims.yml").write_text("- {folder: x, titel: y}")
+    with pytest.raises(UserError, match=r"claim 1 has 'titel'\. Did you mean 'title'"):
+        write_claims(top / "claims.yml", Bootstrap(300))
+    (top / "claims.yml").write_text("a: [")
+    with pytest.raises(UserError, match=r"is broken"):
+        write_claims(top / "claims.yml", Bootstrap(300))
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=[claim["folder"] for claim in CLAIMS])
+def test_a_claim_of_ours_names_runs_and_plots_that_there_are(claim: dict[str, Any]) -> None:
+    # By evaluate.py, from runs that are there.
+    scored = {f"{model}_{scales}" for model in ("refinenet", "fcn8s") for scales in ("onescale", "multiscale")}
+    for name, wanted in claim.get("tests", {}).items():
+        files = {path.stem for path in (EXPERIMENTS / "configs/experiment" / name).glob("*.yaml")}
+        assert {one for test in wanted for one in test["pair"]} <= files | scored
+    assert set(claim.get("plots", [])) <= PLOTS.keys()
+    assert "tests" in claim or "costs" in claim
+
+
+def test_there_are_twelve_claims() -> None:
+    assert [claim["folder"][:2] for claim in CLAIMS] == [f"{number:02}" for number in range(1, 13)]
+
+
+@pytest.mark.slow
+def test_the_committed_verdicts_follow_from_the_committed_results(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(EXPERIMENTS, tmp_path / "experiments"))
+    write_claims(copy / "claims.yml", Bootstrap())
+    assert (copy / "README.md").read_text() == (EXPERIMENTS / "README.md").read_text()

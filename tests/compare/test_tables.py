@@ -1,0 +1,132 @@
+"""Tables in four forms, with names that mean something in one of them; plots that hold what they should."""
+
+import csv
+import io
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from fake_runs import CLASSES, fake_variants
+from matplotlib.figure import Figure
+
+from segrefine.compare.costs import Measurement, describe_costs, judge_costs
+from segrefine.compare.plots import PLOTS, as_svg, difference_bars, draw_all, pareto_front
+from segrefine.compare.statistics import Bootstrap, correct
+from segrefine.compare.tables import Table, differences, mean_and_deviation, overview, per_class
+from segrefine.compare.variants import Variant
+
+HOSTILE = Table("T", ("a|b", "50 %"), (("<b>&_$", 'say "x"\nnext'), ("±", "\\")))
+
+
+def test_markdown_keeps_its_columns() -> None:
+    lines = HOSTILE.markdown().splitlines()
+    assert lines[0] == r"| a\|b | 50 % |"
+    assert lines[2] == r'| <b>&_$ | say "x" next |'
+    assert len(lines) == 4
+
+
+def test_csv_comes_back() -> None:
+    assert [tuple(row) for row in csv.reader(io.StringIO(HOSTILE.csv()))] == [HOSTILE.columns, *HOSTILE.rows]
+
+
+def test_latex_is_escaped() -> None:
+    text = HOSTILE.latex()
+    assert r"a|b & 50 \%" in text
+    assert r"<b>\&\_\$" in text
+    assert r"$\pm$ & \textbackslash{} \\" in text
+    assert text.startswith("\\begin{tabular}{lr}\n\\toprule")
+
+
+def test_html_is_escaped_and_well_formed() -> None:
+    cells = [cell.text for cell in ElementTree.fromstring(HOSTILE.html()).iter("td")]
+    assert cells == [cell for row in HOSTILE.rows for cell in row]
+
+
+def test_mean_and_deviation_are_those_of_a_sample() -> None:
+    assert mean_and_deviation([0.5, 0.6, 0.7]) == "0.600 ± 0.100"
+    assert mean_and_deviation([0.25]) == "0.250"
+    assert mean_and_deviation([0.5, float("nan")]) == "absent"
+
+
+@pytest.fixture
+def variants(tmp_path: Path) -> list[Variant]:
+    return fake_variants(tmp_path, {"fcn8s": 0.85, "refinenet": 0.8}, images=30)
+
+
+def test_overview_holds_means_costs_and_seeds(variants: list[Variant]) -> None:
+    table = overview(variants)
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    scores = [run.summary.mIoU for run in variants[0].runs]
+    assert row["mIoU"] == f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
+    assert row["variant"] == "fcn8s"
+    assert row["seeds"] == "3"
+    assert row["parameters (M)"] == "11.00"
+    assert row["multiply-adds (G, 128x128)"] == "0.60"
+    assert row["images/s"] == "40.0"
+    assert row["peak memory (MiB)"] == "1024"
+    assert [row[0] for row in per_class(variants).rows] == list(CLASSES)
+
+
+def test_differences_are_told_in_points(variants: list[Variant]) -> None:
+    found = correct([Bootstrap(500).difference(variants[0], variants[1], "mIoU")])
+    row = dict(zip(differences(found, "").columns, differences(found, "").rows[0], strict=True))
+    assert float(row["difference"]) == pytest.approx(100 * found[0].estimate, abs=0.01)
+    assert row["verdict"] == found[0].verdict
+    assert row["seeds"] == "3 and 3"
+
+
+def test_front_is_what_nothing_beats_in_both() -> None:
+    points = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.6), (3.0, 0.6), (0.5, 0.3), (1.0, 0.45)]
+    assert pareto_front(points) == [4, 0, 2]
+    assert pareto_front([]) == []
+
+
+def test_every_plot_draws_every_variant(variants: list[Variant]) -> None:
+    bootstrap = Bootstrap(200)
+    figures = draw_all(variants, "mIoU", bootstrap)
+    assert set(figures) == {"accuracy_and_cost", "classes", "regions", "learning_curves"}
+    for name, figure in figures.items():
+        shown = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+        assert shown == {"fcn8s", "refinenet"}, name
+        assert ElementTree.fromstring(as_svg(figure)).tag.endswith("svg")
+    points = figures["learning_curves"].axes[0].lines[-1].get_xydata()
+    curves = [run.curve("val/mIoU")[1] for run in variants[1].runs]
+    np.testing.assert_allclose(points, np.stack([[100, 200], np.mean(curves, axis=0)], axis=1))
+    assert isinstance(PLOTS["gradients"](variants, bootstrap), Figure)  # of runs that logged none
+
+
+def test_runs_validated_once_have_no_curve(variants: list[Variant]) -> None:
+    for run in (run for variant in variants for run in variant.runs):
+        run.folder.metrics.write_text("step,val/mIoU\n199,0.5\n")
+    assert "learning_curves" not in draw_all(variants, "mIoU", Bootstrap(200))
+
+
+def test_names_of_many_options_are_drawn_in_lines(variants: list[Variant]) -> None:
+    long = [Variant(f"{variant.label} {'recipe.lr=0.0004 ' * 12}".strip(), variant.runs) for variant in variants]
+    difference = difference_bars([Bootstrap(200).difference(long[0], long[1], "mIoU")])
+    names = [text.get_text() for text in difference.axes[0].get_yticklabels()]
+    legend = draw_all(long, "mIoU", Bootstrap(200))["regions"].legends[0]
+    names += [text.get_text() for text in legend.get_texts()]
+    assert len(names) == 3
+    assert all(len(line) <= 60 and name.count("lr=") >= 12 for name in names for line in name.split("\n"))
+
+
+def test_names_are_not_taken_for_mathematics(variants: list[Variant]) -> None:
+    odd = [Variant("_$x^$ & <b>", variants[0].runs)]
+    found = [Bootstrap(200).difference(odd[0], variants[1], "mIoU")]
+    for figure in [*draw_all(odd, "mIoU", Bootstrap(200)).values(), difference_bars(found)]:
+        assert "&lt;b&gt;" in as_svg(figure)
+
+
+def test_costs_are_ratios_of_the_first_to_the_second() -> None:
+    def measured(memory: float, work: float, time: float) -> Measurement:
+        return Measurement((64, 64), (memory, 1.0), (work, 1.0), (time, 1.0), ((time, time), (1.0, 1.0)))
+
+    one, other = measured(2.0, 1.5, 1.2), measured(3.0, 1.5, 0.9)
+    assert describe_costs([one, other]) == (
+        "memory 2.00 to 3.00 times, multiply-adds 1.50 to 1.50 times, time 0.90 to 1.20 times"
+    )
+    assert judge_costs([one]) == "holds"
+    assert judge_costs([one, other]) == "in part: memory more, multiply-adds more, time depends on the size"
+    assert judge_costs([measured(0.5, 0.5, 0.5)]) == "the opposite holds"

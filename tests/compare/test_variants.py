@@ -1,0 +1,150 @@
+"""Run folders read and grouped: what makes a variant, what is refused, and in which words."""
+
+import gzip
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runs import CLASSES, draw_counts, write_run
+
+from segrefine.compare.variants import find_variant, group
+from segrefine.core.errors import UserError
+from segrefine.metrics.segmentation import IMAGE_COUNTS
+from segrefine.runs.read import find_folders, read_run
+
+COUNTS = draw_counts(0, 6, 0.8)
+
+
+def labels(*folders: Path) -> list[str]:
+    return [variant.label for variant in group([read_run(folder) for folder in folders])]
+
+
+def test_counts_come_back_as_they_were_written(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", COUNTS))
+    np.testing.assert_array_equal(run.counts, COUNTS)
+    assert run.classes == CLASSES
+    assert run.count_names == IMAGE_COUNTS
+    assert run.images == tuple(f"image_{index}" for index in range(6))
+    np.testing.assert_array_equal(run.rows("trimap_2_"), COUNTS[:, 9:12])
+    steps, values = run.curve("val/mIoU")
+    assert steps.tolist() == [100, 200]
+    assert values.tolist() == pytest.approx([0.399, 0.499])
+    assert [len(part) for part in run.curve("nothing")] == [0, 0]
+
+
+def test_packed_tables_are_read_alike(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", COUNTS)
+    for name in ("per_image.csv", "metrics.csv"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
+    run = read_run(folder)
+    np.testing.assert_array_equal(run.counts, COUNTS)
+    assert len(run.curve("val/mIoU")[0]) == 2
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_variant(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / f"{seed}", COUNTS, seed=seed, ckpt_path=f"{seed}.ckpt") for seed in (2, 0, 1)]
+    (variant,) = group([read_run(folder) for folder in folders])
+    assert variant.label == "fcn8s"
+    assert variant.seeds == [0, 1, 2]
+
+
+def test_a_variant_is_named_after_what_tells_it_apart(tmp_path: Path) -> None:
+    plain = write_run(tmp_path / "a", COUNTS, "refinenet")
+    fewer = write_run(tmp_path / "b", COUNTS, "refinenet", model__crp_links=1)
+    other = write_run(tmp_path / "c", COUNTS, "fcn8s")
+    assert labels(plain, fewer, other) == ["refinenet crp_links=4", "refinenet crp_links=1", "fcn8s"]
+    assert labels(plain, other) == ["refinenet", "fcn8s"]
+    loss = write_run(tmp_path / "d", COUNTS, "fcn8s", recipe__lr=0.1)
+    assert labels(other, loss) == ["fcn8s recipe.lr=0.0004", "fcn8s recipe.lr=0.1"]
+    weights = write_run(tmp_path / "e", COUNTS, "fcn8s", backbone__weights="/somewhere/vgg.pth")
+    assert labels(other, weights) == ["fcn8s backbone.weights=None", "fcn8s backbone.weights=vgg.pth"]
+    backbone = write_run(tmp_path / "f", COUNTS, "fcn8s", backbone__name="resnet50")
+    assert labels(other, backbone) == ["fcn8s resnet18", "fcn8s resnet50"]
+
+
+def test_what_a_run_started_from_makes_another_variant(tmp_path: Path) -> None:
+    """Although a run that goes on may leave it out."""
+    folders = [write_run(tmp_path / name, COUNTS, init_from=path) for name, path in (("a", None), ("b", "/x/voc.pth"))]
+    assert labels(*folders) == ["fcn8s init_from=None", "fcn8s init_from=voc.pth"]
+
+
+def test_what_evaluate_scored_otherwise_is_another_variant(tmp_path: Path) -> None:
+    trained = write_run(tmp_path / "a", COUNTS)
+    scales = {"scales": [0.75, 1.0], "flip": False}
+    scored = write_run(tmp_path / "b", COUNTS, tta=scales, window=None, checkpoint="/x/best.ckpt")
+    assert labels(trained, scored) == ["fcn8s tta.scales=[1.0]", "fcn8s tta.scales=[0.75,1.0]"]
+
+
+def test_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, COUNTS, seed=3) for name in "ab"]
+    with pytest.raises(UserError, match=r"a and .*b are both fcn8s with seed 3: leave one out"):
+        labels(*folders)
+
+
+def test_runs_on_other_images_data_or_classes_are_refused(tmp_path: Path) -> None:
+    one, fewer = write_run(tmp_path / "a", COUNTS), write_run(tmp_path / "b", COUNTS[:4], seed=1)
+    with pytest.raises(UserError, match=r"not scored on the same images"):
+        labels(one, fewer)
+    summary = json.loads((fewer / "summary.json").read_text()) | {"datamodule": "camvid"}
+    (fewer / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=r"b is scored on datamodule camvid, .*a on shapes"):
+        labels(one, fewer)
+
+
+def test_folders_are_found_by_path_glob_and_sweep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = [write_run(tmp_path / "sweep" / name, COUNTS) for name in ("run_a", "run_b")]
+    (tmp_path / "sweep" / "run_c").mkdir()
+    (tmp_path / "sweep" / "run_c" / "config.yaml").write_text("seed: 0")
+    assert find_folders(str(tmp_path / "sweep")) == folders
+    assert find_folders([str(folders[1]), str(tmp_path / "sweep" / "*")]) == folders[::-1]
+    with caplog.at_level(logging.WARNING):
+        find_folders(str(tmp_path / "sweep" / "*"))
+    assert "not finished, so left out: run_c" in caplog.text
+
+
+def test_folders_that_hold_nothing_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"runs=nowhere/\*: there is no such folder"):
+        find_folders("nowhere/*")
+    with pytest.raises(UserError, match=r"no finished run"):
+        find_folders(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("summary.json", "{", r"summary\.json is broken"),
+        ("summary.json", "{}", r"summary\.json lacks backbone, datamodule"),
+        ("summary.json", "[]", r"summary\.json is broken: it holds no named values"),
+        ("config.yaml", "a: [", r"config\.yaml is broken"),
+        ("config.yaml", None, r"config\.yaml cannot be read: No such file"),
+        ("per_image.csv", None, r"per_image\.csv cannot be read: No such file"),
+        ("per_image.csv", "", r"per_image\.csv is broken"),
+        ("per_image.csv", "image,a:b\nx,1\n", r"per_image\.csv is broken: its columns are not COUNT:CLASS"),
+        ("per_image.csv", "image,intersection:a\nx,one\n", r"per_image\.csv is broken"),
+    ],
+)
+def test_broken_files_are_named(name: str, content: str | None, words: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", COUNTS)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(UserError, match=words):
+        read_run(folder)
+
+
+def test_a_packed_table_cut_off_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", COUNTS)
+    (folder / "per_image.csv.gz").write_bytes(gzip.compress((folder / "per_image.csv").read_bytes())[:-30])
+    (folder / "per_image.csv").unlink()
+    with pytest.raises(UserError, match=r"per_image\.csv is broken"):
+        read_run(folder)
+
+
+def test_a_variant_is_found_by_its_label(tmp_path: Path) -> None:
+    variants = group([read_run(write_run(tmp_path / model, COUNTS, model)) for model in ("fcn8s", "refinenet")])
+    assert find_variant(variants, "refinenet") is variants[1]
+    with pytest.raises(UserError, match=r"no variant 'refinet' among the runs\. Did you mean 'refinenet'"):
+        find_variant(variants, "refinet")

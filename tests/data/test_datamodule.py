@@ -1,0 +1,289 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import make
+from lightning import LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from segrefine.cli.data import run
+from segrefine.core.config import CONFIG_FOLDER, read_group
+from segrefine.core.errors import UserError
+from segrefine.data.build import build_datamodule
+from segrefine.data.class_weights import class_pixels, median_frequency
+from segrefine.data.datamodule import SegmentationDataModule
+from segrefine.data.dataset import SegmentationDataset, Transform
+from segrefine.data.sets.shapes import ShapesDataModule
+
+CONF = CONFIG_FOLDER / "datamodule"
+
+
+class Listed(SegmentationDataset):
+    """Labels from a list; each image repeats its label."""
+
+    def __init__(self, labels: list[Tensor], transform: Transform | None) -> None:
+        super().__init__([f"item{index}" for index in range(len(labels))], transform)
+        self.labels = labels
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.labels[index].expand(3, -1, -1), self.labels[index]
+
+
+class ListedDataModule(SegmentationDataModule):
+    in_memory = True
+    classes = ["a", "b", "c", "d"]  # noqa: RUF012
+
+    def __init__(self, labels: list[Tensor], **options: object) -> None:
+        super().__init__(self.Options(**options))
+        self.labels = labels
+
+    def dataset(self, split: str, transform: Transform | None = None) -> Listed:
+        return Listed(self.labels, transform)
+
+
+def labels_of_sizes(*sizes: tuple[int, int]) -> list[Tensor]:
+    return [torch.zeros(size, dtype=torch.uint8) for size in sizes]
+
+
+def test_batches() -> None:
+    datamodule = ListedDataModule(labels_of_sizes(*[(4, 5)] * 7), batch_size=3, eval_batch_size=3)
+    train = list(datamodule.train_dataloader())
+    assert len(train) == 2  # only full batches
+    assert train[0]["image"].shape == (3, 3, 4, 5)
+    assert train[0]["label"].shape == (3, 4, 5)
+    assert train[0]["image"].dtype == train[0]["label"].dtype == torch.uint8
+    val = list(datamodule.val_dataloader())
+    assert [len(batch["id"]) for batch in val] == [3, 3, 1]
+    assert torch.cat([batch["index"] for batch in val]).tolist() == list(range(7))
+    assert val[2]["id"] == ["item6"]
+
+
+def test_train_batches_are_shuffled_anew_every_epoch() -> None:
+    loader = ListedDataModule(labels_of_sizes(*[(2, 2)] * 40), batch_size=40).train_dataloader()
+    first = next(iter(loader))["index"].tolist()
+    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    second = next(iter(loader))["index"].tolist()
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+    loader.sampler.set_epoch(0)  # type: ignore[attr-defined]
+    assert next(iter(loader))["index"].tolist() == first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_changed_at_random_does_not_depend_on_the_readers(workers: int) -> None:
+    options = {"batch_size": 3, "crop_size": 9, "augment": {"scale": [0.5, 2.0], "flip": True, "jitter": 0.5}}
+    labels = [torch.randint(0, 3, (20, 30), dtype=torch.uint8) for _ in range(9)]
+    one = list(ListedDataModule(labels, **options).train_dataloader())
+    torch.manual_seed(1)  # what was drawn before does not matter either
+    other = list(ListedDataModule(labels, num_workers=workers, **options).train_dataloader())
+    for batch, again in zip(one, other, strict=True):
+        assert torch.equal(batch["image"], again["image"])
+        assert torch.equal(batch["label"], again["label"])
+
+
+def test_train_set_smaller_than_a_batch_is_refused() -> None:
+    with pytest.raises(UserError, match=r"batch_size=8 is more than the 7 training images"):
+        ListedDataModule(labels_of_sizes(*[(4, 5)] * 7)).train_dataloader()
+
+
+def test_batch_of_different_sizes_says_what_to_set() -> None:
+    labels = labels_of_sizes((4, 5), (4, 6))
+    with pytest.raises(UserError, match=r"item0 4x5, item1 4x6.*datamodule\.eval_batch_size=1"):
+        next(iter(ListedDataModule(labels, eval_batch_size=2).val_dataloader()))
+    assert len(list(ListedDataModule(labels).val_dataloader())) == 2
+    with pytest.raises(UserError, match=r"datamodule\.crop_size"):
+        next(iter(ListedDataModule(labels, batch_size=2).train_dataloader()))
+    cropped = ListedDataModule(labels, batch_size=2, crop_size=3).train_dataloader()
+    assert next(iter(cropped))["label"].shape == (2, 3, 3)
+
+
+def test_evaluation_changes_nothing() -> None:
+    label = torch.arange(20, dtype=torch.uint8).reshape(4, 5) % 4
+    augment = {"scale": [0.5, 2.0], "flip": True, "jitter": 0.5, "class_sampled": True}
+    datamodule = ListedDataModule([label], batch_size=1, crop_size=3, augment=augment)
+    for batch in (*datamodule.val_dataloader(), *datamodule.test_dataloader()):
+        assert torch.equal(batch["label"][0], label)
+        assert torch.equal(batch["image"][0], label.expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("workers", ["many", -1, 1.5])
+def test_bad_number_of_workers(workers: object) -> None:
+    with pytest.raises(UserError, match="num_workers"):
+        ListedDataModule([], num_workers=workers)
+
+
+def test_workers_give_the_same_evaluation_batches() -> None:
+    labels = [torch.full((3, 4), index, dtype=torch.uint8) for index in range(5)]
+    loader = ListedDataModule(labels, eval_batch_size=2, num_workers=2).val_dataloader()
+    assert torch.equal(torch.cat([batch["label"] for batch in loader]), torch.stack(labels))
+
+
+def test_median_frequency_by_hand() -> None:
+    """Two images of 10 and 20 pixels. Class a: 4 of the first 8 and 5 of the 20 valid ones; b: 4 of 8; c: 15 of 20."""
+    first = torch.tensor([[0, 0, 0, 0, 1], [1, 1, 1, 255, 255]], dtype=torch.uint8)
+    second = torch.tensor([[0] * 5, [2] * 5, [2] * 5, [2] * 5], dtype=torch.uint8)
+    datamodule = ListedDataModule([first, second])
+    counts, presence = datamodule.class_pixels()
+    assert counts.dtype == presence.dtype == np.int64
+    assert counts.tolist() == [9, 4, 15, 0]
+    assert presence.tolist() == [28, 8, 20, 0]
+    weights = datamodule.median_frequency_weights()
+    assert weights.dtype == torch.float32
+    median = 4 / 8  # of 9/28, 4/8, 15/20
+    assert weights.tolist() == pytest.approx([median / (9 / 28), 1.0, median / 0.75, 0.0])
+
+
+def test_class_that_never_occurs_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        ListedDataModule(labels_of_sizes((2, 2))).median_frequency_weights()
+    assert [record.args[0] for record in caplog.records] == ["b", "c", "d"]
+
+
+def test_statistics_against_a_loop() -> None:
+    histograms = np.random.default_rng(0).integers(0, 4, (9, 5)) ** 3
+    counts, presence = class_pixels(histograms)
+    for index in range(5):
+        assert counts[index] == sum(row[index] for row in histograms)
+        assert presence[index] == sum(row.sum() for row in histograms if row[index])
+    assert (median_frequency(np.zeros(3, int), np.zeros(3, int)) == 0).all()
+
+
+def test_trainer_runs_the_stages(tmp_path: Path) -> None:
+    class Counter(LightningModule):
+        seen = 0
+
+        def training_step(self, batch: dict) -> None:
+            self.seen += len(batch["id"])
+
+        def validation_step(self, batch: dict) -> None:
+            self.seen += len(batch["id"])
+
+        test_step = validation_step
+
+        def configure_optimizers(self) -> None:
+            return None
+
+    datamodule = make(ShapesDataModule, train_size=5, val_size=3, test_size=2, batch_size=2)
+    trainer = Trainer(
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+    )
+    module = Counter()
+    trainer.fit(module, datamodule)
+    assert module.seen == 4 + 3
+    trainer.test(module, datamodule, verbose=False)
+    assert module.seen == 4 + 3 + 2
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_build_and_name_themselves(path: Path) -> None:
+    """Without a root, too: what needs the files comes later."""
+    datamodule = build_datamodule(read_group("datamodule", path.stem))
+    assert isinstance(datamodule, SegmentationDataModule)
+    assert datamodule.name == path.stem
+
+
+def saved_pair(root: Path, split: str, stem: str, image: np.ndarray, mask: np.ndarray) -> None:
+    for kind, pixels in (("images", image), ("masks", mask)):
+        (root / kind / split).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / kind / split / f"{stem}.png")
+
+
+def test_check_command_reports_every_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, mask = np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8)
+    mask[0] = 1
+    mask[1] = 255
+    for split in ("train", "val"):
+        for stem in ("good", "small", "strange", "broken"):
+            saved_pair(tmp_path, split, stem, image, mask)
+    arguments = ["check", "datamodule=folder", f"datamodule.root={tmp_path}", "datamodule.classes=[sky,ground]"]
+    assert run(arguments) == 0
+    report = capsys.readouterr().out
+    assert "4x5 (4)" in report
+    assert "void: 25.00%" in report
+    assert "0 sky" in report
+    assert "66.667%" in report
+
+    saved_pair(tmp_path, "train", "small", image[:-1], mask)
+    saved_pair(tmp_path, "train", "strange", image, mask + 5)
+    (tmp_path / "images" / "train" / "broken.png").write_bytes(b"nothing")
+    (tmp_path / "masks" / "val" / "good.png").unlink()
+    assert run(arguments) == 1
+    report = capsys.readouterr().out
+    assert "bad files: 3" in report
+    for name in ("small.png", "strange.png", "broken.png", "good.*"):
+        assert sum(name in line for line in report.splitlines() if line.startswith("  BAD")) == 1
+
+
+def test_check_command_finds_twenty_planted_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten kinds of them, each in train and in val, among good files; every one by name and nothing else."""
+    rng = np.random.default_rng(0)
+    planted = []
+    for split in ("train", "val"):
+        for index in range(14):
+            image, mask = rng.integers(0, 255, (24, 32, 3), np.uint8), rng.integers(0, 3, (24, 32), np.uint8)
+            saved_pair(tmp_path, split, f"{split}{index:02d}", image, mask)
+        images = [tmp_path / "images" / split / f"{split}{index:02d}.png" for index in range(14)]
+        masks = [tmp_path / "masks" / split / path.name for path in images]
+        images[0].write_bytes(images[0].read_bytes()[:200])
+        images[1].write_bytes(b"")
+        images[2].unlink()
+        Image.fromarray(rng.integers(0, 255, (32, 24, 3), np.uint8)).save(images[3])
+        masks[4].unlink()
+        masks[5].write_bytes(b"no picture")
+        Image.fromarray(np.full((24, 32), 3, np.uint8)).save(masks[6])
+        Image.fromarray(rng.integers(0, 3, (24, 31), np.uint8)).save(masks[7])
+        Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8)).save(masks[8])
+        Image.fromarray(rng.random((24, 32), np.float32)).save(masks[9].with_suffix(".tif"))
+        masks[9].unlink()
+        planted += [f"{split}{index:02d}" for index in range(10)]
+    arguments = ["check", "datamodule=folder", f"datamodule.root={tmp_path}", "datamodule.classes=[a,b,c]"]
+    assert run(arguments) == 1
+    bad = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  BAD")]
+    assert len(bad) == len(planted) == 20
+    for name in planted:
+        assert sum(name in line for line in bad) == 1, name
+
+
+def test_show_command_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new" / "sheet.png"
+    assert run(["show", f"output={output}", "split=val", "count=3", "datamodule.val_size=5"]) == 0
+    assert "3 of 5 images of val" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(output))
+    colours = {tuple(colour) for colour in np.unique(sheet.reshape(-1, 3), axis=0).tolist()}
+    scenes = make(ShapesDataModule, val_size=5)
+    for index in (0, 1, 3):
+        assert {
+            tuple(scenes.palette[label].tolist()) for label in scenes.dataset("val").read(index)[1].unique()
+        } <= colours
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show"], "Give output=FILE.png"),
+        (["show", "output=x.png", "split=vall"], "Did you mean 'val'"),
+        (["show", "output=x.png", "count=0"], "count=0 should be"),
+        (["chek"], "Did you mean 'check'"),
+        (["check", "datamodule=camvd"], "Did you mean 'camvid'"),
+        (["check", "datamodule=camvid"], "datamodule.root"),
+        (["check", "datamodule.batch_size=0"], "batch_size=0"),
+        (["check", "datamodule.rot=x"], "datamodule.rot"),
+    ],
+)
+def test_mistakes_in_the_check_command(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_check_command_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    assert "camvid, cityscapes, folder" in capsys.readouterr().out

@@ -1,0 +1,242 @@
+"""Encoders against torchvision's own networks, and the positions they declare against where their cells look."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from segrefine.core.errors import UserError
+from segrefine.models.encoders import BACKBONES, RESNETS, VGGS, create_encoder
+from segrefine.models.encoders.multiscale import MultiScaleEncoder, scaled_size
+from segrefine.models.encoders.resnet import ResNetEncoder
+from segrefine.models.encoders.vgg import VGGEncoder
+
+Build = Callable[..., nn.Module]
+DILATED = ("resnet50", "resnet101", "resnet152")
+
+
+def without_classifier(name: str) -> nn.Module:
+    """torchvision's network less its fully connected layers."""
+    net = torchvision.models.get_model(name, weights=None)
+    net.classifier = net.fc = nn.Identity()
+    return net
+
+
+def outputs_of(modules: list[nn.Module], net: nn.Module, images: Tensor) -> list[Tensor]:
+    """What some modules of `net` put out for `images`."""
+    outputs: list[Tensor] = []
+    hooks = [module.register_forward_hook(lambda *call: outputs.append(call[2])) for module in modules]
+    with torch.no_grad():
+        net(images)
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+def features_of(encoder: nn.Module, images: Tensor) -> dict[int, Tensor]:
+    with torch.no_grad():
+        return encoder.eval()(images)
+
+
+def check_features(encoder: nn.Module, images: Tensor, expected: dict[int, Tensor]) -> None:
+    features = features_of(encoder, images)
+    assert list(features) == list(expected) == list(encoder.channels)
+    for stride, tensor in expected.items():
+        assert tensor.abs().max() > 1e-6
+        torch.testing.assert_close(features[stride], tensor, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", VGGS)
+def test_vgg_features_are_torchvisions_after_each_pool(name: str, filled: Build) -> None:
+    reference, encoder = filled(without_classifier, name).eval(), filled(VGGEncoder, name)
+    encoder.load_state_dict(reference.state_dict())
+    images = torch.randn(2, 3, 47, 70)
+    pools = [layer for layer in reference.features if isinstance(layer, nn.MaxPool2d)]
+    outputs = outputs_of(pools, reference.features, images)
+    check_features(encoder, images, dict(zip((4, 8, 16, 32), outputs[1:], strict=True)))
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_resnet_features_are_torchvisions_after_each_stage(name: str, filled: Build) -> None:
+    reference, encoder = filled(without_classifier, name).eval(), filled(ResNetEncoder, name)
+    encoder.load_state_dict(reference.state_dict())
+    images = torch.randn(2, 3, 47, 70)
+    outputs = outputs_of([getattr(reference, f"layer{number}") for number in (1, 2, 3, 4)], reference, images)
+    check_features(encoder, images, dict(zip((4, 8, 16, 32), outputs, strict=True)))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+def test_dilated_features_are_those_of_torchvisions_fcn(name: str, filled: Build) -> None:
+    segmentation = getattr(torchvision.models.segmentation, f"fcn_{name}")
+    reference = filled(segmentation, weights=None, weights_backbone=None).backbone.eval()
+    encoder = filled(ResNetEncoder, name, dilated=True)
+    encoder.load_state_dict(reference.state_dict())
+    images = torch.randn(1, 3, 47, 70)
+    first, last = outputs_of([reference.layer1, reference.layer4], reference, images)
+    check_features(encoder, images, {4: first, 8: last})
+    assert last.shape == (1, 2048, 6, 9)
+
+
+def test_batch_norm_follows_torchvision_in_training_mode(filled: Build) -> None:
+    reference, encoder = filled(without_classifier, "resnet18").train(), filled(ResNetEncoder, "resnet18").train()
+    encoder.load_state_dict(reference.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    expected = outputs_of([reference.layer4], reference, images)[0]
+    torch.testing.assert_close(encoder(images)[32], expected, rtol=1e-6, atol=0)
+    buffers = dict(reference.named_buffers())
+    for name, buffer in encoder.named_buffers():
+        torch.testing.assert_close(buffer, buffers[name], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("size", [(32, 32), (63, 97)])
+def test_sizes_and_channels_are_as_declared(name: str, size: tuple[int, int]) -> None:
+    with torch.device("meta"):
+        encoder = create_encoder(name).eval()
+        features = encoder(torch.empty(1, 3, *size))
+    rounded = (lambda side, stride: side // stride) if name in VGGS else (lambda side, stride: -(-side // stride))
+    assert list(features) == list(encoder.centres) == [4, 8, 16, 32]
+    for stride, tensor in features.items():
+        assert tensor.shape == (1, encoder.channels[stride], *(rounded(side, stride) for side in size))
+
+
+def constant(encoder: nn.Module) -> nn.Module:
+    """Everything a cell sees raises it: weights 1 / fan-in, biases 1, batch norm that keeps this; in float64."""
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    for parameter in encoder.parameters():
+        nn.init.constant_(parameter, 1 / parameter[0].numel())
+    return encoder.double().eval()
+
+
+def averages(x: Tensor, size: int, stride: int, padding: int, *others: object, **options: object) -> Tensor:
+    return F.avg_pool2d(x, size, stride, padding)
+
+
+LOOKS = [
+    *[(name, {}) for name in ("vgg11", "resnet18", "resnet50")],
+    *[("vgg11", {"needs": ("classifier",), "classifier_channels": 4}), ("resnet50", {"needs": ("dilation",)})],
+]
+
+
+@pytest.mark.parametrize(("name", "options"), LOOKS)
+def test_cell_j_looks_at_pixel_stride_times_j_plus_centre(
+    name: str, options: dict[str, object], filled: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The centroid of a cell's gradient; pools average here, since a maximum picks one of equal pixels."""
+    monkeypatch.setattr(F, "max_pool2d", averages)
+    encoder = constant(filled(create_encoder, name, **options))
+    images = torch.ones(1, 3, 32, 640, dtype=torch.float64, requires_grad=True)
+    for stride, tensor in encoder(images).items():
+        cell = 320 // stride
+        (gradient,) = torch.autograd.grad(tensor[:, :, :, cell].sum(), images, retain_graph=True)
+        profile = gradient.sum((0, 1, 2))
+        assert profile[0] == profile[-1] == 0 < profile[320]  # all that the cell sees lies inside the image
+        centroid = (profile * torch.arange(640)).sum() / profile.sum()
+        assert centroid.item() == pytest.approx(stride * cell + encoder.centres[stride], abs=1e-8)
+
+
+def test_centres_are_between_pixels_after_pools_and_on_them_after_odd_kernels() -> None:
+    with torch.device("meta"):
+        assert create_encoder("vgg11").centres == {4: 1.5, 8: 3.5, 16: 7.5, 32: 15.5}
+        assert create_encoder("resnet18").centres == {4: 0, 8: 0, 16: 0, 32: 0}
+        assert create_encoder("resnet50", needs=("dilation",)).centres == {4: 0, 8: 0}
+
+
+def test_classifier_is_there_only_where_asked_for_and_has_the_published_width() -> None:
+    with torch.device("meta"):
+        asked, unasked = create_encoder("vgg16", needs=("classifier",)), create_encoder("vgg16")
+        absent = create_encoder("vgg16", needs=("classifier",), classifier_channels=0)
+    assert [tuple(layer.weight.shape) for layer in asked.classifier if isinstance(layer, nn.Conv2d)] == [
+        (4096, 512, 7, 7),
+        (4096, 4096, 1, 1),
+    ]
+    assert asked.channels[32] == 4096
+    for encoder in (unasked, absent):
+        assert encoder.channels[32] == 512
+        assert list(encoder.classifier.parameters()) == []
+
+
+def test_classifier_drops_out_in_training_alone(filled: Build) -> None:
+    encoder = filled(create_encoder, "vgg11", needs=("classifier",), classifier_channels=64)
+    images = torch.randn(1, 3, 64, 64)
+    encoder.train()
+    assert not torch.equal(encoder(images)[32], encoder(images)[32])
+    assert torch.equal(encoder(images)[16], encoder(images)[16])
+    encoder.eval()
+    assert torch.equal(encoder(images)[32], encoder(images)[32])
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "message"),
+    [
+        ("resnet51", (), "Unknown backbone 'resnet51'. Did you mean 'resnet50'"),
+        ("VGG-16", (), "Known: resnet101, "),
+        ("vgg16", ("dilation",), "vgg16: VGG cannot be dilated"),
+        ("resnet18", ("dilation",), "resnet18 cannot be dilated: it takes resnet50, resnet101 or resnet152"),
+        ("resnet34", ("dilation",), "resnet34 cannot be dilated"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_words(name: str, needs: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        create_encoder(name, needs=needs)
+    assert message in str(caught.value)
+
+
+STAGES = {
+    "vgg11_bn": [["features.0", "features.1"], ["features.4", "features.5"], [f"features.{n}" for n in (8, 9, 11, 12)]],
+    "vgg16": [["features.0", "features.2"], ["features.5", "features.7"], [f"features.{n}" for n in (10, 12, 14)]],
+    "resnet18": [["conv1", "bn1"], ["layer1"], ["layer2"]],
+    "resnet50": [["conv1", "bn1"], ["layer1"], ["layer2"]],
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_frozen_stages_are_the_first_ones_whole(name: str, count: int) -> None:
+    with torch.device("meta"):
+        encoder = create_encoder(name, frozen_stages=count)
+    frozen = {key for key, parameter in encoder.named_parameters() if not parameter.requires_grad}
+    expected = tuple(f"{layer}." for stage in STAGES[name][:count] for layer in stage)
+    assert frozen == {key for key, _ in encoder.named_parameters() if key.startswith(expected)}
+
+
+def test_five_frozen_stages_leave_the_classifier_to_train() -> None:
+    with torch.device("meta"):
+        encoder = create_encoder("vgg16", needs=("classifier",), frozen_stages=5)
+        resnet = create_encoder("resnet18", frozen_stages=5)
+    trained = [key for key, parameter in encoder.named_parameters() if parameter.requires_grad]
+    assert trained == [f"classifier.fc{layer}.{kind}" for layer in (6, 7) for kind in ("weight", "bias")]
+    assert not any(parameter.requires_grad for parameter in resnet.parameters())
+
+
+@pytest.mark.parametrize("count", [-1, 6])
+def test_number_of_frozen_stages_is_checked(count: int) -> None:
+    with pytest.raises(UserError, match=rf"backbone.frozen_stages={count} should be 0 to 5"), torch.device("meta"):
+        create_encoder("resnet18", frozen_stages=count)
+
+
+@pytest.mark.parametrize("size", [(40, 61), (75, 100)])
+def test_two_scales_are_two_encoders_on_resized_images(size: tuple[int, int], filled: Build) -> None:
+    small, large = (filled(ResNetEncoder, "resnet18").double().eval() for _ in range(2))
+    nn.init.normal_(large.conv1.weight)
+    encoder = MultiScaleEncoder([small, large], [0.6, 1.2]).eval()
+    images = torch.randn(1, 3, *size, dtype=torch.float64)
+    features = features_of(encoder, images)
+    assert list(features) == [(stride, scale) for scale in (1.2, 0.6) for stride in (4, 8, 16, 32)]
+    assert (encoder.scale, encoder.channels[32, 0.6], encoder.centres[4, 1.2]) == (1.2, 512, 0.0)
+    for scale, part in ((0.6, small), (1.2, large)):
+        new = [max(32, round(side * scale)) for side in size]
+        resized = torchvision.transforms.functional.resize(images, new, antialias=True)
+        for stride, tensor in features_of(part, resized).items():
+            torch.testing.assert_close(features[stride, scale], tensor, rtol=1e-9, atol=1e-9)
+
+
+def test_scaled_sizes_are_rounded_and_at_least_32() -> None:
+    assert scaled_size((33, 100), 1.2) == (40, 120)
+    assert scaled_size((33, 101), 0.6) == (32, 61)
+    assert scaled_size((47, 33), 1.0) == (47, 33)

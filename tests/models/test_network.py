@@ -1,0 +1,283 @@
+"""Every model over every backbone; what the assembly promises of sizes, dtypes and positions; its words of refusal."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from segrefine.core.config import CONFIG_FOLDER, read_group
+from segrefine.core.errors import UserError
+from segrefine.models.build import build_model, create_model
+from segrefine.models.encoders import BACKBONES
+from segrefine.models.encoders.multiscale import MultiScaleEncoder
+from segrefine.models.encoders.resnet import ResNetEncoder
+from segrefine.models.network import SegmentationModel
+
+Build = Callable[..., SegmentationModel]
+MODELS = sorted(file.stem for file in (CONFIG_FOLDER / "model").glob("*.yaml"))
+BOTTLENECKS = ("resnet50", "resnet101", "resnet152")
+EVERY_PAIR = [(model, backbone) for backbone in BACKBONES for model in MODELS]  # by backbone, to share its weights
+REFUSED = [pair for pair in EVERY_PAIR if pair[0] == "fcn_dilated" and pair[1] not in BOTTLENECKS]
+PAIRS = [pair for pair in EVERY_PAIR if pair not in REFUSED]
+
+
+def test_the_pairs_are_thirteen_models_times_thirteen_backbones() -> None:
+    assert (len(MODELS), len(BACKBONES), len(PAIRS), len(REFUSED)) == (13, 13, 159, 10)
+    assert set(BACKBONES) == {file.stem for file in (CONFIG_FOLDER / "backbone").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("name", "backbone"), PAIRS)
+def test_every_pair_goes_forward_and_back_at_an_odd_size(name: str, backbone: str, cheap_model: Build) -> None:
+    net = cheap_model(name, backbone)
+    logits = net(torch.randn(2, 3, 33, 47))
+    assert logits.shape == (2, 3, 33, 47)
+    assert 0 < logits.std() < float("inf")
+    trained = [next(net.encoder.parameters()), *(weight for weight in net.decoder.parameters() if weight.requires_grad)]
+    gradients = torch.autograd.grad((logits * torch.randn_like(logits)).sum(), trained)
+    for gradient in gradients:
+        assert gradient.isfinite().all()
+    dead = [tuple(gradient.shape) for gradient in gradients if not gradient.any()]
+    assert dead == []  # from the first convolution of the encoder to the last layer of the decoder
+
+
+@pytest.mark.parametrize(("name", "backbone"), REFUSED)
+def test_pairs_that_cannot_be_are_refused_in_words(name: str, backbone: str, cheap_model: Build) -> None:
+    with pytest.raises(UserError, match=rf"backbone={backbone}.* cannot be dilated.*(50 layers or more|resnet50)"):
+        cheap_model(name, backbone)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("fcn8s", "resnet18"), ("refinenet", "resnet18"), ("refinenet_lw", "resnet50")]
+)
+def test_networks_of_full_width_learn_in_every_parameter(name: str, backbone: str) -> None:
+    net = create_model(name, backbone, num_classes=5).train()
+    images, labels = torch.randn(2, 3, 33, 47), torch.randint(5, (2, 33, 47))
+    F.cross_entropy(net(images), labels).backward()
+    torch.optim.SGD(net.parameters(), lr=1.0).step()  # FCN's score layers start at zero and pass nothing on before this
+    net.zero_grad()
+    F.cross_entropy(net(images), labels).backward()
+    assert [name for name, parameter in net.named_parameters() if not parameter.grad.any()] == []
+    assert [name for name, parameter in net.named_parameters() if not parameter.grad.isfinite().all()] == []
+
+
+def test_fcn_over_a_vgg_of_full_width_runs(filled: Callable[..., Any]) -> None:
+    net = filled(create_model, "fcn32s", "vgg11", 4).eval()
+    with torch.no_grad():
+        features = net.encoder(torch.randn(1, 3, 65, 33))
+    assert {stride: tuple(tensor.shape[1:]) for stride, tensor in features.items()} == {
+        4: (128, 16, 8),
+        8: (256, 8, 4),
+        16: (512, 4, 2),
+        32: (4096, 2, 1),
+    }
+    assert net.upsample(net.decoder(features), (65, 33)).shape == (1, 4, 65, 33)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "fcn_dilated"])
+@pytest.mark.parametrize("backbone", ["vgg11", "resnet18"])
+def test_32_pixels_are_enough_and_31_are_refused(name: str, backbone: str, cheap_model: Build) -> None:
+    net = cheap_model(name, backbone)
+    assert net(torch.randn(1, 3, 32, 32)).isfinite().all()
+    for size in ((31, 64), (64, 31), (1, 1), (0, 40)):
+        with pytest.raises(ValueError, match=f"at least 32x32 pixels; this one is {size[0]}x{size[1]}"):
+            net(torch.randn(1, 3, *size))
+
+
+def test_32_pixels_are_enough_for_a_dilated_network(cheap_model: Build) -> None:
+    net = cheap_model("fcn_dilated", "resnet50")
+    assert net(torch.randn(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+    with pytest.raises(ValueError, match="31x32"):
+        net(torch.randn(1, 3, 31, 32))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (torch.zeros(1, 3, 40, 40, dtype=torch.uint8), "torch.uint8 of shape (1, 3, 40, 40)"),
+        (torch.zeros(1, 3, 40, 40, dtype=torch.int64), "torch.int64"),
+        (torch.zeros(3, 40, 40), "torch.float32 of shape (3, 40, 40)"),
+        (torch.zeros(1, 1, 40, 40), "shape (1, 1, 40, 40)"),
+        (torch.zeros(1, 4, 40, 40), "shape (1, 4, 40, 40)"),
+        (torch.zeros(1, 40, 40, 3), "shape (1, 40, 40, 3)"),
+        (torch.zeros(1, 1, 3, 40, 40), "shape (1, 1, 3, 40, 40)"),
+    ],
+)
+def test_other_images_are_refused_in_words(images: Tensor, words: str, cheap_model: Build) -> None:
+    with pytest.raises(UserError) as caught:
+        cheap_model("fcn32s", "resnet18")(images)
+    assert "takes a float tensor (B, 3, H, W)" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_preprocess_is_torchvisions_normalisation(cheap_model: Build) -> None:
+    preset = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+    images = torch.rand(2, 3, 35, 40)
+    expected = torchvision.transforms.functional.normalize(images, preset.mean, preset.std)
+    torch.testing.assert_close(cheap_model("fcn32s", "resnet18").preprocess(images), expected)
+
+
+def test_state_dict_holds_encoder_decoder_and_input(cheap_model: Build) -> None:
+    names = cheap_model("refinenet_2scale", "resnet18").state_dict()
+    assert {name.split(".")[0] for name in names} == {"encoder", "decoder", "mean", "std"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_float32_under_autocast(name: str, cheap_model: Build) -> None:
+    net, images = cheap_model(name, "resnet50"), torch.randn(1, 3, 33, 47)
+    expected = net(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = net(images)
+    assert logits.dtype == torch.float32
+    assert (logits - expected).std() < 0.1 * expected.std()
+    logits.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("name", "options"), [("fcn8s", {"upsample": "learned"}), ("fcn8s", {}), ("refinenet", {})])
+def test_whole_network_in_another_dtype(name: str, options: Any, dtype: torch.dtype, cheap_model: Build) -> None:
+    net, images = cheap_model(name, "resnet18", **options), torch.randn(1, 3, 33, 47)
+    logits = deepcopy(net).to(dtype)(images.to(dtype))
+    assert logits.dtype == torch.promote_types(dtype, torch.float32)
+    assert (logits - net(images)).std() < 0.1 * net(images).std()
+
+
+def symmetric(net: SegmentationModel) -> SegmentationModel:
+    """A float64 copy whose kernels look the same after half a turn."""
+    net = deepcopy(net).double()
+    for parameter in net.parameters():
+        if parameter.ndim == 4:
+            parameter.data = (parameter + parameter.flip(-1, -2)).detach() / 2
+    return net
+
+
+SYMMETRIC_SIZES = {"vgg11": (64, 96), "resnet18": (65, 97), "resnet50": (65, 97)}
+# Grids at 1.2 and 0.6 times the size are whole strides too.
+TWO_SCALE_SIZES = {"vgg11": (160, 160), "resnet18": (161, 161), "resnet50": (161, 161)}
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [pair for pair in PAIRS if pair[1] in ("vgg11", "resnet18")] + [("fcn_dilated", "resnet50")],
+)
+def test_scores_fall_on_the_pixels_they_come_from(name: str, backbone: str, cheap_model: Build) -> None:
+    """Half a turn of the image turns the logits: any shift between encoder, skips and output would show twice."""
+    net = symmetric(cheap_model(name, backbone))
+    size = (TWO_SCALE_SIZES if "2scale" in name else SYMMETRIC_SIZES)[backbone]
+    images = torch.randn(1, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        logits, turned = net(images), net(images.flip(-1, -2)).flip(-1, -2)
+    assert logits.std() > 1e-6
+    assert (logits - turned).abs().max() < 1e-9 * logits.abs().max()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (40, 101)])
+def test_two_scales_score_at_the_larger_and_come_back_to_the_image(size: tuple[int, int], cheap_model: Build) -> None:
+    net = cheap_model("refinenet_2scale", "resnet18")
+    assert isinstance(net.encoder, MultiScaleEncoder)
+    images = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        scores, logits = net.decoder(net.encoder(images)), net(images)
+        larger = [max(32, round(side * 1.2)) for side in size]
+        assert scores.shape == (1, 3, *(-(-side // 4) for side in larger))
+        expected = F.interpolate(net.decoder.to_pixels(scores, tuple(larger)), size, mode="bilinear")
+    assert logits.shape == (1, 3, *size)
+    torch.testing.assert_close(logits, expected)
+
+
+def test_both_encoders_of_two_scales_are_reached() -> None:
+    widths = dict.fromkeys((4, 8, 16, 32), 4)
+    net = create_model("refinenet_2scale", "resnet18", 3, widths=widths).eval()
+    net(torch.randn(1, 3, 33, 47)).square().sum().backward()
+    assert all(encoder.conv1.weight.grad.any() for encoder in net.encoder.encoders)
+
+
+@pytest.mark.parametrize("scales", [[1.2, 1.2], [0.0], [1.0, -0.5]])
+def test_scales_that_cannot_be_are_refused_in_words(scales: list[float]) -> None:
+    encoders = nn.ModuleList(ResNetEncoder("resnet18") for _ in scales)
+    with pytest.raises(UserError, match=r"model.input_scales=.* must be different positive numbers"):
+        MultiScaleEncoder(encoders, scales)
+
+
+def refusal(*arguments: Any, **options: Any) -> str:
+    with pytest.raises(UserError) as caught, torch.device("meta"):
+        create_model(*arguments, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "options", "words"),
+    [
+        ("fcn8", "vgg16", {}, "There is no model 'fcn8'. Did you mean 'fcn8s'"),
+        ("refine-net", "vgg16", {}, "Did you mean 'refinenet'"),
+        ("unet", "vgg16", {}, "There is no model 'unet'. Known: fcn16s, fcn32s, "),
+        ("", "vgg16", {}, "There is no model ''. Known: "),
+        ("../backbone/vgg16", "vgg16", {}, "There is no model '../backbone/vgg16'."),
+        ("fcn8s", "resnet5O", {}, "There is no backbone 'resnet5O'. Did you mean 'resnet50'"),
+        ("fcn8s", "mobilenet", {}, "There is no backbone 'mobilenet'. Known: resnet101, "),
+        ("fcn8s", "vgg16", {"upsampel": "fixed"}, "fcn8s over vgg16 has no option 'upsampel'. Did you mean 'upsample'"),
+        ("fcn8s", "vgg16", {"crp_links": 2}, "fcn8s over vgg16 has no option 'crp_links'."),
+        ("refinenet", "vgg16", {"upsample": "fixed"}, "refinenet over vgg16 has no option 'upsample'."),
+        ("fcn8s", "resnet18", {"classifier_channels": 64}, "has no option 'classifier_channels'."),
+        ("fcn8s", "vgg16", {"_target_": "os.system"}, "has no option '_target_'."),
+        ("fcn8s", "vgg16", {"needs": ()}, "has no option 'needs'."),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(name: str, backbone: str, options: Any, words: str) -> None:
+    assert words in refusal(name, backbone, 3, **options)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.0, "21", None])
+def test_number_of_classes_is_checked(number: Any) -> None:
+    assert f"num_classes must be a whole number of at least 1, not {number!r}" in refusal("fcn8s", "resnet18", number)
+
+
+def test_one_class_works(cheap_model: Build) -> None:
+    assert cheap_model("refinenet", "resnet18", num_classes=1)(torch.randn(1, 3, 32, 40)).shape == (1, 1, 32, 40)
+
+
+@pytest.mark.parametrize(
+    ("model", "backbone", "words"),
+    [
+        ({"crp_link": 2}, {}, "model=refinenet has no option 'crp_link'. Did you mean 'crp_links'"),
+        ({}, {"weight": None}, "backbone=resnet18 has no option 'weight'. Did you mean 'weights'"),
+        ({}, {"needs": ()}, "backbone=resnet18 has no option 'needs'"),
+    ],
+)
+def test_contents_of_config_files_are_checked(model: dict[str, Any], backbone: dict[str, Any], words: str) -> None:
+    model = read_group("model", "refinenet") | model
+    with pytest.raises(UserError) as caught:
+        build_model(model, {"name": "resnet18"} | backbone, 3)
+    assert words in str(caught.value)
+
+
+def test_missing_options_are_named() -> None:
+    model = {key: value for key, value in read_group("model", "refinenet").items() if key not in ("widths", "cascade")}
+    with pytest.raises(UserError, match="model=refinenet lacks the options cascade, widths"):
+        build_model(model, {"name": "resnet18"}, 3)
+
+
+def test_options_reach_decoder_and_encoder_and_the_files_are_read_anew() -> None:
+    with torch.device("meta"):
+        net = create_model("fcn8s", "vgg11", 3, upsample="interpolate", skips=[32, 8], classifier_channels=7)
+        plain = create_model("fcn8s", "vgg11", 3)
+    assert (net.encoder.channels[32], set(net.decoder.score)) == (7, {"32", "8"})
+    assert (plain.encoder.channels[32], set(plain.decoder.score)) == (4096, {"32", "16", "8"})
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "refinenet_lw"])
+def test_torch_compile_makes_one_graph_for_all_sizes(name: str, cheap_model: Build) -> None:
+    net = cheap_model(name, "resnet18").eval()
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(net, backend="eager", fullgraph=True, dynamic=True)  # raises where a graph would break
+    with torch.no_grad():
+        for size in ((64, 96), (97, 75), (128, 128)):
+            images = torch.randn(2, 3, *size)
+            torch.testing.assert_close(compiled(images), net(images))
+    assert counters["stats"]["unique_graphs"] == 1
