@@ -53,7 +53,7 @@ def test_help_names_every_choice(tmp_path: Path) -> None:
         ("modle=fcn8s", "There is no option 'modle'. Did you mean 'model'"),
         ("experiment=camvid_fcn8s", "with a plus: +experiment=NAME"),
         ("+experiment=nothing", "experiment has no value 'nothing'. Known: "),
-        ("+experiment=shapes/fcn8ss", "experiment/shapes has no value 'fcn8ss'. Did you mean 'fcn8s'"),
+        ("+experiment=shapes/fcn8ss", "experiment has no value 'shapes/fcn8ss'. Did you mean 'shapes/fcn8s'"),
         ("+experiment=shpes/fcn16s", "experiment has no value 'shpes/fcn16s'. Did you mean 'shapes/fcn16s'"),
         ("+experiment/shape=fcn8s", "There is no option 'experiment/shape'."),
         ("+speed=1", "There is no option 'speed'. Did you mean 'seed'?"),

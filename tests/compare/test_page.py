@@ -16,7 +16,7 @@ from builders import make
 from PIL import Image
 
 from segrefine.compare import pictures as pictures_module
-from segrefine.compare.page import write_page
+from segrefine.compare.page import Page, write_page
 from segrefine.compare.pictures import Picture, Pictures, Shares, choose_pictures, measure, rank
 from segrefine.compare.variants import Variant
 from segrefine.core.config import read_group
@@ -200,15 +200,8 @@ PLOT = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 3"><rect width="4
 def page(tmp_path: Path) -> Path:
     names = ("first", f"second {HOSTILE}", "third", "fourth")
     path = tmp_path / "made" / "page.html"
-    write_page(
-        path,
-        f"Title {HOSTILE}",
-        {f"Scores {HOSTILE}": TABLE},
-        {"Plot": PLOT},
-        make_pictures(names),
-        MORE,
-        [HOSTILE],
-    )
+    tables, pictures = {f"Scores {HOSTILE}": TABLE}, make_pictures(names)
+    write_page(path, Page(f"Title {HOSTILE}", tables, {"Plot": PLOT}, pictures, MORE, [HOSTILE]))
     return path
 
 
@@ -260,7 +253,7 @@ def test_embedded_pictures_are_those_of_panels(page: Path) -> None:
 
 
 def test_a_page_without_pictures_says_why(tmp_path: Path) -> None:
-    write_page(tmp_path / "page.html", "Title", {"Plots": TABLE}, {}, None, {}, ["No <pictures>."])
+    write_page(tmp_path / "page.html", Page("Title", {"Plots": TABLE}, {}, None, {}, ["No <pictures>."]))
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "No &lt;pictures&gt;." in text
     assert 'id="pictures"' not in text
@@ -275,7 +268,7 @@ def test_the_page_of_many_pictures_stays_small(tmp_path: Path, scenes: ShapesDat
     predictions = np.stack([np.where(noise.random(labels.shape) < 0.05, 1, labels) for _ in range(8)]).astype(np.uint8)
     item = Picture("x", pixels, labels, predictions, measure(labels, predictions))
     pictures = Pictures(tuple("abcdefgh"), tuple(CLASSES), scenes.palette, (item,) * 24)
-    write_page(tmp_path / "page.html", "Title", {}, {}, pictures, {}, [])
+    write_page(tmp_path / "page.html", Page("Title", {}, {}, pictures, {}, []))
     assert (tmp_path / "page.html").stat().st_size < 5_000_000
 
 

@@ -47,6 +47,7 @@ def train(folder: Path, options: list[str], fault: Callable[[], None] | None = N
     from hydra import compose, initialize_config_dir
 
     from segrefine.core.config import CONFIG_FOLDER
+    from segrefine.engine import train as training
 
     multiprocessing.set_start_method("fork", force=True)  # for workers; else a server again, which imports everything
     torch.set_num_threads(1)  # two wait for each other where other tests run beside
@@ -54,7 +55,7 @@ def train(folder: Path, options: list[str], fault: Callable[[], None] | None = N
         fault()
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         cfg = compose("train", overrides=[*OPTIONS, *options])
-    train(cfg, folder)
+    training.train(cfg, folder)
 
 
 def signalled_at(target: str, count: int, number: int = signal.SIGKILL, times: int = 1) -> None:

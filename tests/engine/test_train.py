@@ -422,13 +422,7 @@ def test_without_a_test_split_the_best_is_scored_on_val(tmp_path: Path) -> None:
 
 
 TWO_STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=2"]
-TINY_FCN = [
-    "backbone=vgg11",
-    "backbone.classifier_channels=4",
-    "datamodule.batch_size=1",
-    "trainer.precision=bf16-mixed",
-]
-TINY_FCN += TWO_STEPS
+TINY_FCN = ["backbone=vgg11", "backbone.classifier_channels=4", "datamodule.batch_size=1", *TWO_STEPS]
 TINY_REFINENET = [
     *("backbone=resnet18", "model.widths={4:8,8:8,16:8,32:8}", "datamodule.batch_size=2"),
     *TWO_STEPS,

@@ -5,6 +5,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -22,36 +23,43 @@ from segrefine.viz import VOID_ERROR_COLOUR, WRONG_COLOUR, colourise, errors
 QUALITY = 90  # of the photographs, JPEG: a tenth of the size of PNG, which the label maps keep
 
 
-def write_page(
-    path: Path,
-    title: str,
-    tables: Mapping[str, str],
-    plots: Mapping[str, str],
-    pictures: Pictures | None,
-    details: Mapping[str, str],
-    notes: Sequence[str],
-) -> None:
-    """Write the page to `path`. It opens from the file system, and its security policy lets it load nothing.
+@dataclass(frozen=True)
+class Page:
+    """What the page holds.
 
-    `tables`, before the plots, and `details`, after the pictures, are HTML tables by their titles, `plots` the text of
-    SVG files. The tables are taken as they are: who writes them escapes what they say. All other texts are escaped
-    here.
+    Attributes:
+        tables: HTML tables by their titles, above the plots. They are taken as they are: who writes them escapes.
+        plots: the text of SVG files by title.
+        pictures: images side by side, or None.
+        details: HTML tables below the pictures.
+        notes: what a reader has to know. Like all other texts, they are escaped here.
     """
-    places = {name: f"table-{number}" for number, name in enumerate([*tables, *details])}
-    links = [(places[name], name) for name in tables]
-    links += [("plots", "Plots")] if plots else []
-    links += [("pictures", "Pictures")] if pictures else []
-    links += [(places[name], name) for name in details]
+
+    title: str
+    tables: Mapping[str, str]
+    plots: Mapping[str, str]
+    pictures: Pictures | None
+    details: Mapping[str, str]
+    notes: Sequence[str]
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write the page to `path`. It opens from the file system, and its security policy lets it load nothing."""
+    places = {name: f"table-{number}" for number, name in enumerate([*page.tables, *page.details])}
+    links = [(places[name], name) for name in page.tables]
+    links += [("plots", "Plots")] if page.plots else []
+    links += [("pictures", "Pictures")] if page.pictures else []
+    links += [(places[name], name) for name in page.details]
     script = _asset("page.js")
     parts = {
-        "title": _text(title),
+        "title": _text(page.title),
         "style": _asset("page.css"),
         "links": "".join(f'<a href="#{place}">{_text(name)}</a>' for place, name in links),
-        "notes": _notes(notes),
-        "tables": "".join(_table(places[name], name, table) for name, table in tables.items()),
-        "details": "".join(_table(places[name], name, table) for name, table in details.items()),
-        "plots": _plots(plots),
-        "pictures": _fill(_asset("pictures.html"), {"data": _json(pictures)}) if pictures else "",
+        "notes": _notes(page.notes),
+        "tables": "".join(_table(places[name], name, table) for name, table in page.tables.items()),
+        "details": "".join(_table(places[name], name, table) for name, table in page.details.items()),
+        "plots": _plots(page.plots),
+        "pictures": _fill(_asset("pictures.html"), {"data": _json(page.pictures)}) if page.pictures else "",
         "script": script,
         "script_hash": f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     }

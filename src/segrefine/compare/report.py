@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from segrefine.compare import tables
 from segrefine.compare.claims import write_claims
-from segrefine.compare.page import write_page
+from segrefine.compare.page import Page, write_page
 from segrefine.compare.pictures import choose_pictures
 from segrefine.compare.plots import as_svg, difference_bars, draw_all
 from segrefine.compare.scores import CLASS, check_metric
@@ -92,15 +92,16 @@ def write_report(
         save_figure(figure, output / f"{name}.png")
     log.info("choosing the images in which the variants differ most")
     pictures, remarks = choose_pictures(variants)
-    write_page(
-        output / "comparison.html",
+    shown = {key: (table.title, table.html()) for key, table in written.items() if table.rows}
+    page = Page(
         f"{variants[0].summary.datamodule}, {variants[0].summary.split}: {len(variants)} variants",
-        {written[name].title: written[name].html() for name in ("variants", "differences") if written[name].rows},
+        dict(shown[key] for key in ("variants", "differences") if key in shown),
         {title: as_svg(figures[name]) for name, title in TITLES.items() if name in figures},
         pictures,
-        {written[name].title: written[name].html() for name in ("classes", "class_differences") if written[name].rows},
+        dict(shown[key] for key in ("classes", "class_differences") if key in shown),
         [*explain(variants, found, bootstrap), *remarks],
     )
+    write_page(output / "comparison.html", page)
     log.info(written["variants"].markdown())
     for difference in found:
         log.info(f"{difference.one} against {difference.other}, {metric}: {difference.verdict}")

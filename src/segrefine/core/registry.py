@@ -75,9 +75,8 @@ class Registry:
         importlib.import_module(self.home)
         load_plugins()
         if not isinstance(name, str) or name not in self._classes:
-            raise UserError(
-                f"{self.group}.{self.key}={name} is not registered.{did_you_mean(str(name), self._classes)}"
-            )
+            hint = did_you_mean(str(name), self._classes)
+            raise UserError(f"{self.group}.{self.key}={name} is not a registered {self.title}.{hint}")
         return self._classes[name]
 
     def added(self) -> set[str]:

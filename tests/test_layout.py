@@ -1,0 +1,63 @@
+"""The shape of the code: file names of a run in one place, short functions, and commands that import nothing heavy.
+
+Which package imports which is held by import-linter (pyproject.toml).
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import segrefine
+from segrefine.runs.folder import RunFolder
+
+PACKAGE = Path(segrefine.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+NAMES = {
+    name.rpartition("/")[2]
+    for name in vars(RunFolder).values()
+    if isinstance(name, str) and Path(name).suffix in (".yaml", ".json", ".csv", ".txt", ".log", ".ckpt")
+}
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    """The string literals of a module, parts of f-strings too, without those that stand alone, which are docstrings."""
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+            yield node.value
+
+
+def test_names_of_a_runs_files_stand_in_one_place() -> None:
+    assert {"summary.json", "best.ckpt", "last.ckpt", "train.log"} < NAMES
+    owner = PACKAGE / "runs/folder.py"
+    elsewhere = {
+        (file.relative_to(PACKAGE).as_posix(), text)
+        for file in SOURCES
+        if file != owner
+        for text in strings(ast.parse(file.read_text()))
+        if any(name in text for name in NAMES)
+    }
+    assert elsewhere == set()
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
+def test_functions_fit_a_screen(file: Path) -> None:
+    """40 lines and 6 parameters at the most."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 40, node.name
+            assert len([argument for argument in given if argument.arg not in ("self", "cls")]) <= 6, node.name
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "compare", "export", "benchmark", "main"])
+def test_the_command_line_imports_nothing_heavy(command: str) -> None:
+    heavy = "('torch', 'lightning', 'wandb', 'numpy')"
+    program = f"import sys, segrefine.cli.{command}; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
