@@ -9,13 +9,15 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torchvision
+from narrow import NARROW
 from torch import nn
 
 import segrefine.models.build
@@ -56,28 +58,41 @@ class Typed(NamedTuple):
 TypeIn = Callable[..., Typed]
 
 
-@pytest.fixture
-def type_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> TypeIn:
-    """Calls `type_in("train.py" or a module of python -m, *arguments)` as if typed in `tmp_path`, but in this process:
-    a new one takes seconds to import everything."""
+@contextmanager
+def as_typed(folder: Path, script: str, *arguments: str) -> Iterator[None]:
+    """What is typed in `folder`: the arguments, the working directory, and afterwards the log as it was before."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [script, *arguments])
+            patch.chdir(folder)
+            yield
+    finally:
+        root.handlers[:], root.level = before  # Hydra sets up its own
 
-    def command(script: str, *arguments: str) -> Typed:
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
-        monkeypatch.chdir(tmp_path)
-        root = logging.getLogger()
-        before = root.handlers[:], root.level
-        capsys.readouterr()
-        status = 0
-        try:
+
+def run_typed(folder: Path, script: str, *arguments: str) -> int:
+    """The exit status of `script`, "train.py" or a module of python -m, run in this process as if typed in `folder`: a
+    new one takes seconds to import everything."""
+    try:
+        with as_typed(folder, script, *arguments):
             if script.endswith(".py"):
                 runpy.run_path(str(Path(__file__).parents[1] / script), run_name="__main__")
             else:
                 runpy.run_module(script, run_name="__main__", alter_sys=True)
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        finally:
-            root.handlers[:], root.level = before  # Hydra sets up its own
-        return Typed(status, *capsys.readouterr())
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+@pytest.fixture
+def type_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> TypeIn:
+    """Calls `type_in(script, *arguments)` as if typed in `tmp_path` (`run_typed`)."""
+
+    def command(script: str, *arguments: str) -> Typed:
+        capsys.readouterr()
+        return Typed(run_typed(tmp_path, script, *arguments), *capsys.readouterr())
 
     return command
 
@@ -142,6 +157,15 @@ def filled() -> Build:
         return fill(module)
 
     return build
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[None]:
+    """Within a module of tests, encoders of an eighth of their width in this process (`narrow.py`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, build in NARROW.items():
+            patch.setattr(torchvision.models, name, build)
+        yield
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from segrefine.core.registry import DATAMODULES, DECODERS
 from segrefine.models.build import create_model
 from segrefine.weights.checkpoint import load_model
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ["trainer=debug", "logger=none", "hydra.run.dir=run", "datamodule.batch_size=2", "datamodule.crop_size=64"]
 

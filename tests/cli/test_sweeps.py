@@ -381,23 +381,24 @@ def test_a_real_sweep_that_was_killed_goes_on(tmp_path: Path) -> None:
     words = ["model=fcn32s", "backbone=vgg11", "backbone.classifier_channels=4", "trainer=debug", "logger=csv"]
     words += ["datamodule.train_size=4", "datamodule.val_size=2", "datamodule.test_size=1", "datamodule.batch_size=2"]
     words += ["datamodule.crop_size=32", "recipe.optimizer=sgd", "recipe.momentum=0.0"]  # small checkpoints
-    words += ["trainer.max_epochs=6", "trainer.max_steps=ten,12"]  # of two steps an epoch, then a checkpoint
+    words += ["trainer.max_epochs=8", "trainer.max_steps=ten,16"]  # of two steps an epoch, then a checkpoint
+    narrow = {"SEGREFINE_PLUGINS": "narrow", "PYTHONPATH": str(CHECKOUT / "tests")}
     sweep = Sweep(tmp_path, str(CHECKOUT / "train.py"))
-    wrong, right = "trainer.max_steps-ten", "trainer.max_steps-12"
-    with sweep.start(*words) as process:
+    wrong, right = "trainer.max_steps-ten", "trainer.max_steps-16"
+    with sweep.start(*words, **narrow) as process:
         sweep.wait_for("checkpoints/last.ckpt", 1)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert sweep.having("summary.json") == []
-    status, said = sweep.run(*words, "hydra/launcher=basic")
+    status, said = sweep.run(*words, "hydra/launcher=basic", **narrow)
     assert status == 2
     assert "trainer.max_steps=ten should be a whole number" in said
     assert f"the same command goes on with {wrong}\n" in said
     assert sweep.having("summary.json") == [right]
     (steps,) = re.findall(r"going on after (\d+) steps", (sweep.folder / right / "train.log").read_text())
-    assert 0 < int(steps) < 12
+    assert 0 < int(steps) < 16
     with (sweep.folder / right / "metrics.csv").open(newline="") as file:
-        assert len([row for row in csv.DictReader(file) if row["val/mIoU"]]) == 6  # none twice, none missing
+        assert len([row for row in csv.DictReader(file) if row["val/mIoU"]]) == 8  # none twice, none missing
     written = (sweep.folder / right / "summary.json").stat().st_mtime_ns
     status, said = sweep.run(*words)
     assert status == 2

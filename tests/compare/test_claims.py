@@ -111,7 +111,7 @@ def test_a_claim_of_ours_names_runs_and_plots_that_there_are(claim: dict[str, An
 
 
 def test_there_are_twelve_claims() -> None:
-    assert [claim["folder"][:2] for claim in CLAIMS] == [f"{number:02}" for number in range(1, 13)]
+    assert [Path(claim["folder"]).name[:2] for claim in CLAIMS] == [f"{number:02}" for number in range(1, 13)]
 
 
 @pytest.mark.slow

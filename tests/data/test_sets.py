@@ -15,6 +15,8 @@ from segrefine.core.errors import UserError
 from segrefine.data.build import build_datamodule
 from segrefine.data.datamodule import SegmentationDataModule
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 CLASSES = {
     "ade20k": (150, "wall", "flag"),
     "camvid": (11, "sky", "bicyclist"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,10 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import run_typed
 
 from segrefine.core.signals import REQUEUE
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 CHECKOUT = Path(__file__).parents[2]
+NARROW = {"SEGREFINE_PLUGINS": "narrow", "PYTHONPATH": str(CHECKOUT / "tests")}
 TINY = [
     *("trainer.precision=32-true", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "logger=csv"),
     *("datamodule.train_size=4", "datamodule.val_size=5", "datamodule.test_size=3", "datamodule.eval_batch_size=2"),
@@ -26,9 +31,13 @@ ONE = ["trainer=cpu", "datamodule.batch_size=4"]
 
 def command(script: str, folder: Path, *arguments: str) -> dict[str, Any]:
     """Runs a command; returns its summary.json."""
-    words = [sys.executable, str(CHECKOUT / script), *arguments]
-    result = subprocess.run(words, cwd=folder.parent, capture_output=True, text=True, timeout=280, check=False)
-    assert result.returncode == 0, result.stderr
+    if "trainer=ddp" not in arguments:
+        assert run_typed(folder.parent, script, *arguments) == 0
+    else:
+        words = [sys.executable, str(CHECKOUT / script), *arguments]
+        options = {"cwd": folder.parent, "env": os.environ | NARROW, "timeout": 280}
+        result = subprocess.run(words, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+        assert result.returncode == 0, result.stderr
     return json.loads((folder / "summary.json").read_text())
 
 
@@ -42,7 +51,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def runs(narrow: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of a run in one process, and of the same in two, as a job of a sweep, with half the batch each."""
     top = tmp_path_factory.mktemp("ddp")
     command("train.py", top / "one", *TINY, *ONE, f"hydra.run.dir={top / 'one'}")
@@ -94,7 +103,9 @@ def test_two_processes_stop_at_the_same_step_and_go_on(runs: tuple[Path, Path], 
     folder = tmp_path / "run"
     slow = [f"hydra.run.dir={folder}", "trainer.max_epochs=200", "checkpoint_every_minutes=null"]
     words = [sys.executable, str(CHECKOUT / "train.py"), *TINY, *TWO, "trainer.check_val_every_n_epoch=200"]
-    with subprocess.Popen([*words, *slow], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*words, *slow], cwd=tmp_path, env=os.environ | NARROW, stderr=subprocess.PIPE, text=True
+    ) as process:
         while not (folder / "metrics.csv").is_file():
             time.sleep(0.2)
         time.sleep(3)

@@ -28,6 +28,8 @@ from segrefine.runs.per_image import write_per_image
 from segrefine.runs.summary import Summary
 from segrefine.weights.checkpoint import KEY, describe
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.fixture(scope="module")
 def net() -> SegmentationModel:

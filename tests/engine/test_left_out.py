@@ -2,9 +2,10 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from segrefine.data.sets.folder import FolderDataModule
 from segrefine.engine.callbacks.left_out import LeftOutList
 from segrefine.engine.module import SegmentationModule
 from segrefine.models.tta import Inference
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 CHECKOUT = Path(__file__).parents[2]
 IMAGES = 12
@@ -77,6 +80,16 @@ def folder(data: Path, **options: object) -> FolderDataModule:
     return make(FolderDataModule, root=str(data), **given)
 
 
+def complaint(loader: Iterable) -> str:
+    """The message with which reading ends. The error is not kept: it would hold the loader in a cycle of references,
+    and a loader that Python finds in one waits 20 s for its processes to end."""
+    try:
+        list(loader)
+    except BadFileError as error:
+        return str(error)
+    raise AssertionError("all was read")
+
+
 OPTIONS = "datamodule=folder datamodule.classes=[a,b,c] datamodule.crop_size=32 datamodule.batch_size=4 logger=csv"
 OPTIONS += " datamodule.num_workers=0 trainer=cpu trainer.max_epochs=1 trainer.precision=32-true model=fcn32s"
 OPTIONS += " model.upsample=interpolate trainer.limit_train_batches=3"
@@ -88,9 +101,9 @@ def test_a_bad_file_stops_the_epoch_by_name(fault: str, workers: int, data: Path
     datamodule = folder(data, num_workers=workers)
     loader = datamodule.val_dataloader()
     spoil(data, fault, "val")
-    with pytest.raises(BadFileError, match=FAULTS[fault][1].format("val")) as caught:
-        list(loader)
-    assert "\n" not in str(caught.value)  # no traceback of a worker
+    message = complaint(loader)
+    assert re.search(FAULTS[fault][1].format("val"), message)
+    assert "\n" not in message  # no traceback of a worker
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
+from narrow import NARROW
 
 from segrefine.core.signals import REQUEUE
 
@@ -49,6 +51,8 @@ def train(folder: Path, options: list[str], fault: Callable[[], None] | None = N
     from segrefine.core.config import CONFIG_FOLDER
     from segrefine.engine import train as training
 
+    for name, build in NARROW.items():
+        setattr(torchvision.models, name, build)
     multiprocessing.set_start_method("fork", force=True)  # for workers; else a server again, which imports everything
     torch.set_num_threads(1)  # two wait for each other where other tests run beside
     if fault is not None:

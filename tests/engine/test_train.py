@@ -31,6 +31,8 @@ from segrefine.runs.folder import RunFolder
 from segrefine.runs.summary import Summary
 from segrefine.weights.checkpoint import load_weights, read_checkpoint
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 TINY = [
     "trainer=cpu",
     "trainer.precision=32-true",
@@ -57,7 +59,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+def finished(narrow: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     """The folder and summary of a tiny run."""
     folder = tmp_path_factory.mktemp("run")
     return folder, train(config(), folder)
@@ -275,7 +277,8 @@ def test_steps_that_end_within_an_epoch_are_scored_and_kept(tmp_path: Path) -> N
 
 
 def test_a_few_steps_overfit_one_batch(tmp_path: Path) -> None:
-    train(config("datamodule.train_size=4", "trainer.max_epochs=25", "trainer.check_val_every_n_epoch=25"), tmp_path)
+    options = ["datamodule.train_size=4", "trainer.max_epochs=60", "trainer.check_val_every_n_epoch=60"]
+    train(config(*options, "recipe.lr=0.002"), tmp_path)
     losses = [float(row["train/loss"]) for row in rows(tmp_path) if row["train/loss"]]
     assert losses[0] == pytest.approx(math.log(8), abs=1e-3)  # zero scores: all classes are equally likely
     assert losses[-1] < 0.5 * losses[1]

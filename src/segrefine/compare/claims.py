@@ -6,6 +6,7 @@ README.md beside the file.
 """
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,7 +116,8 @@ def _write_claim(top: Path, number: int, claim: Mapping[str, Any], bootstrap: Bo
             with replacing(file) as part:
                 figure.savefig(part)
             parts.append(f"![{name.replace('_', ' ')}, {section.name}]({file.name})\n")
-    words = "What the verdicts, scores and intervals mean is said in [experiments/README.md](../README.md).\n"
+    readme = os.path.relpath(top / "README.md", folder)
+    words = f"What the verdicts, scores and intervals mean is said in [experiments/README.md]({readme}).\n"
     head = [f"# {number}. {claim['title']}\n", f"{claim['question']}\n", f"Source: {claim['source']}\n", words]
     method = ["```\n" + claim["method"].strip() + "\n```\n"]
     remarks = [f"## Remarks\n\n{claim['remarks'].strip()}\n"] if claim.get("remarks") else []

@@ -25,7 +25,8 @@ class ResNetEncoder(Encoder):
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
 
-        widths = [64, 128, 256, 512] if name in ("resnet18", "resnet34") else [256, 512, 1024, 2048]
+        last = (stage[-1] for stage in (net.layer1, net.layer2, net.layer3, net.layer4))
+        widths = [getattr(block, "conv3", block.conv2).out_channels for block in last]
         self.strides = (4, 8, 8, 8) if dilated else (4, 8, 16, 32)
         # Where dilation leaves stages at one stride, the last of them counts.
         self.channels = dict(zip(self.strides, widths, strict=True))

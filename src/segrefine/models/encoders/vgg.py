@@ -33,7 +33,7 @@ class VGGEncoder(Encoder):
     def __init__(self, name: str, classifier_channels: int = 0, caffe: bool = False) -> None:
         super().__init__()
         self.features = getattr(torchvision.models, name)(weights=None).features
-        self.channels = {4: 128, 8: 256, 16: 512, 32: classifier_channels or 512}
+        self.channels = self._find_channels()
         if caffe:
             if not classifier_channels:
                 raise UserError("model.geometry=caffe pads for fc6: backbone.classifier_channels must be 1 or more.")
@@ -48,14 +48,25 @@ class VGGEncoder(Encoder):
             # fc6 holds most of the numbers, and AdamW takes four times as long over them with channels last.
             self.cpu_layout = torch.contiguous_format
             self.classifier = nn.Sequential()
-            for layer, width, size in (("6", 512, 7), ("7", classifier_channels, 1)):
+            for layer, width, size in (("6", self.channels[32], 7), ("7", classifier_channels, 1)):
                 convolution = nn.Conv2d(width, classifier_channels, size, padding=0 if caffe else size // 2)
                 nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # as VGG's own layers in torchvision
                 nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
                 self.classifier.add_module("fc" + layer, convolution)
                 self.classifier.add_module("relu" + layer, nn.ReLU(inplace=True))
                 self.classifier.add_module("drop" + layer, nn.Dropout(0.5))
+            self.channels[32] = classifier_channels
         self.centres = self._find_centres()
+
+    def _find_channels(self) -> dict[int, int]:
+        """`{stride: channels}` after the second pool and the later ones: those of the convolution before each."""
+        width, channels = 0, []
+        for layer in self.features:
+            if isinstance(layer, nn.Conv2d):
+                width = layer.out_channels
+            elif isinstance(layer, nn.MaxPool2d):
+                channels.append(width)
+        return dict(zip((4, 8, 16, 32), channels[1:], strict=True))
 
     def _find_centres(self) -> dict[int, float]:
         """Where cell 0 of each map looks, from the layers' geometry: a layer with kernel k, stride s and padding p puts

@@ -1,0 +1,298 @@
+"""How strong the tests are: small faults planted into a copy of the source, one at a time, and whether tests notice.
+
+    python benchmarks/planted_faults.py [NUMBER ...]      all faults, or those; 0: none, but all their tests
+
+Each has to be noticed by the tests that are named with it. What is copied is the last commit.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+CHECKOUT = Path(__file__).parents[1]
+
+SECONDS = 300
+"""After which tests with a fault count as broken."""
+
+FAULTS = r"""
+A learned upsampling lands a pixel late | models/upsampling.py | models/test_upsampling.py
+- self.offset = int(stride + bilinear_centre(kernel) - centre)
++ self.offset = int(stride + bilinear_centre(kernel) - centre) - 1
+The bilinear kernel is a tap too wide | models/upsampling.py | models/test_upsampling.py
+- taps = 1 - (torch.arange(kernel) - bilinear_centre(kernel)).abs() / factor
++ taps = 1 - (torch.arange(kernel) - bilinear_centre(kernel)).abs() / (factor + 1)
+Rows of a band come from a cell too late | models/upsampling.py | models/test_upsampling.py
+- first = max(math.floor((top - max(self.centre, 0)) / stride), 0)
++ first = max(math.ceil((top - max(self.centre, 0)) / stride), 0)
+A crop of FCN's is taken at the coarser stride | models/decoders/fcn.py | models/test_fcn.py weights/test_published.py
+- centre = centres[fine] + self.crops[fine] * fine
++ centre = centres[fine] + self.crops[fine] * coarse
+A skip is scaled as the next finer one should be | models/decoders/fcn.py | models/test_fcn.py weights/test_published.py
+- self.skip_scales.get(stride, 1.0)
++ self.skip_scales.get(stride // 2, 1.0)
+A residual unit lacks its inner ReLU | models/decoders/refinenet.py | models/test_refinenet.py
+- self.conv2(F.relu(self.conv1(F.relu(x))))
++ self.conv2(self.conv1(F.relu(x)))
+Chained pooling adds to the map before its ReLU | models/decoders/refinenet.py | models/test_refinenet.py
+- total = path = F.relu(x)
++ total, path = x, F.relu(x)
+Chained pooling looks at 3x3 pixels | models/decoders/refinenet.py | models/test_refinenet.py
+- F.max_pool2d(x, kernel_size=5, stride=1, padding=2)
++ F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
+The last rows are in no band | models/banded.py | engine/test_losses.py properties/test_losses_properties.py
+- for top in range(0, height, rows))
++ for top in range(0, height - rows + 1, rows))
+Mirrored scores are not mirrored back | models/tta.py | models/test_tta.py
+- self._tiled(view.flip(-1)).flip(-1) if mirrored
++ self._tiled(view.flip(-1)) if mirrored
+Tiles do not reach the end of the image | models/tta.py | models/test_tta.py
+- return [*range(0, length - window, step), length - window], window
++ return [*range(0, length - window + 1, step)], window
+Logits are averaged over scales, not probabilities | models/tta.py | models/test_tta.py
+- scores = _resize(logits, size).softmax(dim=1)
++ scores = _resize(logits, size)
+The smaller scale is resized without smoothing | models/encoders/multiscale.py | models/test_encoders.py
+- antialias=scale < 1)
++ antialias=False)
+The mean loss is divided by void pixels too | engine/losses.py | engine/test_losses.py
+- valid = labels != VOID
++ valid = labels >= 0
+Void pixels weigh as class 0 in the divisor | engine/losses.py | engine/test_losses.py
+- weights = class_weights.float()[labels.long().where(valid, 0)] * valid
++ weights = class_weights.float()[labels.long().where(valid, 0)]
+A summed loss of val grows with the batch | engine/module.py | engine/test_left_out.py::test_it_trains_nothing_and_counts_nowhere engine/test_train.py::test_the_log_has_the_contract_names
+- loss = loss / max(count, 1)  # per image
++ loss = loss / 1  # per image
+Norms are frozen in frozen stages alone | engine/module.py | engine/test_train.py::test_frozen_norms_keep_their_statistics
+- self._recipe.frozen_norm or not module.weight.requires_grad)
++ self._recipe.frozen_norm and not module.weight.requires_grad)
+Gradients are not clipped | engine/module.py | engine/test_train.py::test_a_clipped_step_is_as_long_as_the_rate_times_the_limit
+- float("inf") if clip_norm is None else clip_norm)
++ float("inf"))
+An infinite loss is not seen, a NaN is | engine/module.py | engine/test_train.py::test_the_weights_before_a_nonfinite_loss_are_kept
+- and not torch.isfinite(loss):
++ and torch.isnan(loss):
+Every step drops the same units | engine/module.py | engine/test_resume.py engine/test_ddp.py
+- mix(self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
++ mix(self.seed, 0, self.global_rank)
+Biases always decay | engine/optim.py | engine/test_optim.py
+- recipe.bias_lr_multiplier, recipe.bias_decay),
++ recipe.bias_lr_multiplier, True),
+The encoder's multiplier is the decoder's | engine/optim.py | engine/test_optim.py
+- (("encoder", recipe.encoder_lr_multiplier), ("decoder", 1.0))
++ (("encoder", 1.0), ("decoder", recipe.encoder_lr_multiplier))
+The schedule runs a step ahead | engine/optim.py | engine/test_schedules.py
+- done = min(step / total_steps, 1.0)
++ done = min((step + 1) / total_steps, 1.0)
+Warm-up begins at a rate of 0 | engine/optim.py | engine/test_schedules.py
+- warmup = min((step + 1) / self.warmup_steps, 1.0)
++ warmup = min(step / self.warmup_steps, 1.0)
+The worst checkpoint is kept as the best | engine/callbacks/checkpoint.py | engine/test_train.py::test_the_best_score_on_val_is_in_the_summary
+- if score > self.best_score or
++ if score < self.best_score or
+A resumed run forgets its best score | engine/callbacks/checkpoint.py | engine/test_resume.py engine/test_train.py::test_a_run_goes_on_where_it_stopped
+- self.best_score = state_dict["best_score"]
++ self.best_score = -math.inf
+The checkpoint before a new best is not kept | engine/callbacks/checkpoint.py | engine/test_checkpoint_io.py engine/test_train.py::test_a_damaged_last_checkpoint_is_answered_by_the_one_before
+- keep_previous(self.last)
++ pass
+A last validation is logged a step late | engine/callbacks/last_validation.py | engine/test_train.py::test_steps_that_end_within_an_epoch_are_scored_and_kept
+- loop._batches_that_stepped -= 1  # logged
++ loop._batches_that_stepped -= 0  # logged
+A file gets its name before its content is on the disk | io/atomic.py | io/test_download.py engine/test_checkpoint_io.py test_viz.py
+- os.fsync(file.fileno())
++ file.flush()
+A resumed table keeps the row of a step to come | engine/loggers/csv.py | engine/test_csv_logger.py
+- if int(row["step"]) < step}
++ if int(row["step"]) <= step}
+ckpt_path=last always starts a new run | engine/resume.py | engine/test_train.py::test_a_run_goes_on_where_it_stopped
+- if not path.is_file():
++ if not path.is_file() or ckpt_path == "last":
+A small image's prediction is cut at the wrong end | engine/predict.py | engine/test_predict.py
+- return classes[0, :height, :width]
++ return classes[0, -height:, -width:]
+Without a key W&B goes online and asks | engine/loggers/wandb.py | engine/test_loggers.py
+- wanted not in ("offline", "dryrun", "disabled") and not has_wandb_key()
++ wanted not in ("online", "offline", "dryrun", "disabled") and not has_wandb_key()
+Confusions have the prediction in rows | metrics/segmentation.py | metrics/test_segmentation.py
+- cells = labels.long() * num_classes + predictions
++ cells = predictions.long() * num_classes + labels
+An absent class counts as an IoU of 0 | metrics/segmentation.py | metrics/test_segmentation.py
+- "mIoU": iou.nanmean(-1),
++ "mIoU": iou.nan_to_num().mean(-1),
+The boundary band's width is rounded down | metrics/segmentation.py | metrics/test_segmentation.py
+- distance = max(1, round(BOUNDARY_WIDTH * math.hypot(height, width)))
++ distance = max(1, int(BOUNDARY_WIDTH * math.hypot(height, width)))
+The edge of the image is a trimap's boundary | metrics/regions.py | metrics/test_regions.py
+- (width,) * 4, value=0)
++ (width,) * 4, value=VOID)
+A region as large as a limit counts below it | metrics/regions.py | metrics/test_regions.py
+- sizes = np.digitize(np.sqrt(areas), SIZE_LIMITS)
++ sizes = np.digitize(np.sqrt(areas), SIZE_LIMITS, right=True)
+A resumed epoch skips batches for examples | data/datamodule.py | engine/test_resume.py data/test_datamodule.py
+- self._epoch, self._batches * self.batch_size
++ self._epoch, self._batches
+Every epoch has the same order | data/sampler.py | data/test_sampler.py
+- mix(self.seed, self.epoch)
++ mix(self.seed, 0)
+Of several processes' images the last are not scored | data/datamodule.py | data/test_datamodule.py engine/test_ddp.py
+- share = range(rank, len(dataset), world)
++ share = range(rank, len(dataset) // world * world, world)
+Labels are resized half a pixel off | data/transforms.py | data/test_transforms.py
+- list(size), InterpolationMode.NEAREST_EXACT)
++ list(size), InterpolationMode.NEAREST)
+The image is mirrored without its label | data/transforms.py | data/test_transforms.py
+- image, label = image.flip(-1), label.flip(-1)
++ image = image.flip(-1)
+Padding is of class 0, not void | data/transforms.py | data/test_transforms.py
+- torch.full(size, VOID, dtype=torch.uint8)
++ torch.full(size, 0, dtype=torch.uint8)
+Label values that mean nothing are void | data/label_code.py | data/test_files.py
+- np.where(self.table < 0, _STRANGE, self.table)
++ np.where(self.table < 0, VOID, self.table)
+The cache does not see a file of the same size change | data/cache.py | data/test_cache.py
+- {about.st_size} {about.st_mtime_ns}
++ {about.st_size}
+Class weights go by the pixels of all images | data/class_weights.py | data/test_datamodule.py
+- (totals * (histograms > 0)).sum(axis=0)
++ (totals * (histograms >= 0)).sum(axis=0)
+A server that sends all anew is appended to | io/download.py | io/test_download.py
+- goes_on = response.status == 206
++ goes_on = have > 0
+FCN's published first layer is left BGR | weights/published.py | weights/test_published.py
+- found[f"{_FIRST}.weight"] = first.flip(1)
++ found[f"{_FIRST}.weight"] = first
+Caffe's mean is not brought to 0..1 | weights/published.py | weights/test_published.py
+- torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255
++ torch.tensor(CAFFE_MEAN).view(3, 1, 1)
+RefineNet's published units come in reverse | weights/published.py | weights/test_published.py
+- {number}_b.0.{unit - first + 1}_conv"
++ {number}_b.0.{len(units) - unit}_conv"
+A summary of the next version is read | runs/summary.py | runs core/test_registry.py compare/test_variants.py
+- version > SCHEMA_VERSION:
++ version > SCHEMA_VERSION + 1:
+An option that was null or 0 changes without a word | runs/options.py | engine/test_train.py::test_a_run_goes_on_where_it_stopped cli/test_sweeps.py::test_a_finished_run_of_other_options_is_refused_by_name
+- if key in old and value != old[key]
++ if old.get(key) and value != old[key]
+An image's name leads out of the folder | runs/folder.py | engine/test_predict.py engine/test_evaluate.py
+- {"/": "_root", "//": "_root", "..": "_up"}
++ {"/": "_root", "//": "_root"}
+Old results keep their class paths | runs/read.py | core/test_registry.py
+- return rename_classes(content)
++ return content
+A class path in a config is imported | core/registry.py | core/test_registry.py
+- importlib.import_module(self.home)
++ importlib.import_module(str(name).rpartition(".")[0] or self.home)
+SIGTERM ends a run like Ctrl-C | core/signals.py | core/test_signals.py
+- 130 if number == signal.SIGINT else REQUEUE
++ 130 if number in (signal.SIGINT, signal.SIGTERM) else REQUEUE
+Holm's p-values may fall again | compare/statistics.py | compare/test_statistics.py
+- largest = max(largest, min(1.0, differences[index].p * (len(order) - rank)))
++ largest = min(1.0, differences[index].p * (len(order) - rank))
+Every run gets resamples of its own | compare/statistics.py | compare/test_statistics.py
+- weights = self._weights(len(run.images))
++ weights = Bootstrap(self.resamples, len(self._scores))._weights(len(run.images))
+The images' share is added to the seeds' variance | compare/statistics.py | compare/test_statistics.py
+- float(self.by_seed.var(ddof=1) - share)
++ float(self.by_seed.var(ddof=1) + share)
+Runs of different recipes are one variant | runs/options.py | compare/test_variants.py
+- "datamodule.eval_batch_size", "hydra")
++ "datamodule.eval_batch_size", "hydra", "recipe")
+Sweeps whose values differ by a sign share a folder | cli/sweeps.py | cli/test_sweeps.py::test_what_does_not_fit_into_a_name_is_told_apart_by_a_digest
+- return words if words == plain else f"{words}_{_digest(text)}"
++ return words
+Multiply-adds of a batch are told as an image's | bench/benchmark.py | bench
+- get_total_flops() // 2 // count
++ get_total_flops() // 2
+"""  # noqa: E501
+"""Three lines a fault: what is wrong, file and tests; the text there; what is planted in its place."""
+
+
+class Fault(NamedTuple):
+    """What is wrong, the file below src/segrefine, the text in it and the one to stand there instead, and the tests."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: list[str]
+
+
+class Outcome(NamedTuple):
+    """`caught`, `not caught` or `broken`, the tests that failed, and how long all took."""
+
+    word: str
+    failed: str
+    seconds: float
+
+
+def read_faults() -> list[Fault]:
+    lines, faults = FAULTS.strip().splitlines(), []
+    for head, old, new in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+        what, file, tests = head.split(" | ")
+        faults.append(Fault(what, file, old[2:], new[2:], [f"tests/{test}" for test in tests.split()]))
+    nothing = Fault("Nothing", "", "", "", sorted({test for fault in faults for test in fault.tests}))
+    return [nothing, *faults]
+
+
+def copy_checkout(folder: Path) -> None:
+    archive = subprocess.run(["git", "-C", str(CHECKOUT), "archive", "HEAD"], stdout=subprocess.PIPE, check=True).stdout
+    with tarfile.open(fileobj=BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+
+
+def run_tests(folder: Path, tests: list[str], limit: int | None = SECONDS) -> Outcome:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n0", *tests]
+    environment = os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
+    started = time.monotonic()
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return Outcome("broken", f"no end after {limit} s", time.monotonic() - started)
+    seconds = time.monotonic() - started
+    failed = ", ".join(re.findall(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE))
+    word = {0: "not caught", 1: "caught"}.get(done.returncode, "broken")
+    return Outcome(word, failed or (done.stdout + done.stderr)[-300:] if word == "broken" else failed, seconds)
+
+
+def plant(fault: Fault, folder: Path) -> Outcome:
+    """What the tests say while the fault is in the copy."""
+    if not fault.file:
+        return run_tests(folder, fault.tests, limit=None)
+    path = folder / "src" / "segrefine" / fault.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(fault.old) != 1:
+        return Outcome("broken", f"{text.count(fault.old)} places hold the old text", 0)
+    path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+    try:
+        return run_tests(folder, fault.tests)
+    finally:
+        path.write_text(text, encoding="utf-8")
+
+
+def main(numbers: list[int]) -> None:
+    faults = read_faults()
+    rows = ["| | fault | file | outcome | noticed by | s |", "| --- " * 6 + "|"]
+    words = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy_checkout(Path(folder))
+        for number in numbers or range(1, len(faults)):
+            fault = faults[number]
+            word, failed, seconds = plant(fault, Path(folder))
+            words.append(word)
+            noticed = " ".join(failed.split()).replace("|", "\\|")
+            rows.append(f"| {number} | {fault.what} | {fault.file} | {word} | {noticed} | {seconds:.0f} |")
+            print(rows[-1], file=sys.stderr, flush=True)
+    print("\n".join(rows))
+    print(f"\ncaught {words.count('caught')} of {len(words)}")
+
+
+if __name__ == "__main__":
+    main([int(number) for number in sys.argv[1:]])
