@@ -168,3 +168,10 @@ def test_a_run_that_came_to_nothing_leaves_no_folder(tmp_path: Path) -> None:
     named = in_a_process(tmp_path, "train.py", "recipe.lr=abc", "hydra.run.dir=mine")
     assert named.returncode == 2
     assert (tmp_path / "mine/train.log").is_file()
+
+
+def test_a_mistake_leaves_the_working_directory_where_it_is(tmp_path: Path, type_in: TypeIn) -> None:
+    """An empty one too: commands without a run's folder write into it."""
+    for script in ("predict.py", "compare.py", "segrefine.export"):
+        assert type_in(script).returncode == 2
+        assert tmp_path.is_dir()

@@ -115,7 +115,7 @@ def forget(folder: Path) -> None:
     """Remove the folder of a run that came to nothing: Hydra's record and a log of the message just printed. One that
     the user named stays."""
     named = any(argument.startswith(("hydra.run.dir=", "hydra.sweep")) for argument in sys.argv)
-    if not named and folder.is_dir() and not RunFolder(folder).began:
+    if not named and RunFolder(folder).abandoned:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # the day's, if there was nothing else

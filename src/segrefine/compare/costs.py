@@ -1,4 +1,4 @@
-"""Costs of two networks over input sizes, from the files of `python -m segrefine.benchmark ... output=FILE`."""
+"""Costs of two networks over input sizes, from the files of `segrefine benchmark ... output=FILE`."""
 
 import json
 from collections.abc import Sequence

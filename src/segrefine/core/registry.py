@@ -116,13 +116,12 @@ def load_plugins() -> None:
     for module in filter(None, os.environ.get(PLUGINS, "").replace(" ", "").split(",")):
         if module in sys.modules:
             continue
+        if os.getcwd() not in sys.path:  # where an installed command does not look
+            sys.path.append(os.getcwd())
         try:
-            sys.path.append(os.getcwd())  # an installed command does not look there
             importlib.import_module(module)
         except ImportError as error:
             raise UserError(f"{PLUGINS}={module} cannot be imported: {error}.") from error
-        finally:
-            sys.path.remove(os.getcwd())
 
 
 def rename_classes(config: dict[str, Any]) -> dict[str, Any]:

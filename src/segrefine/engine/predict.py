@@ -37,7 +37,7 @@ def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
     """
     for option in ("checkpoint", "input", "output"):
         if cfg[option] is None:
-            raise UserError(f"Give {option}=PATH. python predict.py --help says more.")
+            raise UserError(f"Give {option}=PATH. segrefine predict --help says more.")
     options: Any = OmegaConf.to_container(cfg)
     paths = list_images(Path(cfg.input))
     if not paths:

@@ -94,9 +94,10 @@ class RunFolder:
         return self.summary.is_file()
 
     @property
-    def began(self) -> bool:
-        """Whether anything but Hydra's record and a log is there."""
-        return not {path.name for path in self.path.iterdir()} <= {self.HYDRA, self.LOG}
+    def abandoned(self) -> bool:
+        """Whether Hydra's record is there, and nothing but a log beside it: the run came to nothing."""
+        names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        return self.HYDRA in names and names <= {self.HYDRA, self.LOG}
 
     def panel(self, step: int) -> Path:
         """The picture of a few validation images after `step` steps."""

@@ -55,7 +55,7 @@ def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
     """
     for option in ("checkpoint", "format", "output"):
         if cfg[option] is None:
-            raise UserError(f"Give {option}=... python -m segrefine.export --help says more.")
+            raise UserError(f"Give {option}=... segrefine export --help says more.")
     if cfg.format not in FORMATS:
         raise UserError(f"There is no format {cfg.format!r}.{did_you_mean(cfg.format, FORMATS)}")
     output = Path(cfg.output)
