@@ -165,7 +165,9 @@ def narrow() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, build in NARROW.items():
             patch.setattr(torchvision.models, name, build)
+        random_encoder.cache_clear()
         yield
+    random_encoder.cache_clear()
 
 
 @pytest.fixture

@@ -40,13 +40,19 @@ def vgg(widths: str, batch_norm: bool, weights: None = None) -> SimpleNamespace:
     return SimpleNamespace(features=features)
 
 
-NARROW = {
-    "resnet18": partial(resnet, BasicBlock, [2, 2, 2, 2]),
-    "resnet50": partial(resnet, Bottleneck, [3, 4, 6, 3]),
-    "resnet101": partial(resnet, Bottleneck, [3, 4, 23, 3]),
-    "vgg11": partial(vgg, "A", False),
-    "vgg11_bn": partial(vgg, "A", True),
-    "vgg16": partial(vgg, "D", False),
+BLOCKS = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (Bottleneck, [3, 4, 23, 3]),
+    "resnet152": (Bottleneck, [3, 8, 36, 3]),
+}
+WIDTHS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
+
+NARROW: dict[str, Any] = {
+    **{name: partial(resnet, *blocks) for name, blocks in BLOCKS.items()},
+    **{name: partial(vgg, widths, False) for name, widths in WIDTHS.items()},
+    **{f"{name}_bn": partial(vgg, widths, True) for name, widths in WIDTHS.items()},
 }
 
 if "narrow" in os.environ.get("SEGREFINE_PLUGINS", "").split(","):

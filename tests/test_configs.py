@@ -1,8 +1,9 @@
 """Every file of the config folder composes and builds; a new file is tested unasked."""
 
 import tomllib
+from collections.abc import Iterator
 from dataclasses import fields, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -73,12 +74,17 @@ def choices(*groups: str) -> list[tuple[str, str]]:
     return [(group, name) for group in groups for name in names(group)]
 
 
-@lru_cache
-def composed(*overrides: str, folder: Path = CONFIG_FOLDER) -> DictConfig:
+@pytest.fixture(autouse=True, scope="module")
+def _hydra() -> Iterator[None]:
+    """Hydra reads every file once for all tests here."""
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        yield
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
     """What `train.py` is given for these words on its command line."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+    return compose("train", overrides=list(overrides))
 
 
 def plain(config: Any) -> Any:
@@ -233,8 +239,12 @@ def test_an_experiment_overrides_what_it_names(tmp_path: Path) -> None:
     (folder / "experiment").mkdir()
     text = "# @package _global_\ndefaults:\n  - override /model: refinenet\nseed: 7\nmodel:\n  crp_links: 1\n"
     (folder / "experiment" / "mine.yaml").write_text(text)
-    default, cfg = composed(folder=folder), composed("+experiment=mine", folder=folder)
-    again = composed("+experiment=mine", "seed=8", folder=folder)
+    packages = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        words = [], ["+experiment=mine"], ["+experiment=mine", "seed=8"]
+        default, cfg, again = (compose("train", overrides=overrides) for overrides in words)
+    GlobalHydra.instance().hydra = packages
     assert (default.model.name, default.seed) == ("fcn8s", 0)
     assert (cfg.model.name, cfg.model.crp_links, cfg.seed) == ("refinenet", 1, 7)
     assert again.seed == 8
@@ -249,9 +259,7 @@ def test_every_choice_for_hydra_composes(file: Path) -> None:
     options = yaml.safe_load((CONFIG_FOLDER / "hydra" / file).read_text())
     for base in {str(entry) for entry in options.pop("defaults", [])} & PLUGINS.keys():
         pytest.importorskip(f"hydra_plugins.{PACKAGES[base]}", reason=f"needs the {PLUGINS[base]} extra")
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        cfg = compose("train", [f"hydra/{file.parent}={file.stem}"], return_hydra_config=True)
+    cfg = compose("train", [f"hydra/{file.parent}={file.stem}"], return_hydra_config=True)
     group = OmegaConf.to_container(cfg.hydra[file.parent.name], resolve=False)
     assert {key: group[key] for key in options if key != "sampler"} == {
         key: value for key, value in options.items() if key != "sampler"

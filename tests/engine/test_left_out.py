@@ -81,8 +81,8 @@ def folder(data: Path, **options: object) -> FolderDataModule:
 
 
 def complaint(loader: Iterable) -> str:
-    """The message with which reading ends. PyTorch leaves the error and the loader in a cycle of references, and a loader
-    that Python finds in one waits 20 s for its processes to end, so the cycle is broken here."""
+    """The message with which reading ends. PyTorch leaves the error and the loader in a cycle of references, and a
+    loader that Python finds in one waits 20 s for its processes to end, so the cycle is broken here."""
     try:
         list(loader)
     except BadFileError as error:

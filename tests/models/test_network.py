@@ -19,6 +19,8 @@ from segrefine.models.encoders.multiscale import MultiScaleEncoder
 from segrefine.models.encoders.resnet import ResNetEncoder
 from segrefine.models.network import SegmentationModel
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 Build = Callable[..., SegmentationModel]
 MODELS = sorted(file.stem for file in (CONFIG_FOLDER / "model").glob("*.yaml"))
 BOTTLENECKS = ("resnet50", "resnet101", "resnet152")
@@ -50,33 +52,6 @@ def test_every_pair_goes_forward_and_back_at_an_odd_size(name: str, backbone: st
 def test_pairs_that_cannot_be_are_refused_in_words(name: str, backbone: str, cheap_model: Build) -> None:
     with pytest.raises(UserError, match=rf"backbone={backbone}.* cannot be dilated.*(50 layers or more|resnet50)"):
         cheap_model(name, backbone)
-
-
-@pytest.mark.parametrize(
-    ("name", "backbone"), [("fcn8s", "resnet18"), ("refinenet", "resnet18"), ("refinenet_lw", "resnet50")]
-)
-def test_networks_of_full_width_learn_in_every_parameter(name: str, backbone: str) -> None:
-    net = create_model(name, backbone, num_classes=5).train()
-    images, labels = torch.randn(2, 3, 33, 47), torch.randint(5, (2, 33, 47))
-    F.cross_entropy(net(images), labels).backward()
-    torch.optim.SGD(net.parameters(), lr=1.0).step()  # FCN's score layers start at zero and pass nothing on before this
-    net.zero_grad()
-    F.cross_entropy(net(images), labels).backward()
-    assert [name for name, parameter in net.named_parameters() if not parameter.grad.any()] == []
-    assert [name for name, parameter in net.named_parameters() if not parameter.grad.isfinite().all()] == []
-
-
-def test_fcn_over_a_vgg_of_full_width_runs(filled: Callable[..., Any]) -> None:
-    net = filled(create_model, "fcn32s", "vgg11", 4).eval()
-    with torch.no_grad():
-        features = net.encoder(torch.randn(1, 3, 65, 33))
-    assert {stride: tuple(tensor.shape[1:]) for stride, tensor in features.items()} == {
-        4: (128, 16, 8),
-        8: (256, 8, 4),
-        16: (512, 4, 2),
-        32: (4096, 2, 1),
-    }
-    assert net.upsample(net.decoder(features), (65, 33)).shape == (1, 4, 65, 33)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "fcn_dilated"])

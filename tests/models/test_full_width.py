@@ -1,0 +1,37 @@
+"""Networks at the width that users train; those of test_network.py are narrow."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segrefine.models.build import create_model
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("fcn8s", "resnet18"), ("refinenet", "resnet18"), ("refinenet_lw", "resnet50")]
+)
+def test_networks_of_full_width_learn_in_every_parameter(name: str, backbone: str) -> None:
+    net = create_model(name, backbone, num_classes=5).train()
+    images, labels = torch.randn(2, 3, 33, 47), torch.randint(5, (2, 33, 47))
+    F.cross_entropy(net(images), labels).backward()
+    torch.optim.SGD(net.parameters(), lr=1.0).step()  # FCN's score layers start at zero and pass nothing on before this
+    net.zero_grad()
+    F.cross_entropy(net(images), labels).backward()
+    assert [name for name, parameter in net.named_parameters() if not parameter.grad.any()] == []
+    assert [name for name, parameter in net.named_parameters() if not parameter.grad.isfinite().all()] == []
+
+
+def test_fcn_over_a_vgg_of_full_width_runs(filled: Callable[..., Any]) -> None:
+    net = filled(create_model, "fcn32s", "vgg11", 4).eval()
+    with torch.no_grad():
+        features = net.encoder(torch.randn(1, 3, 65, 33))
+    assert {stride: tuple(tensor.shape[1:]) for stride, tensor in features.items()} == {
+        4: (128, 16, 8),
+        8: (256, 8, 4),
+        16: (512, 4, 2),
+        32: (4096, 2, 1),
+    }
+    assert net.upsample(net.decoder(features), (65, 33)).shape == (1, 4, 65, 33)
