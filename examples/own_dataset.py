@@ -8,13 +8,15 @@ import segrefine
 from segrefine.data.files import Example, FileDataModule
 from segrefine.data.label_code import LabelCode
 
+CLASSES = ["land", "water"]
+
 
 @segrefine.register_datamodule("rivers")
 class Rivers(FileDataModule):
     """Photographs of rivers."""
 
-    classes = ("land", "water")
-    code = LabelCode.counted(len(classes))
+    classes = CLASSES
+    code = LabelCode.counted(len(CLASSES))
     has_test = False
     expects = "It should hold NAME.jpg and NAME_mask.png for every image."
 

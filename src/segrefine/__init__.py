@@ -15,6 +15,7 @@ _PLACES = {
     "create_model": "models.build",
     "create_datamodule": "data.build",
     "FileDataModule": "data.files",
+    "SegmentationDataModule": "data.datamodule",
     "load_model": "weights.checkpoint",
     "load_weights": "weights.checkpoint",
 }

@@ -116,6 +116,15 @@ def test_a_users_own_classes_have_names_like_any_other(plugin: Path, monkeypatch
         create_model("half_fcn", "resnet18", 3, hal=0.25)
 
 
+def test_a_class_of_another_kind_is_refused_when_it_is_used(plugin: Path) -> None:
+    register_decoder("no_decoder")(torch.nn.Identity)
+    with pytest.raises(UserError, match=r"model\.decoder=no_decoder: Identity must extend segrefine\.Decoder"):
+        build_model({"name": "x", "decoder": "no_decoder"}, read_group("backbone", "resnet18"), 3)
+    segrefine.register_datamodule("no_data")(torch.nn.Identity)
+    with pytest.raises(UserError, match=r"datamodule\.kind=no_data: Identity must extend segrefine\.FileDataModule"):
+        build_datamodule({"name": "x", "kind": "no_data"})
+
+
 def test_a_plugin_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGREFINE_PLUGINS", "no_such_module")
     with pytest.raises(UserError, match="SEGREFINE_PLUGINS=no_such_module cannot be imported"):

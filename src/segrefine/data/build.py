@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segrefine.core.config import make_options, read_group
+from segrefine.core.errors import UserError
 from segrefine.core.registry import DATAMODULES
 from segrefine.data.datamodule import SegmentationDataModule
 
@@ -30,7 +31,10 @@ def build_datamodule(
     config: Mapping[str, Any], run_seed: int = 0, test_split: str | None = None
 ) -> SegmentationDataModule:
     """Build what a file of `conf/datamodule` describes, its data downloaded if that is asked for."""
-    kind: Any = DATAMODULES.find(config.get(DATAMODULES.key))
+    kind = DATAMODULES.find(config.get(DATAMODULES.key))
+    if not issubclass(kind, SegmentationDataModule):
+        name = f"datamodule.{DATAMODULES.key}={config[DATAMODULES.key]}"
+        raise UserError(f"{name}: {kind.__qualname__} must extend segrefine.FileDataModule or SegmentationDataModule.")
     given = {key: value for key, value in config.items() if key != DATAMODULES.key}
     datamodule = kind(make_options(kind.Options, given, f"datamodule={config.get('name')}"), run_seed, test_split)
     datamodule.prepare_data()

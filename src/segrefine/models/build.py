@@ -2,17 +2,15 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segrefine.core.config import check_names, make_options, read_group
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.registry import DECODERS
+from segrefine.models.decoders.base import Decoder
 from segrefine.models.encoders import create_encoder
 from segrefine.models.encoders.multiscale import MultiScaleEncoder
 from segrefine.models.network import SegmentationModel
-
-if TYPE_CHECKING:
-    from segrefine.models.decoders.base import Decoder
 
 NAMES = {"name", DECODERS.key}
 """Entries of a file of `conf/model` that are not options."""
@@ -46,7 +44,11 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
     """Build a network from the contents of one `conf/model` and one `conf/backbone` file."""
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}.")
-    kind: type[Decoder] = DECODERS.find(model.get(DECODERS.key))
+    kind = DECODERS.find(model.get(DECODERS.key))
+    if not issubclass(kind, Decoder):
+        raise UserError(
+            f"model.{DECODERS.key}={model[DECODERS.key]}: {kind.__qualname__} must extend segrefine.Decoder."
+        )
     given = {key: value for key, value in model.items() if key not in NAMES | {"input_scales"}}
     options = make_options(kind.Options, given, f"model={model['name']}")
     known = inspect.signature(create_encoder).parameters.keys() - {"needs"}  # those are the decoder's to say
@@ -54,5 +56,4 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
     scales = model.get("input_scales") or [1.0]
     encoders = [create_encoder(**backbone, needs=kind.needs(options)) for _ in scales]
     encoder = encoders[0] if list(scales) == [1.0] else MultiScaleEncoder(encoders, scales)
-    decoder: Any = kind
-    return SegmentationModel(encoder, decoder(encoder.channels, encoder.centres, num_classes, options))
+    return SegmentationModel(encoder, kind(encoder.channels, encoder.centres, num_classes, options))
