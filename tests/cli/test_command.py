@@ -175,3 +175,20 @@ def test_a_mistake_leaves_the_working_directory_where_it_is(tmp_path: Path, type
     for script in ("predict.py", "compare.py", "segrefine.export"):
         assert type_in(script).returncode == 2
         assert tmp_path.is_dir()
+
+
+def test_the_last_checkpoint_of_a_named_run_starts_it_and_resumes_it(
+    tmp_path: Path, type_in: TypeIn, narrow: None
+) -> None:
+    """So that a scheduler's script is one line. Without a named run there has to be an earlier one."""
+    sizes = ["datamodule.train_size=8", "datamodule.val_size=2", "datamodule.test_size=2", "datamodule.batch_size=4"]
+    words = ["ckpt_path=last", "trainer=debug", "logger=csv", "model=fcn32s", *sizes]
+    unnamed = type_in("train.py", *words)
+    assert unnamed.returncode == 2
+    assert "no earlier run of this model and backbone left a checkpoint under outputs/" in unnamed.stderr
+    first = type_in("train.py", *words, "hydra.run.dir=run")
+    assert first.returncode == 0, first.stderr
+    assert f"ckpt_path=last: there is no checkpoint in {tmp_path / 'run'}, so a new run starts." in first.stderr
+    again = type_in("train.py", *words, "hydra.run.dir=run", "trainer.max_epochs=2")
+    assert again.returncode == 0, again.stderr
+    assert "after 2 steps" in again.stderr

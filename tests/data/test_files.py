@@ -423,3 +423,18 @@ def test_folder_images_of_many_kinds(tmp_path: Path) -> None:
     datamodule = make(FolderDataModule, root=str(tmp_path), batch_size=5, eval_batch_size=5, num_workers=0)
     datamodule.setup("fit")
     assert next(iter(datamodule.train_dataloader()))["image"].shape == (5, 3, 13, 21)
+
+
+def test_files_are_listed_once_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks, loaders, sizes and counted classes share what was found."""
+    listed: list[str] = []
+    examples = FolderDataModule.examples
+    monkeypatch.setattr(FolderDataModule, "examples", lambda self, split: listed.append(split) or examples(self, split))
+    datamodule = make(FolderDataModule, root=str(make_folder(tmp_path, GREY % 3)), batch_size=1, num_workers=0)
+    datamodule.setup()
+    for loader in (datamodule.train_dataloader(), datamodule.val_dataloader()):
+        next(iter(loader))
+    assert datamodule.image_size("val")
+    assert datamodule.num_classes == 3
+    assert sorted(listed) == sorted(set(listed))
+    assert {"train", "val"} <= set(listed)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from builders import make
+from conftest import TypeIn
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
@@ -152,3 +153,12 @@ def test_ids_and_class_names_of_any_kind_come_back_from_per_image_csv(tmp_path: 
     assert header == ["image", *(f"{count}:{name}" for count in IMAGE_COUNTS for name in classes)]
     assert [row[0] for row in rows] == ids
     assert np.array_equal(np.array([row[1:] for row in rows], int).reshape(counts.shape), counts)
+
+
+def test_a_checkpoint_is_read_once(checkpoint: Path, type_in: TypeIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the options that it brings, and for its weights."""
+    load, read = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda path, *rest, **options: read.append(path) or load(path, *rest, **options))
+    result = type_in("evaluate.py", f"checkpoint={checkpoint}", "trainer=debug", "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    assert len(read) == 1
