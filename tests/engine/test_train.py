@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
+import segrefine.engine.module
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
 from segrefine.data.sets.shapes import ShapesDataModule
@@ -289,6 +290,14 @@ def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
         UserError, match=r"The loss became (nan|inf) at step \d+ \(learning rates: encoder/weights.*train_0"
     ):
         train(config("recipe.optimizer=sgd", "recipe.lr=1e30"), tmp_path)
+
+
+def test_an_infinite_loss_stops_the_run_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gradients may all be finite."""
+    loss = segrefine.engine.module.training_loss
+    monkeypatch.setattr("segrefine.engine.module.training_loss", lambda *given: loss(*given) + math.inf)
+    with pytest.raises(UserError, match=r"The loss became inf at step 0 "):
+        train(config(), tmp_path)
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
