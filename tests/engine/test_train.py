@@ -300,6 +300,16 @@ def test_an_infinite_loss_stops_the_run_as_well(tmp_path: Path, monkeypatch: pyt
         train(config(), tmp_path)
 
 
+def test_every_step_draws_from_a_seed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else dropout would silence the same units in all of them."""
+    step, seeds = SegmentationModule.training_step, []
+    monkeypatch.setattr(
+        SegmentationModule, "training_step", lambda *given: seeds.append(torch.initial_seed()) or step(*given)
+    )
+    train(config(), tmp_path)
+    assert len(set(seeds)) == len(seeds) == 4
+
+
 def poison(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """The images of these steps hold a value that is not finite."""
     images = SegmentationModule.images
