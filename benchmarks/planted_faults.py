@@ -94,19 +94,19 @@ The schedule runs a step ahead | engine/optim.py | engine/test_schedules.py
 Warm-up begins at a rate of 0 | engine/optim.py | engine/test_schedules.py
 - warmup = min((step + 1) / self.warmup_steps, 1.0)
 + warmup = min(step / self.warmup_steps, 1.0)
-The worst checkpoint is kept as the best | engine/callbacks/checkpoint.py | engine/test_train.py::test_the_best_score_on_val_is_in_the_summary
+The worst checkpoint is kept as the best | engine/callbacks/checkpoint.py | engine/test_checkpointing.py
 - if score > self.best_score or
 + if score < self.best_score or
 A resumed run forgets its best score | engine/callbacks/checkpoint.py | engine/test_resume.py engine/test_train.py::test_a_run_goes_on_where_it_stopped
 - self.best_score = state_dict["best_score"]
 + self.best_score = -math.inf
-The checkpoint before a new best is not kept | engine/callbacks/checkpoint.py | engine/test_checkpoint_io.py engine/test_train.py::test_a_damaged_last_checkpoint_is_answered_by_the_one_before
+The checkpoint before a new best is not kept | engine/callbacks/checkpoint.py | engine/test_checkpointing.py
 - keep_previous(self.last)
 + pass
 A last validation is logged a step late | engine/callbacks/last_validation.py | engine/test_train.py::test_steps_that_end_within_an_epoch_are_scored_and_kept
 - loop._batches_that_stepped -= 1  # logged
 + loop._batches_that_stepped -= 0  # logged
-A file gets its name before its content is on the disk | io/atomic.py | io/test_download.py engine/test_checkpoint_io.py test_viz.py
+A file gets its name before its content is on the disk | io/atomic.py | io/test_atomic.py
 - os.fsync(file.fileno())
 + file.flush()
 A resumed table keeps the row of a step to come | engine/loggers/csv.py | engine/test_csv_logger.py
