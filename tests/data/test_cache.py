@@ -1,5 +1,6 @@
 """Decoded examples in a folder: what is read from there is what was decoded, until a file changes."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,17 @@ def test_a_changed_file_is_decoded_anew(data: Path, tmp_path: Path) -> None:
     assert (dataset.read(0)[1] == 2).all()
     mapped = folder(data, tmp_path / "cache", label_map={0: 1, 1: 0, 2: 255}).dataset("train")
     assert (mapped.read(0)[1] == 255).all()
+
+
+def test_a_file_of_the_same_size_that_changed_is_decoded_anew(data: Path, tmp_path: Path) -> None:
+    dataset = folder(data, tmp_path / "cache").dataset("train")
+    mask = data / "masks/train/a.png"
+    for number in (0, 1):
+        Image.fromarray(np.full((33, 47), number, np.uint8)).save(mask.with_suffix(".bmp"), "BMP")
+        mask.write_bytes(mask.with_suffix(".bmp").read_bytes())
+        mask.with_suffix(".bmp").unlink()
+        os.utime(mask, ns=(number * 10**9, number * 10**9))
+        assert (dataset.read(0)[1] == number).all()
 
 
 @pytest.mark.parametrize("damage", [b"", b"12", b"\1\0\0\0\1\0\0\0"])

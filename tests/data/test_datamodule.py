@@ -1,5 +1,6 @@
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,6 +150,18 @@ def test_statistics_against_a_loop() -> None:
         assert counts[index] == sum(row[index] for row in histograms)
         assert presence[index] == sum(row.sum() for row in histograms if row[index])
     assert (median_frequency(np.zeros(3, int), np.zeros(3, int)) == 0).all()
+
+
+@pytest.mark.parametrize(("images", "world"), [(5, 2), (7, 3), (2, 3), (6, 2)])
+def test_processes_share_out_the_images_to_score(images: int, world: int) -> None:
+    """All of them, none twice, and none has two more than another."""
+    shares = []
+    for rank in range(world):
+        datamodule = ListedDataModule(labels_of_sizes(*[(4, 5)] * images))
+        datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+        shares.append([name for batch in datamodule.val_dataloader() for name in batch["id"]])
+    assert sorted(name for share in shares for name in share) == [f"item{index}" for index in range(images)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_trainer_runs_the_stages(tmp_path: Path) -> None:
