@@ -175,10 +175,10 @@ Caffe's mean is not brought to 0..1 | weights/published.py | weights/test_publis
 RefineNet's published units come in reverse | weights/published.py | weights/test_published.py
 - {number}_b.0.{unit - first + 1}_conv"
 + {number}_b.0.{len(units) - unit}_conv"
-A summary of the next version is read | runs/summary.py | runs core/test_registry.py compare/test_variants.py
+A summary of the next version is read | runs/summary.py | runs/test_summary.py
 - version > SCHEMA_VERSION:
 + version > SCHEMA_VERSION + 1:
-An option that was null or 0 changes without a word | runs/options.py | engine/test_train.py::test_a_run_goes_on_where_it_stopped cli/test_sweeps.py::test_a_finished_run_of_other_options_is_refused_by_name
+An option that was null or 0 changes without a word | runs/options.py | runs/test_summary.py
 - if key in old and value != old[key]
 + if old.get(key) and value != old[key]
 An image's name leads out of the folder | runs/folder.py | engine/test_predict.py engine/test_evaluate.py

@@ -31,6 +31,7 @@ class Server(ThreadingHTTPServer):
 
     files: dict[str, bytes]
     asked: list[str | None]
+    gives_parts = True
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -45,6 +46,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(404)
         span = self.headers.get("Range")
         self.server.asked.append(span)
+        span = span if self.server.gives_parts else None
         first = int(span.removeprefix("bytes=").removesuffix("-")) if span else 0
         if first >= len(content):
             return self.send_error(416)
@@ -82,6 +84,13 @@ def test_a_download_goes_on_where_it_stopped(have: int, server: Server, tmp_path
     assert [file.name for file in tmp_path.iterdir()] == ["a.zip"]
     fetch(server.url("a.zip"), md5(CONTENT), path)
     assert len(server.asked) == 1  # nothing is fetched twice
+
+
+def test_a_server_that_sends_all_of_it_again_is_not_appended_to(server: Server, tmp_path: Path) -> None:
+    server.gives_parts = False
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:1000])
+    fetch(server.url("a.zip"), None, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
 def test_a_damaged_download_is_deleted(server: Server, tmp_path: Path) -> None:

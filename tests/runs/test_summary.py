@@ -1,0 +1,65 @@
+"""summary.json: what is written is read back, files from before it had a version too, and others are refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segrefine.core.errors import UserError
+from segrefine.runs import Summary
+from segrefine.runs.options import changed_options
+from segrefine.runs.summary import SCHEMA_VERSION
+
+LEAST: dict[str, Any] = {"model": "fcn8s", "backbone": "resnet18", "datamodule": "shapes", "split": "val", "seed": 3}
+LEAST |= {"params": 11, "flops": 7, "mIoU": 0.25}
+
+
+def written(folder: Path, content: object) -> Path:
+    (folder / "summary.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder / "summary.json"
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    summary = Summary(**LEAST, per_class={"a": 0.5, "b": None}, window=[64, 48], left_out=[{"id": "x"}])
+    summary.write(tmp_path / "new/summary.json")
+    assert Summary.read(tmp_path / "new/summary.json") == summary
+    assert json.loads((tmp_path / "new/summary.json").read_text())["schema_version"] == SCHEMA_VERSION
+
+
+def test_a_file_without_a_version_or_with_more_entries_is_read(tmp_path: Path) -> None:
+    assert Summary.read(written(tmp_path, LEAST | {"note": "by hand"})) == Summary(**LEAST)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            LEAST | {"schema_version": SCHEMA_VERSION + 1},
+            f"has schema_version {SCHEMA_VERSION + 1}; this segrefine reads",
+        ),
+        (LEAST | {"schema_version": "new"}, "has schema_version new"),
+        ({key: value for key, value in LEAST.items() if key != "mIoU"}, "lacks mIoU: is it of another version"),
+        ("{", "is broken"),
+        ([1], "is broken: it holds no named values"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(content: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Summary.read(written(tmp_path, content))
+    assert "summary.json" in str(caught.value)
+
+
+def test_numbers_that_json_has_not_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Summary(**LEAST | {"mIoU": float("nan")}).write(tmp_path / "summary.json")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("before", [None, 0, False, 0.5, "a", []])
+def test_an_option_that_changed_is_named_whatever_it_was(before: object) -> None:
+    assert changed_options({"recipe": {"clip_norm": before}}, {"recipe": {"clip_norm": before}}) == []
+    changed = changed_options({"recipe": {"clip_norm": before}}, {"recipe": {"clip_norm": 1.0}})
+    assert changed == [f"recipe.clip_norm=1.0 (was {before})"]
+    assert changed_options({}, {"recipe": {"clip_norm": 1.0}}) == []  # an option that older versions had not
+    assert changed_options({"ckpt_path": before}, {"ckpt_path": "x"}) == []  # it ends as it would have
