@@ -1,4 +1,4 @@
-"""summary.json: what is written is read back, files from before it had a version too, and others are refused by name."""
+"""summary.json is read back as it was written; files from before it had a version are read, others refused by name."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_file_without_a_version_or_with_more_entries_is_read(tmp_path: Path) -
     [
         (
             LEAST | {"schema_version": SCHEMA_VERSION + 1},
-            f"has schema_version {SCHEMA_VERSION + 1}; this segrefine reads",
+            f"has schema_version {SCHEMA_VERSION + 1}; this",
         ),
         (LEAST | {"schema_version": "new"}, "has schema_version new"),
         ({key: value for key, value in LEAST.items() if key != "mIoU"}, "lacks mIoU: is it of another version"),
