@@ -9,17 +9,17 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import time
+import venv
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 CHECKOUT = Path(__file__).parents[1]
-
-SECONDS = 300
-"""After which tests with a fault count as broken."""
+SECONDS = 300  # after which tests with a fault count as broken
 
 FAULTS = r"""
 A learned upsampling lands a pixel late | models/upsampling.py | models/test_upsampling.py
@@ -216,7 +216,7 @@ Multiply-adds of a batch are told as an image's | bench/benchmark.py | bench
 
 
 class Fault(NamedTuple):
-    """What is wrong, the file below src/segrefine, the text in it and the one to stand there instead, and the tests."""
+    """What is wrong, where below src/segrefine, the text there, what is planted in its place, and the tests."""
 
     what: str
     file: str
@@ -238,35 +238,38 @@ def read_faults() -> list[Fault]:
     for head, old, new in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
         what, file, tests = head.split(" | ")
         faults.append(Fault(what, file, old[2:], new[2:], [f"tests/{test}" for test in tests.split()]))
-    nothing = Fault("Nothing", "", "", "", sorted({test for fault in faults for test in fault.tests}))
-    return [nothing, *faults]
+    return [Fault("Nothing", "", "", "", sorted({test for fault in faults for test in fault.tests})), *faults]
 
 
 def copy_checkout(folder: Path) -> None:
+    """With a Python that finds the copy first: tests start processes with a PYTHONPATH of their own."""
     archive = subprocess.run(["git", "-C", str(CHECKOUT), "archive", "HEAD"], stdout=subprocess.PIPE, check=True).stdout
     with tarfile.open(fileobj=BytesIO(archive)) as files:
         files.extractall(folder, filter="data")
+    venv.create(folder / ".python")
+    ours, theirs = sysconfig.get_path("purelib"), sysconfig.get_path("purelib", vars={"base": str(folder / ".python")})
+    Path(theirs, "copy.pth").write_text(f"{folder / 'src'}\nimport site; site.addsitedir({ours!r})\n")
 
 
 def run_tests(folder: Path, tests: list[str], limit: int | None = SECONDS) -> Outcome:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n0", *tests]
+    command = [str(folder / ".python/bin/python"), "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n0", *tests]
     environment = os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
     started = time.monotonic()
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
         return Outcome("broken", f"no end after {limit} s", time.monotonic() - started)
-    seconds = time.monotonic() - started
     failed = ", ".join(re.findall(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE))
     word = {0: "not caught", 1: "caught"}.get(done.returncode, "broken")
-    return Outcome(word, failed or (done.stdout + done.stderr)[-300:] if word == "broken" else failed, seconds)
+    said = failed if word == "caught" else (done.stdout + done.stderr)[-300:] if word == "broken" else ""
+    return Outcome(word, said, time.monotonic() - started)
 
 
 def plant(fault: Fault, folder: Path) -> Outcome:
     """What the tests say while the fault is in the copy."""
     if not fault.file:
         return run_tests(folder, fault.tests, limit=None)
-    path = folder / "src" / "segrefine" / fault.file
+    path = folder / "src/segrefine" / fault.file
     text = path.read_text(encoding="utf-8")
     if text.count(fault.old) != 1:
         return Outcome("broken", f"{text.count(fault.old)} places hold the old text", 0)
@@ -278,20 +281,18 @@ def plant(fault: Fault, folder: Path) -> Outcome:
 
 
 def main(numbers: list[int]) -> None:
-    faults = read_faults()
+    faults, words = read_faults(), []
     rows = ["| | fault | file | outcome | noticed by | s |", "| --- " * 6 + "|"]
-    words = []
     with tempfile.TemporaryDirectory() as folder:
         copy_checkout(Path(folder))
         for number in numbers or range(1, len(faults)):
-            fault = faults[number]
-            word, failed, seconds = plant(fault, Path(folder))
+            word, failed, seconds = plant(faults[number], Path(folder))
             words.append(word)
             noticed = " ".join(failed.split()).replace("|", "\\|")
-            rows.append(f"| {number} | {fault.what} | {fault.file} | {word} | {noticed} | {seconds:.0f} |")
+            cells = number, faults[number].what, faults[number].file, word, noticed, f"{seconds:.0f}"
+            rows.append(f"| {' | '.join(map(str, cells))} |")
             print(rows[-1], file=sys.stderr, flush=True)
-    print("\n".join(rows))
-    print(f"\ncaught {words.count('caught')} of {len(words)}")
+    print("\n".join([*rows, f"\ncaught {words.count('caught')} of {len(words)}"]))
 
 
 if __name__ == "__main__":
