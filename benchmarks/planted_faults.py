@@ -76,10 +76,10 @@ Norms are frozen in frozen stages alone | engine/module.py | engine/test_train.p
 Gradients are not clipped | engine/module.py | engine/test_train.py::test_a_clipped_step_is_as_long_as_the_rate_times_the_limit
 - float("inf") if clip_norm is None else clip_norm)
 + float("inf"))
-An infinite loss is not seen, a NaN is | engine/module.py | engine/test_train.py
+An infinite loss is not seen, a NaN is | engine/module.py | engine/test_train.py::test_an_infinite_loss_stops_the_run_as_well
 - and not torch.isfinite(loss):
 + and torch.isnan(loss):
-Every step drops the same units | engine/module.py | engine/test_train.py
+Every step drops the same units | engine/module.py | engine/test_train.py::test_every_step_draws_from_a_seed_of_its_own
 - mix(self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
 + mix(self.seed, 0, self.global_rank)
 Biases always decay | engine/optim.py | engine/test_optim.py

@@ -27,15 +27,17 @@ from segrefine.models.network import SegmentationModel
 
 Build = Callable[..., Any]
 
+TESTS = Path(__file__).parent
+NARROW_PROCESS = {
+    "SEGREFINE_PLUGINS": "narrow",
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH")))),
+}
+"""The environment of a process with narrow encoders (`narrow.py`)."""
+
 # The cores are shared out between the processes of pytest-xdist, and those that they start.
 THREADS = max((os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)), 1)
 torch.set_num_threads(THREADS)
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: some tests wait for processes and services, and leave theirs idle."""
-    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import NARROW_PROCESS
 from omegaconf import OmegaConf
 
 from segrefine.cli import jobs
@@ -382,15 +383,14 @@ def test_a_real_sweep_that_was_killed_goes_on(tmp_path: Path) -> None:
     words += ["datamodule.train_size=4", "datamodule.val_size=2", "datamodule.test_size=1", "datamodule.batch_size=2"]
     words += ["datamodule.crop_size=32", "recipe.optimizer=sgd", "recipe.momentum=0.0"]  # small checkpoints
     words += ["trainer.max_epochs=8", "trainer.max_steps=ten,16"]  # of two steps an epoch, then a checkpoint
-    narrow = {"SEGREFINE_PLUGINS": "narrow", "PYTHONPATH": str(CHECKOUT / "tests")}
     sweep = Sweep(tmp_path, str(CHECKOUT / "train.py"))
     wrong, right = "trainer.max_steps-ten", "trainer.max_steps-16"
-    with sweep.start(*words, **narrow) as process:
+    with sweep.start(*words, **NARROW_PROCESS) as process:
         sweep.wait_for("checkpoints/last.ckpt", 1)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert sweep.having("summary.json") == []
-    status, said = sweep.run(*words, "hydra/launcher=basic", **narrow)
+    status, said = sweep.run(*words, "hydra/launcher=basic", **NARROW_PROCESS)
     assert status == 2
     assert "trainer.max_steps=ten should be a whole number" in said
     assert f"the same command goes on with {wrong}\n" in said

@@ -125,6 +125,36 @@ def test_a_class_of_another_kind_is_refused_when_it_is_used(plugin: Path) -> Non
         build_datamodule({"name": "x", "kind": "no_data"})
 
 
+def test_a_name_of_a_config_file_is_taken(plugin: Path) -> None:
+    """Else `model=fcn8s` would go on to mean the package's own."""
+    register_decoder("fcn8s")(type("Mine", (FCNDecoder,), {}))
+    with pytest.raises(UserError, match=r"model=fcn8s is there already: register your own under another name"):
+        list_models()
+
+
+def test_a_class_without_options_is_refused(plugin: Path) -> None:
+    register_decoder("no_options")(torch.nn.Identity)
+    with pytest.raises(UserError, match=r"model=no_options: Identity has no dataclass of Options"):
+        create_model("no_options")
+
+
+def test_a_plugin_with_a_mistake_is_told_once(plugin: Path, type_in: TypeIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("broken.py").write_text("def x(:\n")
+    for name, message in {"broken": "broken.py, line 1", "no_such": "No module named 'no_such'"}.items():
+        monkeypatch.setenv("SEGREFINE_PLUGINS", name)
+        result = type_in("train.py", "trainer=debug")
+        assert result.returncode == 2
+        assert result.stderr.count(message) == 1
+        assert "Traceback" not in result.stderr
+
+
+def test_options_of_a_users_own_class_are_suggested(
+    plugin: Path, type_in: TypeIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGREFINE_PLUGINS", "theirs")
+    assert "'model.half'" in type_in("train.py", "model=half_fcn", "model.halff=1").stderr
+
+
 def test_a_plugin_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGREFINE_PLUGINS", "no_such_module")
     with pytest.raises(UserError, match="SEGREFINE_PLUGINS=no_such_module cannot be imported"):

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import run_typed
+from conftest import NARROW_PROCESS, run_typed
 
 from segrefine.core.signals import REQUEUE
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
 CHECKOUT = Path(__file__).parents[2]
-NARROW = {"SEGREFINE_PLUGINS": "narrow", "PYTHONPATH": str(CHECKOUT / "tests")}
 TINY = [
     *("trainer.precision=32-true", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "logger=csv"),
     *("datamodule.train_size=4", "datamodule.val_size=5", "datamodule.test_size=3", "datamodule.eval_batch_size=2"),
@@ -35,7 +34,7 @@ def command(script: str, folder: Path, *arguments: str) -> dict[str, Any]:
         assert run_typed(folder.parent, script, *arguments) == 0
     else:
         words = [sys.executable, str(CHECKOUT / script), *arguments]
-        options = {"cwd": folder.parent, "env": os.environ | NARROW, "timeout": 280}
+        options = {"cwd": folder.parent, "env": os.environ | NARROW_PROCESS, "timeout": 280}
         result = subprocess.run(words, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
         assert result.returncode == 0, result.stderr
     return json.loads((folder / "summary.json").read_text())
@@ -104,7 +103,7 @@ def test_two_processes_stop_at_the_same_step_and_go_on(runs: tuple[Path, Path], 
     slow = [f"hydra.run.dir={folder}", "trainer.max_epochs=200", "checkpoint_every_minutes=null"]
     words = [sys.executable, str(CHECKOUT / "train.py"), *TINY, *TWO, "trainer.check_val_every_n_epoch=200"]
     with subprocess.Popen(
-        [*words, *slow], cwd=tmp_path, env=os.environ | NARROW, stderr=subprocess.PIPE, text=True
+        [*words, *slow], cwd=tmp_path, env=os.environ | NARROW_PROCESS, stderr=subprocess.PIPE, text=True
     ) as process:
         while not (folder / "metrics.csv").is_file():
             time.sleep(0.2)

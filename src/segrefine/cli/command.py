@@ -72,7 +72,7 @@ def run_command(name: str, task: Task, prepare: Prepare | None = None) -> None:
     except (HydraException, OmegaConfBaseException, OSError, ValueError, RuntimeError) as error:
         # The last three are mistakes in Hydra's own options, such as hydra.job_logging, or a folder for the log that
         # takes none, but also bugs in a job.
-        explained = None if isinstance(error, UserError) else explain_failure(error)
+        explained = error if isinstance(error, UserError) else explain_failure(error)
         known = isinstance(error, (HydraException, OmegaConfBaseException, UserError))
         if job.started and explained is None and not known:
             raise

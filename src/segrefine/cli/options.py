@@ -31,8 +31,9 @@ PLUGINS = {"joblib": "joblib", "optuna": "optuna", "submitit_slurm": "slurm", "s
 def register_plugins() -> None:
     """Make what a user registered a value of its group, with the options and defaults of its class."""
     for group, registry in REGISTRIES.items():
-        for name in registry.added():
-            if not (CONFIG_FOLDER / group / f"{name}.yaml").is_file():
+        own = registry.added()
+        for name in list_names(group):
+            if name in own:
                 ConfigStore.instance().store(name=name, group=group, node=read_group(group, name))
 
 
@@ -152,9 +153,11 @@ def _groups(config_name: str | None) -> dict[str, str]:
 
 
 def group_options(group: str) -> set[str]:
-    """`group.option` of all its files."""
-    files = [yaml.safe_load(file.read_text()) or {} for file in (CONFIG_FOLDER / group).glob("*.yaml")]
-    return {f"{group}.{key}" for content in files for key in flatten(content) if not key.startswith("defaults")}
+    """`group.option` of all its files, and of what a user registered."""
+    contents = [yaml.safe_load(file.read_text()) or {} for file in (CONFIG_FOLDER / group).glob("*.yaml")]
+    if group in REGISTRIES:
+        contents += [read_group(group, name) for name in REGISTRIES[group].added()]
+    return {f"{group}.{key}" for content in contents for key in flatten(content) if not key.startswith("defaults")}
 
 
 def command_options(config_name: str | None) -> set[str]:

@@ -94,7 +94,7 @@ def describe_sweep(folder: Path) -> list[str]:
     if unfinished:
         lines.append(f"the same command goes on with {', '.join(unfinished)}")
     if len(unfinished) < len(runs):
-        lines.append(f"to compare: python compare.py runs={shlex.quote(f'{folder}/*')} output=DIR")
+        lines.append(f"to compare: segrefine compare runs={shlex.quote(f'{folder}/*')} output=DIR")
     found = folder / "optimization_results.yaml"
     if found.is_file():
         best = yaml.safe_load(found.read_text())

@@ -1,7 +1,7 @@
 """The config files in `conf/`: where they are, what one says, and how options become a dataclass."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +42,10 @@ OmegaConf.register_new_resolver("experiment_path", experiment_path, replace=True
 def list_names(group: str) -> list[str]:
     """Return the values of a config group: its files and, for models and data modules, what a user registered."""
     files = {file.stem for file in (CONFIG_FOLDER / group).glob("*.yaml")}
-    return sorted(files | (REGISTRIES[group].added() if group in REGISTRIES else set()))
+    added = REGISTRIES[group].added() if group in REGISTRIES else set()
+    if taken := files & added:
+        raise UserError(f"{group}={min(taken)} is there already: register your own under another name.")
+    return sorted(files | added)
 
 
 def list_models() -> list[str]:
@@ -84,9 +87,14 @@ def read_group(group: str, name: str) -> dict[str, Any]:
 def registered_options(group: str, name: str) -> dict[str, Any]:
     """Return what a file of the group would say of a class that a user registered: its options with their defaults."""
     registry = REGISTRIES[group]
+    kind = registry.find(name)
+    if not is_dataclass(getattr(kind, "Options", None)):
+        raise UserError(
+            f"{group}={name}: {kind.__qualname__} has no dataclass of Options, as every {registry.title} has."
+        )
     defaults = {
         field.name: "???" if field.default is MISSING and field.default_factory is MISSING else _default(field)
-        for field in fields(registry.find(name).Options)
+        for field in fields(kind.Options)
     }
     return {**defaults, "name": name, registry.key: name}
 

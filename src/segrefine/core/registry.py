@@ -76,7 +76,8 @@ class Registry:
         load_plugins()
         if not isinstance(name, str) or name not in self._classes:
             hint = did_you_mean(str(name), self._classes)
-            raise UserError(f"{self.group}.{self.key}={name} is not a registered {self.title}.{hint}")
+            own = f" If it is your own, name its module in the environment: {PLUGINS}=MODULE."
+            raise UserError(f"{self.group}.{self.key}={name} is not a registered {self.title}.{hint}{own}")
         return self._classes[name]
 
     def added(self) -> set[str]:
@@ -120,8 +121,11 @@ def load_plugins() -> None:
             sys.path.append(os.getcwd())
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise UserError(f"{PLUGINS}={module} cannot be imported: {error}.") from error
+        except (ImportError, SyntaxError) as error:
+            raise UserError(
+                f"{PLUGINS}={module} cannot be imported: {error}. It takes names of modules, as `import` does, and "
+                "looks in the working directory too."
+            ) from error
 
 
 def rename_classes(config: dict[str, Any]) -> dict[str, Any]:
