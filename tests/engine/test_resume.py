@@ -97,9 +97,9 @@ def finish(process: BaseProcess) -> int | None:
     return process.exitcode
 
 
-def resume(folder: Path) -> None:
+def resume(folder: Path, *options: str) -> None:
     there = (folder / "checkpoints/last.ckpt").is_file()
-    assert finish(start(folder, *(["ckpt_path=last"] if there else []))) == 0
+    assert finish(start(folder, *options, *(["ckpt_path=last"] if there else []))) == 0
 
 
 def ending(folder: Path) -> dict[str, Any]:
@@ -184,11 +184,11 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 @pytest.mark.parametrize(
     ("target", "count", "number", "status", "step"),
     [
-        slow(STEP, 3, signal.SIGTERM, REQUEUE, 2),  # in the first half of the second step, which is made to its end
-        slow(STEP, 8, signal.SIGUSR1, REQUEUE, 4),  # in the epoch's last batch: no validation before the stop
-        slow(VALIDATION, 5, signal.SIGUSR2, REQUEUE, 8),
+        slow(STEP, 3, signal.SIGTERM, REQUEUE, 2),  # in the first half of the second step, which is completed
+        slow(STEP, 8, signal.SIGUSR1, REQUEUE, 4),  # in the epoch's last batch: the stop waits for the validation
+        (VALIDATION, 5, signal.SIGUSR2, REQUEUE, 8),  # the stop waits for its end
         slow(STEP, 11, signal.SIGINT, 130, 6),
-        (EPOCH, 2, signal.SIGTERM, REQUEUE, 4),  # before an epoch's first step
+        slow(EPOCH, 2, signal.SIGTERM, REQUEUE, 5),  # before an epoch's first step, which is made
     ],
 )
 def test_a_run_asked_to_stop_saves_and_goes_on_later(
@@ -214,6 +214,26 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     process = start(tmp_path, *options, fault=partial(signalled_at, STEP, 3, signal.SIGINT, 2))
     assert finish(process) == 130
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["trainer.check_val_every_n_epoch=2"],  # the first epoch and the last have no validation of their own
+        ["+trainer.val_check_interval=2"],
+        ["+trainer.val_check_interval=6", "trainer.check_val_every_n_epoch=null"],
+        ["trainer.max_steps=7"],
+        ["trainer.accumulate_grad_batches=3"],  # 8 batches: the last step of an epoch has two
+    ],
+)
+def test_validations_at_other_moments(options: list[str], tmp_path: Path) -> None:
+    assert finish(start(tmp_path / "whole", *options)) == 0
+    for count in (5, 8, 13):
+        folder = tmp_path / str(count)
+        assert finish(start(folder, *options, fault=partial(signalled_at, STEP, count))) == -signal.SIGKILL
+        resume(folder, *options)
+        assert_same(ending(folder), ending(tmp_path / "whole"))
 
 
 @pytest.mark.slow

@@ -131,11 +131,9 @@ class SegmentationDataModule(LightningDataModule):
         return self._loader(dataset, self.batch_size, remedy, drop_last=True, sampler=sampler)
 
     def state_dict(self) -> dict[str, int]:
-        """How far training is: epoch and batches of it, for the checkpoint."""
+        """Return how far training is, at the end of a batch or of a validation: the epoch and its batches so far."""
         assert self.trainer is not None
-        loop: Any = self.trainer.fit_loop
-        epoch, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
-        return {"epoch": epoch.processed, "batches": batches.completed}
+        return {"epoch": self.trainer.current_epoch, "batches": self.trainer.fit_loop.batch_idx + 1}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Called by Lightning before it asks for `train_dataloader`, which then begins there."""

@@ -54,6 +54,7 @@ class SegmentationModule(LightningModule):
         self.inference = inference or Inference(net)
         self.seed, self.skipped_steps = seed, 0
         self._skips = recipe is not None and recipe.on_nonfinite == "skip"
+        self.step_values: dict[str, Tensor | float] = {}  # of the step at hand, for the loggers
         self._statistics: list[Tensor] = []  # of batch norm, before the step at hand; where steps may be skipped
         weights = recipe.class_weights if recipe else None
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
@@ -104,7 +105,7 @@ class SegmentationModule(LightningModule):
         return self.net.preprocess(images.float() / 255)
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
-        torch.manual_seed(mix(self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank))
+        torch.manual_seed(mix(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
         self._ids = batch["id"]
         if self._skips:
             self._statistics = [buffer.clone() for buffer in self.net.buffers()]
@@ -112,8 +113,9 @@ class SegmentationModule(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         loss = training_loss(self.net, self.images(batch), batch["label"], self.class_weights, self.recipe.loss)
         self._loss = loss.detach()
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("lr", self._rates()["decoder/weights"])  # the recipe's; the encoder's is a fixed multiple of it
+        self.log("train/loss", self._loss, prog_bar=True, logger=False)
+        # The rate of the recipe; the encoder's is a fixed multiple of it.
+        self.step_values = {"train/loss": self._loss, "lr": self._rates()["decoder/weights"]}
         if not self._skips and self._may_look(loss, batch_index) and not torch.isfinite(loss):
             # Without a GPU every step is looked at, and the weights are still those from before it.
             raise NonFiniteError(

@@ -20,7 +20,7 @@ from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
 from segrefine.engine.callbacks.left_out import LeftOutList
 from segrefine.engine.callbacks.pictures import LabelWriter, PanelWriter
-from segrefine.engine.callbacks.progress import EpochLine, Timer
+from segrefine.engine.callbacks.progress import EpochLine, StepLog, Timer
 from segrefine.engine.loggers import create_loggers
 from segrefine.engine.loggers.wandb import LenientWandbLogger, finish_wandb
 from segrefine.engine.module import SegmentationModule
@@ -182,7 +182,7 @@ def build(job: Job, stop: StopRequest) -> Training:
     timer, left_out = Timer(), LeftOutList()
     description = describe(config, data.classes, data.palette)
     checkpointing = Checkpointing(folder, config["checkpoint_every_minutes"], stop, description)
-    callbacks: list[Callback] = [timer, left_out, checkpointing, EpochLine(timer)]
+    callbacks: list[Callback] = [timer, left_out, StepLog(), checkpointing, EpochLine(timer)]
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
     if config["log_gradients"]:
         callbacks.append(GradientNorms())

@@ -66,6 +66,26 @@ class Timer(Callback):
         return self.images / self.seconds if self.seconds else None
 
 
+class StepLog(Callback):
+    """Log the values of every `log_every_n_steps`-th step as soon as it is made.
+
+    Lightning's own `self.log` writes them after the hook in which checkpoints are saved, so a resumed run would lack
+    the row of the step that it resumes from.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        whole_step = trainer.is_last_batch or (batch_index + 1) % trainer.accumulate_grad_batches == 0
+        if not whole_step or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        step_values: Any = module.step_values
+        values = {name: float(value) for name, value in step_values.items()} | {"epoch": trainer.current_epoch}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step - 1)
+            logger.save()
+
+
 class EpochLine(Callback):
     """One line in the log per validation: what a progress bar shows, for files and for machines without a terminal."""
 
@@ -81,5 +101,7 @@ class EpochLine(Callback):
             for name in ("train/loss", "val/loss", "val/mIoU", "val/boundary_IoU")
             if name in scores
         )
-        epoch = trainer.fit_loop.epoch_progress.current.ready  # begun so far; at the end of training too
-        log.info(f"epoch {epoch} step {trainer.global_step}: {values}" + (f" ({rate:.1f} images/s)" if rate else ""))
+        log.info(
+            f"epoch {trainer.current_epoch + 1} step {trainer.global_step}: {values}"
+            + (f" ({rate:.1f} images/s)" if rate else "")
+        )

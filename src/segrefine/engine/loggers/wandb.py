@@ -47,7 +47,7 @@ class LenientWandbLogger(WandbLogger):
         self._attempt(self._keep_files, folder)
 
     def _keep_files(self, folder: RunFolder) -> None:
-        run: Any = self._experiment
+        run: Any = self.experiment
         below = Path(run.dir) / KEPT_BELOW
         below.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
@@ -65,7 +65,7 @@ class LenientWandbLogger(WandbLogger):
         except Exception as error:  # whatever the service or its client does, training goes on
             self.lost = True
             log.warning(
-                f"W&B failed ({_one_line(error)}), so the run goes on without it. {_how_to_upload(self._experiment)}"
+                f"W&B failed ({_one_line(error)}), so the run goes on without it. {_how_to_upload(self.experiment)}"
             )
 
 
