@@ -72,9 +72,9 @@ def main(overrides: list[str]) -> None:
 
     def lightning(folder: str) -> list[float]:
         net, clock = network(), Clock(device)
-        options = config["trainer"] | {"limit_val_batches": 0}
         callbacks = [Timer(), clock]
-        trainer = create_trainer(options, Path(folder), callbacks, [MetricsCSV(Path(folder) / "metrics.csv")])
+        trainer = create_trainer(config["trainer"], Path(folder), callbacks)
+        trainer.loggers = [MetricsCSV(Path(folder) / "metrics.csv")]
         trainer.fit(SegmentationModule(net, recipe), datamodule.train_dataloader())
         return clock.seconds
 

@@ -133,7 +133,7 @@ def test_name_in_a_file_is_the_files(group: str, name: str) -> None:
     assert read_group(group, name)["name"] == name
 
 
-@pytest.mark.parametrize(("group", "name"), choices("trainer", "logger"))
+@pytest.mark.parametrize(("group", "name"), choices("trainer"))
 def test_files_of_a_group_have_the_same_keys(group: str, name: str) -> None:
     """So that an option is always there, whichever file is chosen."""
     assert read_group(group, name).keys() == read_group(group, "default").keys()

@@ -88,7 +88,7 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp
         (
             "train.py",
             ["+experiment=shapes/refinenet", "model.crp_links=2.5"],
-            "model.crp_links=2.5 should be a whole number (the default is 4)",
+            "model.crp_links=2.5 should be a whole number",
         ),
         ("train.py", ["datamodule.batch_size=0"], "datamodule.batch_size=0 should be"),
         ("evaluate.py", [], "Give checkpoint=PATH"),

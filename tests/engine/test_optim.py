@@ -8,7 +8,6 @@ import torch
 from builders import make_recipe
 from torch import Tensor, nn
 
-from segrefine.core.errors import UserError
 from segrefine.engine.optim import create_optimizer, parameter_groups
 from segrefine.models.network import SegmentationModel
 
@@ -134,8 +133,3 @@ def test_first_step_of_adamw_decays_apart_from_the_gradient(fused: bool) -> None
     for group, before, after in stepped("adamw", 1, fused=fused):
         rate, decay = HAND[group]
         torch.testing.assert_close(after, before * (1 - rate * decay) - rate)
-
-
-def test_unknown_optimizer_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"recipe.optimizer=adam is not known. Did you mean 'adamw'"):
-        make_recipe(optimizer="adam")

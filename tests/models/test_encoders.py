@@ -214,12 +214,6 @@ def test_five_frozen_stages_leave_the_classifier_to_train() -> None:
     assert not any(parameter.requires_grad for parameter in resnet.parameters())
 
 
-@pytest.mark.parametrize("count", [-1, 6])
-def test_number_of_frozen_stages_is_checked(count: int) -> None:
-    with pytest.raises(UserError, match=rf"backbone.frozen_stages={count} should be 0 to 5"), torch.device("meta"):
-        create_encoder("resnet18", frozen_stages=count)
-
-
 @pytest.mark.parametrize("size", [(40, 61), (75, 100)])
 def test_two_scales_are_two_encoders_on_resized_images(size: tuple[int, int], filled: Build) -> None:
     small, large = (filled(ResNetEncoder, "resnet18").double().eval() for _ in range(2))

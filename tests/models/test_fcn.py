@@ -143,7 +143,6 @@ def test_upsampling_kinds_differ_in_what_is_trained(kind: str, trained: int, sto
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"upsample": "bilinear"}, "model.upsample=bilinear is not one of learned, fixed, interpolate"),
         ({"skips": [64]}, "model.skips=[64] must be strides of the encoder's maps, which are [4, 8, 16, 32]"),
         ({"skips": [32, 2]}, "model.skips=[32, 2] must be"),
         ({"skips": []}, "model.skips=[] must be"),

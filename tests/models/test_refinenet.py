@@ -344,8 +344,6 @@ def test_gradient_passes_every_block_through_sums_alone(cheap_model: Build) -> N
         ({"cascade": []}, "model.cascade=[] must name strides"),
         ({"cascade": [[], [32]]}, "model.cascade=[[], [32]] must name strides"),
         ({"widths": {4: 8}}, "each with a width in model.widths={4: 8}"),
-        ({"crp_links": -1}, "are counts, 0 or more"),
-        ({"output_units": -2}, "are counts, 0 or more"),
         ({"kernel_size": 2}, "model.kernel_size=2 must be odd"),
     ],
 )

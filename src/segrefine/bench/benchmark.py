@@ -90,12 +90,6 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     for step in steps:
         if step not in STEPS:
             raise UserError(f"steps={step} is not known.{did_you_mean(step, STEPS)}")
-    if options["rounds"] < 1 or options["batch_size"] < 1:
-        raise UserError("rounds and batch_size should be 1 or more.")
-    if options["channels_last"] not in ("auto", True, False):
-        raise UserError(f"channels_last={options['channels_last']} should be auto, true or false.")
-    if not isinstance(options["peer_channels_last"], bool):  # what is best for a peer is not known
-        raise UserError(f"peer_channels_last={options['peer_channels_last']} should be true or false.")
     device = choose_device(options["device"])
     torch.manual_seed(0)
     ours = build_model(options["model"], options["backbone"], options["num_classes"])

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segrefine.cli.failures import explain_failure
 from segrefine.cli.jobs import run_job, telling_workers
-from segrefine.cli.options import check_types, explain, register_plugins
+from segrefine.cli.options import check_options, explain, register_plugins
 from segrefine.cli.sweeps import describe_sweep, sweep_folder, sweep_options
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
@@ -41,7 +41,7 @@ Task = Callable[[DictConfig, Path], Any]
 Prepare = Callable[[list[str]], None]
 
 
-def run_command(name: str, task: Task, prepare: Prepare | None = None) -> None:
+def run_command(name: str, task: Task, options: type, prepare: Prepare | None = None) -> None:
     """Compose `conf/NAME.yaml` with the command line and call `task(cfg, folder)`.
 
     Each job of a sweep is the same command in a process of its own (see `run_job`). Exits with status 2 and one message
@@ -50,6 +50,7 @@ def run_command(name: str, task: Task, prepare: Prepare | None = None) -> None:
     Args:
         name: of the command.
         task: gets the config and the folder where the job's output belongs.
+        options: the dataclass of the command's own options.
         prepare: gets the arguments, none if they ask for help, before anything is composed.
     """
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, costs no traceback a line
@@ -57,10 +58,10 @@ def run_command(name: str, task: Task, prepare: Prepare | None = None) -> None:
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
     sys.argv += follower_options(sys.argv)
     sweep = None
-    if options := sweep_options(name, sys.argv[1:]):
-        sys.argv += options
+    if added := sweep_options(name, sys.argv[1:]):
+        sys.argv += added
         sweep = sweep_folder(sys.argv[1:])
-    job = _Job(name, task)
+    job = _Job(task, options)
     try:
         register_plugins()
         if prepare is not None:
@@ -86,8 +87,8 @@ def run_command(name: str, task: Task, prepare: Prepare | None = None) -> None:
 class _Job:
     """What Hydra calls: the task, or in a sweep the process that runs it."""
 
-    def __init__(self, command: str, task: Task) -> None:
-        self.command, self.task, self.started = command, task, False
+    def __init__(self, task: Task, options: type) -> None:
+        self.task, self.options, self.started = task, options, False
         # These are others where a launcher takes the job elsewhere.
         spec, script = sys.modules["__main__"].__spec__, os.path.abspath(sys.argv[0])
         self.program, self.process = ["-m", spec.name] if spec else [script], os.getpid()
@@ -98,7 +99,7 @@ class _Job:
             return run_job(self.program, cfg, self.process)
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            check_types(cfg, self.command)
+            check_options(cfg, self.options)
             self.task(cfg, folder)
         except Exception as error:
             explained = error if isinstance(error, UserError) else explain_failure(error)

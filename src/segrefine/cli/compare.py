@@ -1,10 +1,27 @@
 """`segrefine compare`: tables, statistics, plots and a page of finished runs."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Ge
 from omegaconf import DictConfig
 
 from segrefine.cli.command import run_command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `conf/compare.yaml`."""
+
+    runs: str | Sequence[str] | None
+    wandb: str | None
+    output: str | None
+    baseline: str | None
+    metric: str
+    resamples: Annotated[int, Ge(100)]
+    claims: str | None
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
@@ -14,7 +31,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
 
 
 def main() -> None:
-    run_command("compare", task)
+    run_command("compare", task, Options)
 
 
 if __name__ == "__main__":

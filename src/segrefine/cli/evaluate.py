@@ -1,13 +1,28 @@
 """`segrefine evaluate`: score a checkpoint on a split."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from omegaconf import DictConfig
 
 from segrefine.cli.command import run_command
 from segrefine.cli.options import GivenCheckpoint
+from segrefine.core.options import Size, Views
 
 given = GivenCheckpoint()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `conf/evaluate.yaml` beside its groups."""
+
+    checkpoint: str | None
+    split: Literal["train", "val", "test"]
+    tta: Views
+    window: Size
+    save_predictions: bool
+    submission: str | None
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
@@ -17,7 +32,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
 
 
 def main() -> None:
-    run_command("evaluate", task, given.register)
+    run_command("evaluate", task, Options, given.register)
 
 
 if __name__ == "__main__":

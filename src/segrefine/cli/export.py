@@ -1,5 +1,6 @@
 """`segrefine export`: write a trained network in the form of other code."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -10,6 +11,15 @@ from segrefine.cli.options import GivenCheckpoint
 given = GivenCheckpoint()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `conf/export.yaml` beside its groups."""
+
+    checkpoint: str | None
+    format: str | None
+    output: str | None
+
+
 def task(cfg: DictConfig, folder: Path) -> None:
     from segrefine.weights.export import export
 
@@ -17,7 +27,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
 
 
 def main() -> None:
-    run_command("export", task, given.register)
+    run_command("export", task, Options, given.register)
 
 
 if __name__ == "__main__":

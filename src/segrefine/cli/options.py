@@ -2,16 +2,17 @@
 
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from segrefine.core.config import (
     CONFIG_FOLDER,
@@ -23,6 +24,7 @@ from segrefine.core.config import (
     read_group,
 )
 from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.options import make_options
 
 PLUGINS = {"joblib": "joblib", "optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 """Values of Hydra's own groups that need an extra."""
@@ -60,37 +62,21 @@ class GivenCheckpoint:
             ConfigStore.instance().store(name="from_checkpoint", group=group, node=node)
 
 
-def check_types(cfg: DictConfig, config_name: str) -> None:
-    """UserError for an option given with another type than its default has, such as `trainer.max_epochs=ten`, and for
-    one that Hydra was made to add by a plus although nothing takes it."""
-    hydra_config = HydraConfig.get()
-    groups = set(hydra_config.runtime.choices)
-    given = [override.split("=", 1)[0].lstrip("+~") for override in hydra_config.overrides.task]
-    chosen = [text for text, key in zip(hydra_config.overrides.task, given, strict=True) if key.split("@")[0] in groups]
-    # A file of experiments/ may have written the number 5 for an option that takes 2.5 as well.
-    plain = [text for text in chosen if not text.lstrip("+").startswith("experiment")]
-    compositions = [hydra.compose(config_name, overrides=words) for words in (chosen, plain)]
-    for key in given:
-        if key.split("@")[0] not in groups and key.split(".")[0] not in compositions[0]:
-            raise UserError(f"There is no option {key!r}.{did_you_mean(key, command_options(config_name))}")
-        value = OmegaConf.select(cfg, key, default=None)
-        default, without = (OmegaConf.select(config, key, default=None) for config in compositions)
-        if key in groups or _fits(value, default) or (without is not None and _fits(value, without)):
-            continue
-        expected = next(words for kind, words in _TYPES.items() if isinstance(default, kind))
-        raise UserError(f"{key}={value} should be a {expected} (the default is {default}).")
+def check_options(cfg: DictConfig, options: type) -> None:
+    """Raise UserError for an option of the command itself that is unknown, of another type or out of range.
 
+    Those of the groups are checked where they are used.
 
-def _fits(value: object, default: object) -> bool:
-    """Whether an option may have this value, by the type of its default; where that says nothing, it may."""
-    free = value is None or not isinstance(default, tuple(_TYPES)) or isinstance(value, ListConfig)
-    if free or "auto" in (default, value):
-        return True
-    fits = isinstance(value, (int, float) if isinstance(default, float) else type(default))
-    return fits and isinstance(default, bool) == isinstance(value, bool)
-
-
-_TYPES = {bool: "true or false", int: "whole number", float: "number", str: "word"}
+    Args:
+        cfg: the composed config.
+        options: the dataclass of the command's own options.
+    """
+    groups = {group.split("/")[0].split("@")[-1] for group in HydraConfig.get().runtime.choices}
+    own: Any = {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in groups}  # type: ignore[union-attr]
+    known = {field.name for field in fields(options)}
+    for key in own.keys() - known:  # added with a plus
+        raise UserError(f"There is no option {key!r}.{did_you_mean(str(key), known | groups)}")
+    make_options(options, own, "The command", "")
 
 
 def explain(error: Exception, config_name: str | None = None) -> str:
@@ -107,9 +93,13 @@ def explain(error: Exception, config_name: str | None = None) -> str:
         return f"{group} has no value {value!r}.{did_you_mean(value, names)}"
     if isinstance(error, OverrideParseException):
         return f"The option {error.override} cannot be read. Is a quote too many in it, or one missing?"
-    unknown = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
-    if unknown and ("is not in struct" in text or "No match in the defaults list" in text):
-        key = unknown.group(1).lstrip("+")
+    cause = error.__cause__
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
+        key = str(cause.full_key)
+    else:  # a group that the command does not have
+        absent = re.match(r"Could not override '([^']+)'.\s+No match in the defaults list", text)
+        key = absent[1] if absent else ""
+    if key:
         groups = _groups(config_name)
         group, dot, _ = key.partition(".")
         known = group_options(group) if dot and group in groups else command_options(config_name)

@@ -1,14 +1,30 @@
 """`segrefine predict`: segment images."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from segrefine.cli.command import run_command
 from segrefine.cli.options import GivenCheckpoint
+from segrefine.core.options import Size, Views
 
 given = GivenCheckpoint()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `conf/predict.yaml` beside its groups."""
+
+    checkpoint: str | None
+    input: str | None
+    output: str | None
+    tta: Views
+    window: Size
+    submission: str | None
+    device: str
+    precision: str
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
@@ -19,7 +35,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
 
 
 def main() -> None:
-    run_command("predict", task, given.register)
+    run_command("predict", task, Options, given.register)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,31 @@
 """`segrefine train`: train a network, score the best checkpoint."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Interval
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from segrefine.cli.command import run_command
 from segrefine.core.errors import UserError
+from segrefine.core.options import Positive
 from segrefine.runs.folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `conf/train.yaml` beside its groups."""
+
+    seed: Annotated[int, Interval(ge=0, lt=2**32)]
+    ckpt_path: str | None
+    init_from: str | None
+    strict: bool
+    checkpoint_every_minutes: Positive | None
+    deterministic: bool
+    compile: bool
+    log_gradients: bool
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
@@ -23,7 +41,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
 
 
 def main() -> None:
-    run_command("train", task)
+    run_command("train", task, Options)
 
 
 if __name__ == "__main__":

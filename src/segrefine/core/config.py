@@ -1,9 +1,9 @@
 """The config files in `conf/`: where they are, what one says, and how options become a dataclass."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -19,8 +19,6 @@ EXPERIMENTS = Path("experiments/configs")
 """Where experiment files are found, below the checkout, or for an installed package below the working directory."""
 
 REGISTRIES = {"model": DECODERS, "datamodule": DATAMODULES}
-
-Options = TypeVar("Options")
 
 
 def experiment_path() -> str:
@@ -102,34 +100,6 @@ def registered_options(group: str, name: str) -> dict[str, Any]:
 def _default(field: Any) -> Any:
     value = field.default if field.default is not MISSING else field.default_factory()
     return list(value) if isinstance(value, tuple) else value
-
-
-def make_options(kind: type[Options], given: Mapping[str, Any], where: str) -> Options:
-    """Build a dataclass of options from a config.
-
-    Args:
-        kind: the dataclass.
-        given: option -> value, as in a config file.
-        where: what the options belong to, for messages, such as `model=fcn8s`.
-
-    Raises:
-        UserError: An option is unknown, or one without a default is missing.
-    """
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    check_names(where, given, known)
-    required = [name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
-    missing = [name for name in required if name not in given or given[name] == "???"]
-    if missing:
-        raise UserError(f"{where} lacks the options {', '.join(missing)}. Is it from another version?")
-    return kind(**given)
-
-
-def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise UserError for the first given option that is not known, with the nearest names."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            raise UserError(f"{where} has no option {name!r}.{did_you_mean(name, known)}")
 
 
 def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from segrefine.core.config import make_options, read_group
+from segrefine.core.config import read_group
 from segrefine.core.errors import UserError
+from segrefine.core.options import make_options
 from segrefine.core.registry import DATAMODULES
 from segrefine.data.datamodule import SegmentationDataModule
 
@@ -36,6 +37,7 @@ def build_datamodule(
         name = f"datamodule.{DATAMODULES.key}={config[DATAMODULES.key]}"
         raise UserError(f"{name}: {kind.__qualname__} must extend segrefine.FileDataModule or SegmentationDataModule.")
     given = {key: value for key, value in config.items() if key != DATAMODULES.key}
-    datamodule = kind(make_options(kind.Options, given, f"datamodule={config.get('name')}"), run_seed, test_split)
+    options = make_options(kind.Options, given, f"datamodule={config.get('name')}", "datamodule.")
+    datamodule = kind(options, run_seed, test_split)
     datamodule.prepare_data()
     return datamodule

@@ -204,8 +204,6 @@ class SegmentationModule(LightningModule):
         # A fused optimizer takes float16's loss scale out of the gradients by itself, too late for them to be clipped.
         fused = recipe.clip_norm is None or self.trainer.precision != "16-mixed"
         optimizer = create_optimizer(groups, recipe, fused)
-        if self.trainer.estimated_stepping_batches == float("inf"):
-            raise UserError("The training has no end: set trainer.max_epochs or trainer.max_steps to 1 or more.")
         factor = recipe.schedule.factor(int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import nn
 
-from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.errors import UserError
+from segrefine.core.options import NonNegative, Whole
 
 if TYPE_CHECKING:
     from segrefine.engine.recipe import Recipe
-
-OPTIMIZERS = ("sgd", "adamw")
-
-SCHEDULES = ("poly", "step", "constant")
 
 
 def parameter_groups(net: nn.Module, recipe: "Recipe", lr: float) -> list[dict[str, Any]]:
@@ -59,24 +57,19 @@ class Schedule:
     Over the first `warmup_steps` the factor is also multiplied by 1/warmup_steps, 2/warmup_steps, .. 1.
 
     Raises:
-        UserError: An unknown name, a negative warm-up, or `step` without milestones in (0, 1).
+        UserError: `step` without milestones.
     """
 
-    name: str
-    power: float = 0.9
-    milestones: Sequence[float] = ()
-    gamma: float = 0.1
-    warmup_steps: int = 0
+    name: Literal["poly", "step", "constant"]
+    power: NonNegative = 0.9
+    milestones: Sequence[Annotated[float, Interval(gt=0, lt=1)]] = ()
+    gamma: NonNegative = 0.1
+    warmup_steps: Whole = 0
 
     def __post_init__(self) -> None:
-        if self.name not in SCHEDULES:
-            raise UserError(f"Unknown schedule {self.name!r}.{did_you_mean(self.name, SCHEDULES)}")
-        if self.warmup_steps < 0:
-            raise UserError(f"warmup_steps must be 0 or more, got {self.warmup_steps}.")
-        if self.name == "step" and not (self.milestones and all(0 < each < 1 for each in self.milestones)):
+        if self.name == "step" and not self.milestones:
             raise UserError(
-                "The step schedule needs milestones between 0 and 1 (fractions of the training), got "
-                f"{self.milestones}."
+                "recipe.schedule.name=step needs recipe.schedule.milestones, fractions of the training such as [0.5]."
             )
 
     def factor(self, total_steps: int) -> Callable[[int], float]:

@@ -1,16 +1,17 @@
 """The recipe of a training: optimizer, schedule, loss. A file of `conf/recipe` as checked and typed options."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segrefine.core.config import make_options
-from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.errors import UserError
+from segrefine.core.options import Auto, NonNegative, Positive, make_options
 from segrefine.data.datamodule import SegmentationDataModule
-from segrefine.engine.optim import OPTIMIZERS, Schedule
+from segrefine.engine.optim import Schedule
 from segrefine.models.network import SegmentationModel
 
 log = logging.getLogger(__name__)
@@ -20,38 +21,25 @@ log = logging.getLogger(__name__)
 class Recipe:
     """Options of `conf/recipe/*.yaml`, which says what each means. `resolve` works out what depends on the run."""
 
-    optimizer: str
-    lr: float
+    optimizer: Literal["sgd", "adamw"]
+    lr: Positive
     scale_lr: bool
-    encoder_lr_multiplier: float | Literal["auto"]
-    bias_lr_multiplier: float
-    weight_decay: float
+    encoder_lr_multiplier: NonNegative | Auto
+    bias_lr_multiplier: NonNegative
+    weight_decay: NonNegative
     bias_decay: bool
-    momentum: float
+    momentum: Annotated[float, Interval(ge=0, lt=1)]
     schedule: Schedule
     loss: Literal["mean", "sum"]
-    class_weights: Literal["median_frequency"] | list[float] | None
+    class_weights: Literal["median_frequency"] | Sequence[NonNegative] | None
     frozen_norm: bool
-    clip_norm: float | None
+    clip_norm: Positive | None
     on_nonfinite: Literal["stop", "skip"]
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise UserError(
-                f"recipe.optimizer={self.optimizer} is not known.{did_you_mean(self.optimizer, OPTIMIZERS)}"
-            )
-        if self.on_nonfinite not in ("stop", "skip"):
-            raise UserError(f"recipe.on_nonfinite={self.on_nonfinite} should be stop or skip.")
-        if self.loss not in ("mean", "sum"):
-            raise UserError(f"recipe.loss={self.loss} should be mean or sum.")
-        if self.clip_norm is not None and not (isinstance(self.clip_norm, (int, float)) and self.clip_norm > 0):
-            raise UserError(f"recipe.clip_norm={self.clip_norm} should be null or a number above 0.")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
         """Check the options of a file of `conf/recipe`; UserError for one that makes no sense."""
-        schedule = make_options(Schedule, config["schedule"], "recipe.schedule")
-        return make_options(cls, {**config, "schedule": schedule}, "recipe")
+        return make_options(cls, config, "recipe", "recipe.")
 
     def resolve(self, pretrained: bool, datamodule: SegmentationDataModule) -> "Recipe":
         """Work out the encoder's rate and the class weights.

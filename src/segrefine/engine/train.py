@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from segrefine.core.errors import UserError
 from segrefine.core.signals import Stopped, StopRequest
 from segrefine.data.build import build_datamodule
-from segrefine.data.datamodule import SegmentationDataModule
+from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.engine.callbacks.checkpoint import Checkpointing
 from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
@@ -28,7 +27,7 @@ from segrefine.engine.optim import create_optimizer, parameter_groups
 from segrefine.engine.recipe import Recipe
 from segrefine.engine.resume import checkpoint_to_resume
 from segrefine.engine.score import finite, report, score
-from segrefine.engine.trainer import create_trainer, is_rank_zero, peak_memory, reset_peak_memory
+from segrefine.engine.trainer import check_trainer, create_trainer, is_rank_zero, peak_memory, reset_peak_memory
 from segrefine.io.atomic import remove_parts, write_text
 from segrefine.models.build import build_model
 from segrefine.models.cost import count_parameters, measure_cost
@@ -68,7 +67,6 @@ class Training:
     checkpointing: Checkpointing
     timer: Timer
     left_out: LeftOutList
-    loggers: list[Logger]
 
 
 def train(cfg: DictConfig, path: Path) -> Summary:
@@ -77,8 +75,8 @@ def train(cfg: DictConfig, path: Path) -> Summary:
     try:
         with StopRequest() as stop, _alone(folder):
             job = check(cfg, folder)
-            begin(job, cfg)
             training = build(job, stop)
+            begin(job, cfg, training)
             fit(job, training)
             summary = finish(job, training)
         succeeded = True
@@ -102,16 +100,20 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 
 
 def check(cfg: DictConfig, folder: RunFolder) -> Job:
-    """Check every option as far as that is possible before anything is written; UserError for what is wrong."""
+    """Check every option before anything is computed or written.
+
+    Raises:
+        UserError: An option is wrong, or does not fit the data or the network.
+    """
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    _check_values(config)
+    check_trainer(config["trainer"])
     if not is_rank_zero():  # the first process speaks for all of them
         logging.getLogger().setLevel(logging.ERROR)
     seed_everything(config["seed"], workers=True, verbose=False)
     reset_peak_memory()
     datamodule = build_datamodule(config["datamodule"], run_seed=config["seed"])
     datamodule.setup()
-    datamodule.train_dataloader()  # refuses batches larger than the set
+    _check_batches(datamodule, config["trainer"])
     resumed = checkpoint_to_resume(config["ckpt_path"], folder, config, datamodule.classes)
     net = _build_network(config, datamodule, resumed)
     pretrained = bool(config["backbone"]["weights"] or config["init_from"])
@@ -122,14 +124,13 @@ def check(cfg: DictConfig, folder: RunFolder) -> Job:
     return Job(config=config, folder=folder, datamodule=datamodule, resumed=resumed, net=net, recipe=recipe, cost=cost)
 
 
-def _check_values(config: dict[str, Any]) -> None:
-    seed, minutes = config["seed"], config["checkpoint_every_minutes"]
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed} should be a whole number between 0 and {2**32 - 1}.")
-    if minutes is not None and not (isinstance(minutes, (int, float)) and minutes > 0):
-        raise UserError(f"checkpoint_every_minutes={minutes} should be null or a number above 0.")
-    if not config["trainer"]["limit_val_batches"]:
-        raise UserError("trainer.limit_val_batches=0: the best checkpoint is chosen on val. Use 1 or more.")
+def _check_batches(datamodule: SegmentationDataModule, trainer: dict[str, Any]) -> None:
+    """Raise UserError for a share of a split that leaves no batch of it."""
+    for split in SPLITS:
+        loader = getattr(datamodule, f"{split}_dataloader")()  # refuses batches larger than the set
+        limit = trainer[f"limit_{split}_batches"]
+        if isinstance(limit, float) and int(limit * len(loader)) < 1:
+            raise UserError(f"trainer.limit_{split}_batches={limit} of {len(loader)} batches leaves none.")
 
 
 def _build_network(
@@ -149,16 +150,16 @@ def _build_network(
     return net
 
 
-def begin(job: Job, cfg: DictConfig) -> None:
-    """Write what is known of the run before it begins, and log the network."""
-    if not is_rank_zero():
-        return
-    job.folder.path.mkdir(parents=True, exist_ok=True)
-    if job.resumed:
-        remove_parts(job.folder.path)
-    write_text(job.folder.config, OmegaConf.to_yaml(cfg, resolve=True))
-    write_text(job.folder.environment, describe_environment())
-    log.info(describe_network(job))
+def begin(job: Job, cfg: DictConfig, training: Training) -> None:
+    """Write what is known of the run before it begins, log the network and start the loggers."""
+    if is_rank_zero():
+        job.folder.path.mkdir(parents=True, exist_ok=True)
+        if job.resumed:
+            remove_parts(job.folder.path)
+        write_text(job.folder.config, OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(job.folder.environment, describe_environment())
+        log.info(describe_network(job))
+    training.trainer.loggers = create_loggers(job.config["logger"], job.folder, job.config)
 
 
 def describe_network(job: Job) -> str:
@@ -186,15 +187,12 @@ def build(job: Job, stop: StopRequest) -> Training:
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
     if config["log_gradients"]:
         callbacks.append(GradientNorms())
-    loggers = create_loggers(config["logger"], folder, config)
-    options = config["trainer"] | {"deterministic": config["deterministic"]}
     return Training(
-        trainer=create_trainer(options, folder.path, callbacks, loggers),
+        trainer=create_trainer(config["trainer"], folder.path, callbacks, config["deterministic"]),
         module=module,
         checkpointing=checkpointing,
         timer=timer,
         left_out=left_out,
-        loggers=loggers,
     )
 
 
@@ -227,7 +225,7 @@ def finish(job: Job, training: Training) -> Summary:
     )
     if training.trainer.is_global_zero:
         report(summary, job.folder, training.left_out)
-        for logger in training.loggers:
+        for logger in training.trainer.loggers:
             if isinstance(logger, LenientWandbLogger):
                 logger.keep_files(job.folder)
     return summary

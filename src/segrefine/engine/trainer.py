@@ -1,24 +1,28 @@
 """Lightning's Trainer as the commands use it."""
 
 import contextlib
+import inspect
 import logging
 import resource
 import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from segrefine.core.errors import UserError
+from segrefine.core.options import Count, Share, check_names, make_options
 from segrefine.engine.checkpoint_io import WholeCheckpointIO
 from segrefine.engine.precision import choose_precision
 
-# What Lightning says of matters that are decided here on purpose.
+# Lightning warnings about settings that are chosen deliberately.
 _IDLE_WARNINGS = (
     ".*does not have many workers.*",  # generated scenes lie in memory
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
@@ -37,35 +41,98 @@ _TALKATIVE = (
 )
 
 
+Limit = Count | Share
+"""A number of batches, or a share of them."""
+
+Endless = Count | Literal[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """Options of `conf/trainer/*.yaml`: those of Lightning's Trainer that every run has.
+
+    Others of the Trainer's are given with a plus, such as `+trainer.profiler=simple`, unless `INSTEAD` lists them.
+    """
+
+    accelerator: str
+    devices: int | str | Sequence[int]
+    strategy: str
+    num_nodes: Count
+    precision: str
+    max_epochs: Endless
+    max_steps: Endless
+    check_val_every_n_epoch: Count | None
+    log_every_n_steps: Count
+    accumulate_grad_batches: Count
+    sync_batchnorm: bool
+    limit_train_batches: Limit
+    limit_val_batches: Limit
+    limit_test_batches: Limit
+
+
+INSTEAD = {
+    "gradient_clip_val": "recipe.clip_norm",
+    "gradient_clip_algorithm": "recipe.clip_norm, which is of the norm",
+    "logger": "the group logger",
+    "callbacks": "a script of your own around segrefine.engine",
+    "plugins": "a script of your own around segrefine.engine",
+    "default_root_dir": "hydra.run.dir",
+    "deterministic": "deterministic",
+    "enable_checkpointing": "checkpoint_every_minutes",
+    "num_sanity_val_steps": "trainer=debug",
+    "use_distributed_sampler": "nothing: the data modules share images among processes",
+}
+"""Arguments of the Trainer that segrefine sets itself -> what a user gives instead."""
+
+
+def check_trainer(options: dict[str, Any]) -> None:
+    """Raise UserError for options of the group `trainer` that are unknown, of another type or out of range."""
+    own = [field.name for field in fields(TrainerOptions)]
+    for name, instead in INSTEAD.items():
+        if name in options:
+            raise UserError(f"trainer.{name} has no effect here. Use {instead}.")
+    check_names("trainer", options, {*own, *inspect.signature(Trainer).parameters} - INSTEAD.keys())
+    make_options(TrainerOptions, {name: options[name] for name in own if name in options}, "trainer", "trainer.")
+    if options["max_epochs"] == options["max_steps"] == -1:
+        raise UserError("The training has no end: set trainer.max_epochs or trainer.max_steps to 1 or more.")
+
+
 def create_trainer(
-    options: dict[str, Any],
-    folder: Path,
-    callbacks: list[Callback],
-    loggers: list[Logger] | None = None,
+    options: dict[str, Any], folder: Path, callbacks: list[Callback], deterministic: bool = False
 ) -> Trainer:
-    """A Trainer from the `trainer` config group, which writes under `folder`."""
+    """Create a Trainer without loggers.
+
+    Args:
+        options: the group `trainer`.
+        folder: where it writes.
+        callbacks: one of them a `Checkpoint` where training is to be saved.
+        deterministic: whether to take only algorithms that give the same numbers every time.
+
+    Raises:
+        UserError: The options conflict with each other or with this machine.
+    """
     for name in _TALKATIVE:
         logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)
     for message in _IDLE_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    options = options | {
-        "precision": choose_precision(options["precision"], options["accelerator"], "trainer.precision")
-    }
+    check_trainer(options)
+    precision = choose_precision(options["precision"], options["accelerator"], "trainer.precision")
     try:
         return Trainer(
-            **options,
+            **options | {"precision": precision},
             callbacks=callbacks,
             plugins=[WholeCheckpointIO()],
-            logger=loggers or False,
+            deterministic=deterministic,
+            logger=False,
             default_root_dir=folder,
-            enable_checkpointing=loggers is not None,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_model_summary=False,
             enable_progress_bar=sys.stderr.isatty(),
             num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # the data modules share out the images themselves, none twice
+            use_distributed_sampler=False,  # the data modules share images among processes, none twice
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"The trainer's options do not go together or not with this machine: {error}") from error
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        raise UserError(f"The trainer options conflict with each other or with this machine: {error}") from error
 
 
 def is_rank_zero() -> bool:

@@ -1,14 +1,14 @@
 """Networks by name: `create_model`, and how a config of model and backbone becomes a network."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from segrefine.core.config import check_names, make_options, read_group
+from segrefine.core.config import read_group
 from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.options import make_options
 from segrefine.core.registry import DECODERS
 from segrefine.models.decoders.base import Decoder
-from segrefine.models.encoders import create_encoder
+from segrefine.models.encoders import EncoderOptions, create_encoder
 from segrefine.models.encoders.multiscale import MultiScaleEncoder
 from segrefine.models.network import SegmentationModel
 
@@ -50,10 +50,9 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
             f"model.{DECODERS.key}={model[DECODERS.key]}: {kind.__qualname__} must extend segrefine.Decoder."
         )
     given = {key: value for key, value in model.items() if key not in NAMES | {"input_scales"}}
-    options = make_options(kind.Options, given, f"model={model['name']}")
-    known = inspect.signature(create_encoder).parameters.keys() - {"needs"}  # those are the decoder's to say
-    check_names(f"backbone={backbone['name']}", backbone, known)
+    options = make_options(kind.Options, given, f"model={model['name']}", "model.")
+    encoder_options = make_options(EncoderOptions, backbone, f"backbone={backbone['name']}", "backbone.")
     scales = model.get("input_scales") or [1.0]
-    encoders = [create_encoder(**backbone, needs=kind.needs(options)) for _ in scales]
+    encoders = [create_encoder(**vars(encoder_options), needs=kind.needs(options)) for _ in scales]
     encoder = encoders[0] if list(scales) == [1.0] else MultiScaleEncoder(encoders, scales)
     return SegmentationModel(encoder, kind(encoder.channels, encoder.centres, num_classes, options))

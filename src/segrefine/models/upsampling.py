@@ -154,15 +154,10 @@ def crop(maps: Tensor, offset: int, size: Sequence[int]) -> Tensor:
     return maps[..., offset : offset + size[0], offset : offset + size[1]]
 
 
-UPSAMPLINGS = ("learned", "fixed", "interpolate")
-
-
 def create_upsampling(kind: str, num_classes: int, stride: int, centre: float, caffe: bool = False) -> nn.Module:
     """`learned` or `fixed` transposed convolution, or `interpolate`; the last two compute the same. `caffe`: as
     released, which has no interpolation.
     """
-    if kind not in UPSAMPLINGS:
-        raise UserError(f"model.upsample={kind} is not one of {', '.join(UPSAMPLINGS)}.")
     if kind == "interpolate":
         if caffe:
             raise UserError("model.upsample=interpolate needs model.geometry=same: the release has no interpolation.")

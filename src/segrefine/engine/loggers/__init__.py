@@ -14,10 +14,10 @@ from segrefine.runs.folder import RunFolder
 
 def create_loggers(options: dict[str, Any], folder: RunFolder, config: dict[str, Any]) -> list[Logger]:
     """The loggers that the `logger` config group asks for; all write under `folder`, the run's."""
-    loggers: list[Logger] = [MetricsCSV(folder.metrics)] if options["csv"] else []
-    if options["tensorboard"]:
+    loggers: list[Logger] = [MetricsCSV(folder.metrics)] if options.get("csv") else []
+    if options.get("tensorboard"):
         loggers.append(_tensorboard(folder))
-    if options["wandb"] and is_rank_zero():
+    if options.get("wandb") and is_rank_zero():
         run = start_wandb(options["wandb"], folder, config | {"overrides": given_options()})
         if run is not None:
             loggers.append(LenientWandbLogger(run))

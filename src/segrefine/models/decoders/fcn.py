@@ -6,16 +6,15 @@ Letters: B batch, K classes, C channels, h w feature size, H W input size.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCNHead
 
-from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.errors import UserError
 from segrefine.core.registry import register_decoder
 from segrefine.models.decoders.base import Decoder
 from segrefine.models.upsampling import CaffeUpsampling, Interpolate, Resize, create_upsampling, crop
-
-GEOMETRIES = ("same", "caffe")
 
 
 @register_decoder("fcn")
@@ -48,16 +47,13 @@ class FCNDecoder(Decoder):
 
         skips: Sequence[int]
         skip_scales: Mapping[int, float]
-        upsample: str
-        geometry: str
+        upsample: Literal["learned", "fixed", "interpolate"]
+        geometry: Literal["same", "caffe"]
 
     def __init__(
         self, channels: Mapping[int, int], centres: Mapping[int, float], num_classes: int, options: Options
     ) -> None:
         super().__init__(num_classes, options)
-        if options.geometry not in GEOMETRIES:
-            message = f"model.geometry={options.geometry} is not known."
-            raise UserError(message + did_you_mean(options.geometry, GEOMETRIES))
         self.geometry = options.geometry
         self.strides = sorted(options.skips, reverse=True)
         self.skip_scales = dict(options.skip_scales)
@@ -123,14 +119,12 @@ class DilatedFCNDecoder(Decoder):
                 "interpolate", exact (see `segrefine.models.upsampling`).
         """
 
-        upsample: str
+        upsample: Literal["resize", "interpolate"]
 
     def __init__(
         self, channels: Mapping[int, int], centres: Mapping[int, float], num_classes: int, options: Options
     ) -> None:
         super().__init__(num_classes, options)
-        if options.upsample not in ("resize", "interpolate"):
-            raise UserError(f"model.upsample={options.upsample} is not one of resize, interpolate.")
         self.head = FCNHead(channels[8], num_classes)
         self.to_pixels = Resize() if options.upsample == "resize" else Interpolate(8, centres[8])
 

@@ -8,12 +8,14 @@ Letters: B batch, K classes, C channels, h w feature size.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
+from segrefine.core.options import Count, Whole
 from segrefine.core.registry import register_decoder
 from segrefine.models.decoders.base import Decoder
 from segrefine.models.upsampling import Interpolate
@@ -39,26 +41,20 @@ class RefineNetOptions:
     """
 
     cascade: Sequence[Sequence[int]]
-    widths: Mapping[int, int]
-    kernel_size: int
-    adapt_units: int
-    output_units: int
-    classifier_units: int
-    classifier_dropout: float
-    crp_links: int
+    widths: Mapping[int, Count]
+    kernel_size: Count
+    adapt_units: Whole
+    output_units: Whole
+    classifier_units: Whole
+    classifier_dropout: Annotated[float, Interval(ge=0, lt=1)]
+    crp_links: Whole
     crp_conv_first: bool
     rcu_shortcut: bool
     crp_shortcut: bool
 
     def __post_init__(self) -> None:
-        if min(self.crp_links, self.adapt_units, self.output_units, self.classifier_units) < 0:
-            raise UserError("model.crp_links and the numbers of units (model.*_units) are counts, 0 or more.")
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+        if self.kernel_size % 2 == 0:
             raise UserError(f"model.kernel_size={self.kernel_size} must be odd, so that maps keep their size.")
-        if not 0 <= self.classifier_dropout < 1:
-            raise UserError(
-                f"model.classifier_dropout={self.classifier_dropout} must be a probability, from 0 to below 1."
-            )
 
 
 class ResidualConvUnit(nn.Module):

@@ -15,14 +15,29 @@ Encoders know nothing of decoders.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
 
 from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.options import Whole
 from segrefine.models.encoders.base import Encoder
 from segrefine.models.encoders.resnet import RESNETS, ResNetEncoder
 from segrefine.models.encoders.vgg import VGGS, VGGEncoder
 from segrefine.models.encoders.weights import load_encoder_weights
 
 BACKBONES = (*VGGS, *RESNETS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """Options of `conf/backbone/*.yaml`, see `create_encoder`."""
+
+    name: str
+    weights: str | None = None
+    classifier_channels: Whole = 4096
+    frozen_stages: Annotated[int, Interval(ge=0, le=5)] = 0
 
 
 def create_encoder(
@@ -54,8 +69,6 @@ def create_encoder(
         raise UserError(f"Unknown backbone {name!r}.{did_you_mean(name, BACKBONES)}")
     if weights is not None:
         load_encoder_weights(encoder, name, weights)
-    if not 0 <= frozen_stages <= len(encoder.stages):
-        raise UserError(f"backbone.frozen_stages={frozen_stages} should be 0 to {len(encoder.stages)}.")
     for layer in (layer for stage in encoder.stages[:frozen_stages] for layer in stage):
         layer.requires_grad_(False)
     return encoder

@@ -1,0 +1,109 @@
+"""Options as dataclasses: configs are checked against the types and ranges of the fields."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Interval
+
+from segrefine.core.errors import UserError, did_you_mean
+
+Count = Annotated[int, Ge(1)]
+Whole = Annotated[int, Ge(0)]
+Positive = Annotated[float, Interval(gt=0, lt=float("inf"))]
+NonNegative = Annotated[float, Interval(ge=0, lt=float("inf"))]
+Share = Annotated[float, Interval(gt=0, le=1)]
+Auto = Literal["auto"]
+Size = Count | Sequence[Count] | None
+"""One side in pixels for a square, [height, width], or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Views of an image over which scores are averaged, `tta` of a command; see `segrefine.models.tta`."""
+
+    scales: Sequence[Positive]
+    flip: bool
+
+
+_WORDS = {
+    "greater than or equal to": "at least",
+    "greater than": "above",
+    "less than or equal to": "at most",
+    "less than": "below",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "a word",
+    "a valid list": "a list",
+    "an instance of Sequence": "a list",
+    "a valid dictionary": "a mapping such as {a: 1}",
+}
+"""Pydantic's words, and those for people who type options on a command line."""
+
+Options = TypeVar("Options")
+
+
+def make_options(kind: type[Options], given: Mapping[str, Any], where: str, prefix: str) -> Options:
+    """Build a dataclass of options from a config.
+
+    Args:
+        kind: the dataclass; a field may be a dataclass itself.
+        given: option -> value, as in a config file.
+        where: what the options belong to, for messages, such as `model=fcn8s`.
+        prefix: what stands before an option's name on the command line, such as `model.`.
+
+    Raises:
+        UserError: An option is unknown, one without a default is missing, or a value has another type or lies outside
+            the range that its field allows.
+    """
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    check_names(where, given, known)
+    required = [name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
+    missing = [name for name in required if name not in given or given[name] == "???"]
+    if missing:
+        raise UserError(f"{where} lacks the options {', '.join(missing)}. Is it from another version?")
+    types = get_type_hints(kind, include_extras=True)
+    return kind(**{name: _checked(types[name], value, f"{prefix}{name}") for name, value in given.items()})
+
+
+def _checked(expected: Any, value: Any, name: str) -> Any:
+    """Return the value if it fits the type, and of a mapping of options the dataclass."""
+    if is_dataclass(expected) and isinstance(value, Mapping):
+        return make_options(expected, value, name, f"{name}.")  # type: ignore[arg-type]
+    if tuple in (expected, get_origin(expected)) and isinstance(value, list):
+        value = tuple(value)
+    from pydantic import TypeAdapter, ValidationError  # here, since --help does without
+
+    try:
+        TypeAdapter(expected).validate_python(value, strict=True)
+    except ValidationError as error:
+        wanted = dict.fromkeys([_in_words(each["msg"]) for each in error.errors()])
+        if type(None) in get_args(expected):
+            wanted["null"] = None
+        text = f"{name}={value} should be {' or '.join(wanted)}."
+        choices = [choice for choice in _choices(expected) if isinstance(choice, str)]
+        raise UserError(text + (did_you_mean(str(value), choices) if len(choices) > 1 else "")) from None
+    return value
+
+
+def _in_words(message: str) -> str:
+    text = message.removeprefix("Input should be ").replace("'", "")
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    return text
+
+
+def _choices(expected: Any) -> Iterable[Any]:
+    """Return the values of all Literals in a type."""
+    if get_origin(expected) is Literal:
+        return get_args(expected)
+    return [choice for part in get_args(expected) for choice in _choices(part)]
+
+
+def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UserError for the first given option that is not known, with the nearest names."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise UserError(f"{where} has no option {name!r}.{did_you_mean(name, known)}")
