@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.data.build import build_datamodule
-from segrefine.engine.callbacks.progress import Timer
+from segrefine.engine.callbacks.progress import Throughput
 from segrefine.engine.loggers.csv import MetricsCSV
 from segrefine.engine.losses import training_loss
 from segrefine.engine.module import SegmentationModule
@@ -72,7 +72,7 @@ def main(overrides: list[str]) -> None:
 
     def lightning(folder: str) -> list[float]:
         net, clock = network(), Clock(device)
-        callbacks = [Timer(), clock]
+        callbacks = [Throughput(), clock]
         trainer = create_trainer(config["trainer"], Path(folder), callbacks)
         trainer.loggers = [MetricsCSV(Path(folder) / "metrics.csv")]
         trainer.fit(SegmentationModule(net, recipe), datamodule.train_dataloader())

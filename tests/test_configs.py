@@ -139,6 +139,13 @@ def test_files_of_a_group_have_the_same_keys(group: str, name: str) -> None:
     assert read_group(group, name).keys() == read_group(group, "default").keys()
 
 
+def test_loggers_are_combined() -> None:
+    assert plain(composed("logger=[csv,wandb]").logger) == plain(composed().logger)
+    assert plain(composed("logger=csv").logger) == {"csv": True}
+    assert plain(composed("logger=tensorboard").logger) == {"csv": True, "tensorboard": True}
+    assert plain(composed("logger=none").logger) == {}
+
+
 def test_datamodules_share_the_options_that_are_always_there() -> None:
     always = {"batch_size", "eval_batch_size", "crop_size", "num_workers", "augment"}
     assert all(read_group("datamodule", name).keys() >= always for name in names("datamodule"))

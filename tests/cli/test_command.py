@@ -58,7 +58,9 @@ def test_help_names_every_choice(tmp_path: Path) -> None:
         ("+experiment/shape=fcn8s", "There is no option 'experiment/shape'."),
         ("+speed=1", "There is no option 'speed'. Did you mean 'seed'?"),
         ("+experiment=shapes_fcn8s", "experiment has no value 'shapes_fcn8s'. Did you mean 'shapes/fcn8s'"),
-        ("seed='0", "The option seed='0 cannot be read. Is a quote too many in it"),
+        ("seed='0", "seed='0 cannot be read. Put a value with ~, =, spaces or quotes in quotes"),
+        ("init_from=~/x.ckpt", "init_from=~/x.ckpt cannot be read. Put a value with ~, =, spaces or quotes in quotes"),
+        ("fcn8s", "fcn8s is no option. Give NAME=VALUE, such as model=fcn8s."),
         (
             "-m +experiment/camvid=fcn8s,refinenet datamodule.root=.",
             "Its options: augment, batch_size, crop_size, eval_batch_size, num_workers, seed, test_size, train_size, "
@@ -73,8 +75,8 @@ def test_help_names_every_choice(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp_path: Path) -> None:
-    result = in_a_process(tmp_path, "train.py", *argument.split())
+def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, type_in: TypeIn) -> None:
+    result = type_in("train.py", *argument.split())
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -92,7 +94,17 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, tmp
         ),
         ("train.py", ["datamodule.batch_size=0"], "datamodule.batch_size=0 should be"),
         ("evaluate.py", [], "Give checkpoint=PATH"),
+        ("train.py", ["+trainer.gradient_clip_val=1"], "has no effect here. Use recipe.clip_norm."),
+        ("train.py", ["trainer.accelerator=tpu"], "The trainer options conflict with each other or with this machine"),
+        ("train.py", ["seed=-1"], "seed=-1 should be at least 0"),
+        ("train.py", ["checkpoint_every_minutes=0"], "checkpoint_every_minutes=0 should be above 0 or null"),
+        ("train.py", ["trainer.limit_val_batches=0.01"], "limit_val_batches=0.01 of 10 batches leaves none"),
+        ("train.py", ["trainer.limit_test_batches=0"], "trainer.limit_test_batches=0 should be"),
+        ("evaluate.py", ["checkpoint=~/gone.ckpt"], "checkpoint=~/gone.ckpt cannot be read. Put a value with ~"),
+        ("evaluate.py", ["split=tset"], "split=tset should be train, val or test. Did you mean 'test'?"),
         ("predict.py", ["checkpoint=gone.ckpt", "input=."], "There is no weights file gone.ckpt"),
+        ("predict.py", ["tta.scales=[0]"], "tta.scales=[0] should be above 0"),
+        ("compare.py", ["resamples=10"], "resamples=10 should be at least 100"),
     ],
 )
 def test_a_mistake_found_later_is_one_message_too(
@@ -125,6 +137,16 @@ def test_a_second_process_in_a_runs_folder_is_told_and_leaves_it_alone(
     for name in ("checkpoints/last.ckpt", "metrics.csv", "config.yaml", ".metrics.1.csv"):
         assert (run / name).read_text() == name
     assert (run / ".lock").exists()
+
+
+def test_a_new_run_does_not_replace_another(type_in: TypeIn, tmp_path: Path) -> None:
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.write_text("trained")
+    result = type_in("train.py", "hydra.run.dir=run")
+    assert result.returncode == 2
+    assert "run holds a run already. Resume it with ckpt_path=last, or give another" in result.stderr
+    assert last.read_text() == "trained"
 
 
 def test_last_means_the_newest_run_of_the_same_model_and_backbone(tmp_path: Path) -> None:

@@ -36,10 +36,9 @@ WORKER = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback:\nO
     ("error", "what", "remedy"),
     [
         (oserror(errno.ENOSPC), r"The disk is full \(.*'runs/x'\)", "Free space"),
-        (oserror(errno.EDQUOT), "The disk quota is used up", "Free space"),
+        (oserror(errno.EDQUOT), "The disk is full", "Free space"),
         (oserror(errno.EROFS), "cannot be written", "hydra.run.dir=FOLDER"),
         (oserror(errno.EACCES), "cannot be written", "hydra.run.dir=FOLDER"),
-        (oserror(errno.EIO), "The disk, or the way to it, failed", "ckpt_path=last"),
         (oserror(errno.EMFILE), "Too many files are open", "ulimit -n"),
         (OSError(WORKER), r"Too many files are open \(OSError: \[Errno 24\]", "ulimit -n"),
         (RuntimeError("received 0 items of ancdata"), "Too many files are open", "num_workers"),
@@ -51,8 +50,12 @@ WORKER = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback:\nO
             "shared memory",
             "shm-size",
         ),
-        (RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 64 vs 0"), "full disk", "Free"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "The GPU's memory", "batch_size"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 64 vs 0"),
+            "The disk is full",
+            "Free",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "The memory ran out", "batch_size"),
         (RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), "The memory ran out", "batch_"),
         (MemoryError(), "The memory ran out", "batch_size"),
     ],
@@ -90,7 +93,7 @@ class Deadly(Dataset[int]):
 def test_a_killed_worker_is_explained() -> None:
     with pytest.raises(RuntimeError) as caught:
         next(iter(DataLoader(Deadly(), num_workers=1)))
-    assert "A process that reads data died (DataLoader worker (pid" in str(explain_failure(caught.value))
+    assert "want of memory (DataLoader worker (pid" in str(explain_failure(caught.value))
 
 
 def test_a_full_disk_ends_a_command_with_one_message(type_in: TypeIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,12 +132,13 @@ OPEN_FILES = """
 import resource
 import segrefine.engine.train  # before the limit, since importing opens files too
 from segrefine.cli.command import run_command
+from segrefine.cli.train import Options
 
 def task(cfg, folder):
     resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
-    segrefine.engine.train.run(cfg, folder)
+    segrefine.engine.train.train(cfg, folder)
 
-main("train", task)
+run_command("train", task, Options)
 """
 
 

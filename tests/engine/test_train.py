@@ -339,6 +339,20 @@ def test_the_weights_before_a_nonfinite_loss_are_kept(
             torch.testing.assert_close(tensor, after_one[name], rtol=1e-3, atol=1e-4)  # its rate was another, by poly
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["trainer.accumulate_grad_batches=2", "+trainer.val_check_interval=1"], "Give a trainer.val_check_interval"),
+        (["+trainer.val_check_interval='00:00:00:05'"], "takes a number of batches or a share of an epoch"),
+    ],
+)
+def test_validations_that_no_checkpoint_can_be_saved_at_are_refused(
+    options: list[str], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words):
+        train(config(*options), tmp_path)
+
+
 @pytest.mark.parametrize("clip", ["1.0", "null"])
 def test_nonfinite_steps_are_left_out_where_asked_for(
     clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -51,8 +51,8 @@ class GivenCheckpoint:
         if given:
             from segrefine.weights.checkpoint import read_checkpoint  # which imports torch
 
-            path = OverridesParser.create().parse_override(given[-1]).value()  # quotes and escapes resolved
-            self.checkpoint = read_checkpoint(Path(str(path)))
+            (override,) = OverridesParser.create().parse_overrides(given[-1:])
+            self.checkpoint = read_checkpoint(Path(str(override.value())).expanduser())  # quotes and escapes resolved
             config = self.checkpoint.config
         for group in ("model", "backbone", "datamodule"):
             node = config.get(group, {"name": None})
@@ -92,7 +92,12 @@ def explain(error: Exception, config_name: str | None = None) -> str:
         names = list_names(group) or [*error.options]
         return f"{group} has no value {value!r}.{did_you_mean(value, names)}"
     if isinstance(error, OverrideParseException):
-        return f"The option {error.override} cannot be read. Is a quote too many in it, or one missing?"
+        name, given, _ = str(error.override).partition("=")
+        if not given:
+            return f"{name} is no option. Give NAME=VALUE, such as model=fcn8s."
+        return (
+            f"{error.override} cannot be read. Put a value with ~, =, spaces or quotes in quotes: \"{name}='VALUE'\"."
+        )
     cause = error.__cause__
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
         key = str(cause.full_key)

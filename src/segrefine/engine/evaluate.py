@@ -11,7 +11,7 @@ from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.data.submission import check_benchmark
 from segrefine.engine.callbacks.left_out import LeftOutList
 from segrefine.engine.callbacks.pictures import PredictionWriter
-from segrefine.engine.callbacks.progress import Timer
+from segrefine.engine.callbacks.progress import Throughput
 from segrefine.engine.module import SegmentationModule
 from segrefine.engine.score import report, score
 from segrefine.engine.trainer import create_trainer, peak_memory, reset_peak_memory
@@ -42,7 +42,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     datamodule = _check_data(config, checkpoint)
     net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
     module = SegmentationModule(net, inference=Inference(net, **config["tta"], window=config["window"]))
-    timer, left_out = Timer(), LeftOutList()
+    timer, left_out = Throughput(), LeftOutList()
     callbacks: list[Callback] = [timer, left_out]
     check_benchmark(cfg.submission, datamodule.num_classes)
     if cfg.save_predictions or cfg.submission:

@@ -19,7 +19,7 @@ from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
 from segrefine.engine.callbacks.left_out import LeftOutList
 from segrefine.engine.callbacks.pictures import LabelWriter, PanelWriter
-from segrefine.engine.callbacks.progress import EpochLine, StepLog, Timer
+from segrefine.engine.callbacks.progress import EpochLine, StepLog, Throughput
 from segrefine.engine.loggers import create_loggers
 from segrefine.engine.loggers.wandb import LenientWandbLogger, finish_wandb
 from segrefine.engine.module import SegmentationModule
@@ -65,7 +65,7 @@ class Training:
     trainer: Trainer
     module: SegmentationModule
     checkpointing: Checkpointing
-    timer: Timer
+    timer: Throughput
     left_out: LeftOutList
 
 
@@ -115,6 +115,10 @@ def check(cfg: DictConfig, folder: RunFolder) -> Job:
     datamodule.setup()
     _check_batches(datamodule, config["trainer"])
     resumed = checkpoint_to_resume(config["ckpt_path"], folder, config, datamodule.classes)
+    if not resumed and folder.last.is_file() and is_rank_zero():
+        raise UserError(
+            f"{folder.path} holds a run already. Resume it with ckpt_path=last, or give another hydra.run.dir=FOLDER."
+        )
     net = _build_network(config, datamodule, resumed)
     pretrained = bool(config["backbone"]["weights"] or config["init_from"])
     recipe = Recipe.from_config(config["recipe"]).resolve(pretrained, datamodule)
@@ -180,7 +184,7 @@ def build(job: Job, stop: StopRequest) -> Training:
     if config["compile"]:
         job.net.compile()
     module = SegmentationModule(job.net, job.recipe, seed=config["seed"])
-    timer, left_out = Timer(), LeftOutList()
+    timer, left_out = Throughput(), LeftOutList()
     description = describe(config, data.classes, data.palette)
     checkpointing = Checkpointing(folder, config["checkpoint_every_minutes"], stop, description)
     callbacks: list[Callback] = [timer, left_out, StepLog(), checkpointing, EpochLine(timer)]

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 log = logging.getLogger(__name__)
 
 
-class Timer(Callback):
+class Throughput(Callback):
     """Images per second over all processes, in training (data loading included, validation not) or in a test.
 
     The first `WARM_UP` steps of a run are left out of the rate: kernels are chosen and memory is taken in them.
@@ -89,7 +89,7 @@ class StepLog(Callback):
 class EpochLine(Callback):
     """One line in the log per validation: what a progress bar shows, for files and for machines without a terminal."""
 
-    def __init__(self, timer: Timer) -> None:
+    def __init__(self, timer: Throughput) -> None:
         self.timer = timer
 
     @rank_zero_only
