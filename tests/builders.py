@@ -1,6 +1,10 @@
 """Objects that many tests need, built from a few options."""
 
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from segrefine.core.config import read_group
 from segrefine.data.datamodule import SegmentationDataModule
@@ -15,3 +19,11 @@ def make(kind: type[SegmentationDataModule], **options: Any) -> Any:
 def make_recipe(name: str = "default", **changes: Any) -> Recipe:
     """A recipe of the config group, with `changes`."""
     return Recipe.from_config(read_group("recipe", name) | changes)
+
+
+def saved_pair(root: Path, split: str, stem: str, image: np.ndarray, mask: np.ndarray) -> None:
+    """An image and its mask, as `datamodule=folder` looks for them."""
+    for kind, pixels in (("images", image), ("masks", mask)):
+        path = root / kind / split / f"{stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segrefine.core.errors import UserError
 from segrefine.core.signals import Stopped, StopRequest
@@ -18,7 +20,6 @@ from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.engine.callbacks.checkpoint import Checkpointing
 from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
-from segrefine.engine.callbacks.left_out import LeftOutList
 from segrefine.engine.callbacks.pictures import LabelWriter, PanelWriter
 from segrefine.engine.callbacks.progress import EpochLine, Timer
 from segrefine.engine.loggers import create_loggers
@@ -32,6 +33,7 @@ from segrefine.engine.trainer import create_trainer, is_rank_zero, peak_memory, 
 from segrefine.io.atomic import remove_parts, write_text
 from segrefine.models.build import build_model
 from segrefine.models.cost import count_parameters, measure_cost
+from segrefine.models.encoders.base import pad_small
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.environment import describe_environment
 from segrefine.runs.folder import RunFolder
@@ -67,7 +69,6 @@ class Training:
     module: SegmentationModule
     checkpointing: Checkpointing
     timer: Timer
-    left_out: LeftOutList
     loggers: list[Logger]
 
 
@@ -111,13 +112,15 @@ def check(cfg: DictConfig, folder: RunFolder) -> Job:
     reset_peak_memory()
     datamodule = build_datamodule(config["datamodule"], run_seed=config["seed"])
     datamodule.setup()
-    datamodule.train_dataloader()  # refuses batches larger than the set
+    for loader in (datamodule.train_dataloader, datamodule.val_dataloader):
+        loader()  # refuses batches that cannot be made
     resumed = checkpoint_to_resume(config["ckpt_path"], folder, config, datamodule.classes)
     net = _build_network(config, datamodule, resumed)
     pretrained = bool(config["backbone"]["weights"] or config["init_from"])
     recipe = Recipe.from_config(config["recipe"]).resolve(pretrained, datamodule)
     recipe.check_norms(pretrained, net)
     create_optimizer(parameter_groups(net, recipe, recipe.lr), recipe)  # to see that it can be made
+    check_batch_norm(net, recipe, datamodule)
     cost = measure_cost(net, datamodule.image_size("val"))
     return Job(config=config, folder=folder, datamodule=datamodule, resumed=resumed, net=net, recipe=recipe, cost=cost)
 
@@ -147,6 +150,26 @@ def _build_network(
     if init_from and not resumed:
         load_weights(net, init_from, strict)
     return net
+
+
+def check_batch_norm(net: SegmentationModel, recipe: Recipe, datamodule: SegmentationDataModule) -> None:
+    """UserError if a batch of one image leaves batch norm a single value a channel, which has no variance."""
+    if datamodule.batch_size > 1:
+        return
+    size = datamodule.train_transform.crop_size or datamodule.image_size("train")
+    SegmentationModule(net, recipe).train()  # with frozen norms in their mode
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    try:
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):  # nothing is computed, no buffer changes
+            fakes = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+            torch.func.functional_call(net, fakes, (pad_small(torch.empty(1, 3, *size)),))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"With datamodule.batch_size=1 and images of {size[0]}x{size[1]}, batch norm gets a single value per "
+            "channel. Set datamodule.batch_size=2 or more, a larger datamodule.crop_size or recipe.frozen_norm=true."
+        ) from None
 
 
 def begin(job: Job, cfg: DictConfig) -> None:
@@ -179,10 +202,10 @@ def build(job: Job, stop: StopRequest) -> Training:
     if config["compile"]:
         job.net.compile()
     module = SegmentationModule(job.net, job.recipe, seed=config["seed"])
-    timer, left_out = Timer(), LeftOutList()
+    timer = Timer()
     description = describe(config, data.classes, data.palette)
     checkpointing = Checkpointing(folder, config["checkpoint_every_minutes"], stop, description)
-    callbacks: list[Callback] = [timer, left_out, checkpointing, EpochLine(timer)]
+    callbacks: list[Callback] = [timer, checkpointing, EpochLine(timer)]
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
     if config["log_gradients"]:
         callbacks.append(GradientNorms())
@@ -193,7 +216,6 @@ def build(job: Job, stop: StopRequest) -> Training:
         module=module,
         checkpointing=checkpointing,
         timer=timer,
-        left_out=left_out,
         loggers=loggers,
     )
 
@@ -222,11 +244,10 @@ def finish(job: Job, training: Training) -> Summary:
         seed=job.config["seed"],
         val_mIoU=finite(training.checkpointing.best_score),
         peak_memory_bytes=peak_memory(module.device),
-        left_out=training.left_out.entries,
         skipped_steps=module.skipped_steps,
     )
     if training.trainer.is_global_zero:
-        report(summary, job.folder, training.left_out)
+        report(summary, job.folder)
         for logger in training.loggers:
             if isinstance(logger, LenientWandbLogger):
                 logger.keep_files(job.folder)
