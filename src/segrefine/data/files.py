@@ -238,7 +238,7 @@ class FileDataModule(SegmentationDataModule):
 
 
 def pair_files(images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of) -> list[Example]:
-    """Images and labels of the same id, by default their stems; a file without an id is left out.
+    """Images and labels of the same id, by default their stems; a file without an id is skipped.
 
     One that lacks the other is paired with the name of what is not there, ID.*, so that it is missed by name when it is
     read or checked for. UserError if there are no images at all.
