@@ -79,8 +79,8 @@ def read_image(path: Path) -> Tensor:
     """RGB (3, H, W) uint8, upright by its EXIF orientation. Grey and palette images become RGB, 16 bits are scaled
     to 8, CMYK is converted without a colour profile, and transparency is dropped: colours are taken as stored."""
     with _naming(path), _open(path) as image:
-        # Pillow throughout: torchvision's JPEG decoder is no faster now, and is to be removed from it. Steps that change
-        # nothing are skipped, since Pillow would copy all pixels for them.
+        # Pillow throughout: torchvision's JPEG decoder is no faster now, and is to be removed from it. Steps that
+        # change nothing are skipped, since Pillow would copy all pixels for them.
         upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
         if upright.mode != "RGB":
             upright = _to_8_bit(upright).convert("RGB")
