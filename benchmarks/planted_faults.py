@@ -68,7 +68,7 @@ Void pixels weigh as class 0 in the divisor | engine/losses.py | engine/test_los
 - weights = class_weights.float()[labels.long().where(valid, 0)] * valid
 + weights = class_weights.float()[labels.long().where(valid, 0)]
 A summed loss of val grows with the batch | engine/module.py | engine/test_module.py
-- loss = loss / max(count, 1)  # per image
+- loss = loss / count  # per image
 + loss = loss / 1  # per image
 Norms are frozen in frozen stages alone | engine/module.py | engine/test_train.py::test_frozen_norms_keep_their_statistics
 - self._recipe.frozen_norm or not module.weight.requires_grad)

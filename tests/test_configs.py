@@ -285,7 +285,7 @@ def test_a_plugin_that_is_missing_is_told_with_its_extra() -> None:
     extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name, extra in PLUGINS.items():
         error = MissingConfigException("", f"hydra/launcher/{name}", ["basic"])
-        assert f'pip install -e ".[{extra}]"' in explain(error)
+        assert f'pip install -e ".[{extra}]"' in explain(error, "train")
         assert any(PACKAGES[name].replace("_", "-") in requirement for requirement in extras[extra])
 
 

@@ -55,7 +55,7 @@ def test_functions_fit_a_screen(file: Path) -> None:
             assert len([argument for argument in given if argument.arg not in ("self", "cls")]) <= 6, node.name
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "compare", "export", "benchmark", "main"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "compare", "export", "benchmark", "data", "main"])
 def test_the_command_line_imports_nothing_heavy(command: str) -> None:
     heavy = "('torch', 'lightning', 'wandb', 'numpy')"
     program = f"import sys, segrefine.cli.{command}; print([name for name in {heavy} if name in sys.modules])"

@@ -231,6 +231,15 @@ def test_every_class_path_of_before_has_a_name(group: str) -> None:
         assert registry.find(name).__name__ == path.rpartition(".")[2]
 
 
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_an_option_that_is_gone_becomes_the_one_after_it(on_error: str) -> None:
+    """At its default, and in the data's options alone."""
+    config = {"model": {"on_error": 1}, "datamodule": {"kind": "camvid", "on_error": on_error, "root": None}}
+    renamed = rename_classes(config)
+    assert renamed == {"model": {"on_error": 1}, "datamodule": {"kind": "camvid", "exclude": None, "root": None}}
+    build_datamodule(renamed["datamodule"])
+
+
 CALL = {"_target_": "os.system", "command": "touch ran"}
 
 

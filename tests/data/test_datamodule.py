@@ -7,10 +7,8 @@ import pytest
 import torch
 from builders import make
 from lightning import LightningModule, Trainer
-from PIL import Image
 from torch import Tensor
 
-from segrefine.cli.data import run
 from segrefine.core.config import CONFIG_FOLDER, read_group
 from segrefine.core.errors import UserError
 from segrefine.data.build import build_datamodule
@@ -202,101 +200,3 @@ def test_configs_build_and_name_themselves(path: Path) -> None:
     datamodule = build_datamodule(read_group("datamodule", path.stem))
     assert isinstance(datamodule, SegmentationDataModule)
     assert datamodule.name == path.stem
-
-
-def saved_pair(root: Path, split: str, stem: str, image: np.ndarray, mask: np.ndarray) -> None:
-    for kind, pixels in (("images", image), ("masks", mask)):
-        (root / kind / split).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(root / kind / split / f"{stem}.png")
-
-
-def test_check_command_reports_every_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    image, mask = np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8)
-    mask[0] = 1
-    mask[1] = 255
-    for split in ("train", "val"):
-        for stem in ("good", "small", "strange", "broken"):
-            saved_pair(tmp_path, split, stem, image, mask)
-    arguments = ["check", "datamodule=folder", f"datamodule.root={tmp_path}", "datamodule.classes=[sky,ground]"]
-    assert run(arguments) == 0
-    report = capsys.readouterr().out
-    assert "4x5 (4)" in report
-    assert "void: 25.00%" in report
-    assert "0 sky" in report
-    assert "66.667%" in report
-
-    saved_pair(tmp_path, "train", "small", image[:-1], mask)
-    saved_pair(tmp_path, "train", "strange", image, mask + 5)
-    (tmp_path / "images" / "train" / "broken.png").write_bytes(b"nothing")
-    (tmp_path / "masks" / "val" / "good.png").unlink()
-    assert run(arguments) == 1
-    report = capsys.readouterr().out
-    assert "bad files: 3" in report
-    for name in ("small.png", "strange.png", "broken.png", "good.*"):
-        assert sum(name in line for line in report.splitlines() if line.startswith("  BAD")) == 1
-
-
-def test_check_command_finds_twenty_planted_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ten kinds of them, each in train and in val, among good files; every one by name and nothing else."""
-    rng = np.random.default_rng(0)
-    planted = []
-    for split in ("train", "val"):
-        for index in range(14):
-            image, mask = rng.integers(0, 255, (24, 32, 3), np.uint8), rng.integers(0, 3, (24, 32), np.uint8)
-            saved_pair(tmp_path, split, f"{split}{index:02d}", image, mask)
-        images = [tmp_path / "images" / split / f"{split}{index:02d}.png" for index in range(14)]
-        masks = [tmp_path / "masks" / split / path.name for path in images]
-        images[0].write_bytes(images[0].read_bytes()[:200])
-        images[1].write_bytes(b"")
-        images[2].unlink()
-        Image.fromarray(rng.integers(0, 255, (32, 24, 3), np.uint8)).save(images[3])
-        masks[4].unlink()
-        masks[5].write_bytes(b"no picture")
-        Image.fromarray(np.full((24, 32), 3, np.uint8)).save(masks[6])
-        Image.fromarray(rng.integers(0, 3, (24, 31), np.uint8)).save(masks[7])
-        Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8)).save(masks[8])
-        Image.fromarray(rng.random((24, 32), np.float32)).save(masks[9].with_suffix(".tif"))
-        masks[9].unlink()
-        planted += [f"{split}{index:02d}" for index in range(10)]
-    arguments = ["check", "datamodule=folder", f"datamodule.root={tmp_path}", "datamodule.classes=[a,b,c]"]
-    assert run(arguments) == 1
-    bad = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  BAD")]
-    assert len(bad) == len(planted) == 20
-    for name in planted:
-        assert sum(name in line for line in bad) == 1, name
-
-
-def test_show_command_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "new" / "sheet.png"
-    assert run(["show", f"output={output}", "split=val", "count=3", "datamodule.val_size=5"]) == 0
-    assert "3 of 5 images of val" in capsys.readouterr().out
-    sheet = np.asarray(Image.open(output))
-    colours = {tuple(colour) for colour in np.unique(sheet.reshape(-1, 3), axis=0).tolist()}
-    scenes = make(ShapesDataModule, val_size=5)
-    for index in (0, 1, 3):
-        assert {
-            tuple(scenes.palette[label].tolist()) for label in scenes.dataset("val").read(index)[1].unique()
-        } <= colours
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["show"], "Give output=FILE.png"),
-        (["show", "output=x.png", "split=vall"], "Did you mean 'val'"),
-        (["show", "output=x.png", "count=0"], "count=0 should be"),
-        (["chek"], "Did you mean 'check'"),
-        (["check", "datamodule=camvd"], "Did you mean 'camvid'"),
-        (["check", "datamodule=camvid"], "datamodule.root"),
-        (["check", "datamodule.batch_size=0"], "batch_size=0"),
-        (["check", "datamodule.rot=x"], "datamodule.rot"),
-    ],
-)
-def test_mistakes_in_the_check_command(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(arguments) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_check_command_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--help"]) == 0
-    assert "camvid, cityscapes, folder" in capsys.readouterr().out

@@ -9,9 +9,11 @@ from builders import make
 from PIL import Image
 
 from segrefine.core.errors import UserError
+from segrefine.data.files import Example, FileDataset
+from segrefine.data.label_code import LabelCode
 from segrefine.data.sets.camvid import CLASSES, CamVidDataModule
 from segrefine.data.sets.folder import FolderDataModule
-from segrefine.io.images import find_images, image_size, read_image, read_label
+from segrefine.io.images import find_images, image_size, list_images, read_image, read_label
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (13, 21, 3), dtype=np.uint8)
@@ -117,7 +119,7 @@ def test_truncated_and_broken_images_are_named(tmp_path: Path, name: str) -> Non
         read_image(path)
     for content in (b"", b"not an image at all"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=name):
+        with pytest.raises(UserError, match=rf"/{name} is not an image file that Pillow can read\. Replace"):
             read_image(path)
 
 
@@ -175,6 +177,20 @@ def test_find_images(tmp_path: Path) -> None:
         find_images(tmp_path / "nowhere")
 
 
+def test_images_in_a_folder_below_are_not_missed(tmp_path: Path) -> None:
+    for name in ("a.jpg", "notes/b.txt", ".cache/c.jpg", "d.png/e.txt", "deep/empty/f.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "d.png"]
+    (tmp_path / "deep/empty/g.PNG").touch()
+    with pytest.raises(UserError, match=rf"{tmp_path}/deep holds images, but only those in {tmp_path} itself are read"):
+        list_images(tmp_path)
+    assert len(list_images(tmp_path, ignored_folder=tmp_path / "deep/../deep/empty")) == 2
+    (tmp_path / "deep/h.jpg").touch()
+    with pytest.raises(UserError, match="deep holds images"):
+        list_images(tmp_path, ignored_folder=tmp_path / "deep/empty")
+
+
 # CamVid
 
 
@@ -209,6 +225,8 @@ def test_camvid_has_test_only_with_labels(tmp_path: Path) -> None:
     saved(tmp_path / "test" / "0.png", PICTURE)
     assert not make(CamVidDataModule, root=str(tmp_path)).has_test
     (tmp_path / "testannot").mkdir()
+    assert not make(CamVidDataModule, root=str(tmp_path)).has_test
+    (tmp_path / "testannot" / ".DS_Store").touch()
     assert not make(CamVidDataModule, root=str(tmp_path)).has_test
     saved(tmp_path / "testannot" / "0.png", GREY % 12)
     datamodule = make(CamVidDataModule, root=str(tmp_path))
@@ -353,6 +371,90 @@ def test_folder_class_names_from_file_and_list(tmp_path: Path) -> None:
         make(FolderDataModule, root=str(tmp_path), classes=5)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    make_folder(tmp_path, GREY % 2)
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
+    assert make(FolderDataModule, root=str(tmp_path), classes="names.txt").classes == ["cat", "dog"]
+
+
+def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, GREY % 3)
+    (tmp_path / "names.txt").write_text("cat\ndog\ncat \n")
+    for classes in (["cat", "cat", "dog"], "names.txt"):
+        with pytest.raises(UserError, match=r"datamodule\.classes names cat more than once"):
+            make(FolderDataModule, root=str(tmp_path), classes=classes).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"void": -1}, r"void=-1 should be at least 0"),
+        ({"void": 70000}, r"void=70000 should be at most 65535"),
+        ({"void": 2.5}, r"void=2.5 should be a whole number"),
+        ({"label_map": {-1: 255, 0: 0}}, r"label_map=.*-1.* should be at least 0"),
+        ({"label_map": {0: 0, 65536: 255}}, r"label_map=.*65536.* should be at most 65535"),
+        ({"label_map": {0: 0, 1: "x"}}, r"label_map=.*'x'.* should be a whole number"),
+        ({"label_map": {0: 0, 1: None}}, r"label_map=.*None.* should be a whole number"),
+        ({"label_map": {0: 0, 1.5: 1}}, r"label_map=.*1.5.* should be a whole number"),
+        ({"label_map": 3}, r"label_map=3 should be a mapping such as"),
+    ],
+)
+def test_label_values_are_whole_numbers_of_16_bits(tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=rf"datamodule\.{message}"):
+        make(FolderDataModule, root=str(tmp_path), **options)
+    assert make(FolderDataModule, root=str(tmp_path), void=65535).void == 65535
+
+
+def test_hidden_files_make_no_test_split(tmp_path: Path) -> None:
+    make_folder(tmp_path, GREY % 2)
+    for name in ("images/test/.gitkeep", "masks/test/.gitkeep", "masks/test/.DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    datamodule = make(FolderDataModule, root=str(tmp_path))
+    assert not datamodule.has_test
+    datamodule.setup()
+    saved(tmp_path / "masks/test/a.png", GREY % 2)
+    assert make(FolderDataModule, root=str(tmp_path)).has_test
+
+
+def test_folder_with_images_in_folders_below_is_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, GREY % 2)
+    saved(tmp_path / "images/train/city/a.jpg", PICTURE)
+    with pytest.raises(UserError, match=r"images/train/city holds images"):
+        make(FolderDataModule, root=str(tmp_path)).setup("fit")
+
+
+def test_images_of_several_sizes_are_scored_one_by_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    make_folder(tmp_path, GREY % 2)
+    options = {"root": str(tmp_path), "eval_batch_size": 2, "num_workers": 0, "classes": ["a", "b"], "batch_size": 3}
+
+    def batches(datamodule: FolderDataModule) -> list[int]:
+        return [len(batch["id"]) for batch in datamodule.val_dataloader()]
+
+    assert batches(make(FolderDataModule, **options)) == [2, 1]
+    assert "differ in size" not in caplog.text
+    for split in ("train", "val"):
+        saved(tmp_path / f"images/{split}/2.jpg", PICTURE[:-1])
+        saved(tmp_path / f"masks/{split}/2.png", GREY[:-1] % 2)
+    datamodule = make(FolderDataModule, **options)
+    assert batches(datamodule) == batches(datamodule) == [1, 1, 1]
+    with pytest.raises(UserError, match=r"The training images differ in size\. Set datamodule\.crop_size"):
+        datamodule.train_dataloader()
+    assert caplog.text.count("images of val differ in size, so they are scored one by one, not 2 at a time") == 1
+    make(FolderDataModule, **options | {"crop_size": 8}).train_dataloader()
+
+
+def test_sizes_are_the_images_where_labels_have_no_header(tmp_path: Path) -> None:
+    code = LabelCode.counted(2)
+    examples = [
+        Example(name, saved(tmp_path / name, PICTURE[:rows]), tmp_path / "never_read.mat")
+        for name, rows in (("a.png", 13), ("b.jpg", 13), ("c.png", 12))
+    ]
+    assert FileDataset(examples[:2], code).one_size()
+    assert not FileDataset(examples, code).one_size()
+
+
 def test_folder_label_map(tmp_path: Path) -> None:
     mask = np.array([0, 7, 100, 255], np.uint8)[GREY % 4]
     make_folder(tmp_path, mask)
@@ -390,7 +492,7 @@ def test_folder_by_list_files(tmp_path: Path) -> None:
     assert make(FolderDataModule, **options, test_list="val.txt").has_test
     for line, message in (
         ("pics/one.jpg", "line 1: expected"),
-        ("\npics/one.jpg no.png", r"line 2: there is no file .*no\.png"),
+        ("\npics/one.jpg no.png", r"1 of the 2 images and labels are not there: .*no\.png"),
         ("a b c", "line 1: expected"),
     ):
         (tmp_path / "train.txt").write_text(line)

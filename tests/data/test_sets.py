@@ -195,3 +195,10 @@ def test_nyu_labels_may_be_pictures_and_lists_hold_stems(tmp_path: Path) -> None
 def test_vocs_root_may_be_any_folder_of_the_kit(root: str, tmp_path: Path) -> None:
     expected = MINIATURES["voc2012"](tmp_path)
     check_labels(module("voc2012", tmp_path / root), expected)
+
+
+def test_hidden_copies_of_macos_are_no_frames_of_cityscapes(tmp_path: Path) -> None:
+    expected = MINIATURES["cityscapes"](tmp_path)
+    frame = next(tmp_path.glob("leftImg8bit/val/*/*.png"))
+    frame.with_name(f"._{frame.name}").write_bytes(b"resource fork")
+    check_labels(module("cityscapes", tmp_path), expected)

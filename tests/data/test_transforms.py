@@ -3,11 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from builders import make
 from PIL import Image
 from torch import Tensor
 
 from segrefine.core.errors import UserError
 from segrefine.data import transforms
+from segrefine.data.sets.shapes import ShapesDataModule
 from segrefine.data.transforms import (
     PAD_COLOUR,
     Augmentation,
@@ -194,8 +196,8 @@ def test_crop_size_forms(given: object, expected: object) -> None:
 
 @pytest.mark.parametrize("given", [0, [1], [1, 2, 3], "big", [0, 5], [2.5, 3], -3])
 def test_bad_crop_size(given: object) -> None:
-    with pytest.raises(UserError, match="crop_size"):
-        parse_crop_size(given)
+    with pytest.raises(UserError, match=r"datamodule\.crop_size="):
+        make(ShapesDataModule, crop_size=given)
 
 
 @pytest.mark.parametrize(
@@ -203,13 +205,13 @@ def test_bad_crop_size(given: object) -> None:
     [{"scale": [2, 1]}, {"scale": 2.0}, {"scale": [0, 1]}, {"scale": [1, math.inf]}, {"jitter": 2}, {"jitter": "x"}],
 )
 def test_bad_augmentation(options: dict) -> None:
-    with pytest.raises(UserError, match=next(iter(options))):
-        Augmentation.from_options(options)
+    with pytest.raises(UserError, match=rf"datamodule\.augment\.{next(iter(options))}="):
+        make(ShapesDataModule, augment=options)
 
 
 def test_unknown_augmentation_is_named_with_a_guess() -> None:
     with pytest.raises(UserError, match=r"'flp'.*'flip'"):
-        Augmentation.from_options({"flp": True})
+        make(ShapesDataModule, augment={"flp": True})
 
 
 @pytest.mark.parametrize("augment", [{"scale": [0.5, 2]}, {"class_sampled": True}])

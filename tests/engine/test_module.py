@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from builders import make_recipe
@@ -33,3 +34,33 @@ def test_a_module_without_a_recipe_scores_and_refuses_to_train(cheap_model: Any)
     assert not any(layer.training for layer in module.net.encoder.modules() if isinstance(layer, torch.nn.BatchNorm2d))
     with pytest.raises(UserError, match=r"made to score a network\. Give it a recipe"):
         module.configure_optimizers()
+
+
+@pytest.mark.parametrize("size", [(20, 30), (5, 70), (40, 31), (1, 1)])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_small_images_count_their_own_pixels_alone(
+    size: tuple[int, int], reduction: Any, cheap_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network sees the last row and column repeated; loss and scores are those of the real pixels."""
+    net = cheap_model("fcn32s", "resnet18").eval()
+    module = SegmentationModule(net, make_recipe(loss=reduction)).eval()
+    logged: list[torch.Tensor] = []
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.append(value))
+    monkeypatch.setattr(module, "_rates", lambda: {"decoder/weights": 0.0})
+    monkeypatch.setattr(module, "_may_look", lambda *_: False)
+    images = torch.randint(256, (2, 3, *size), dtype=torch.uint8)
+    labels = torch.randint(3, (2, *size), dtype=torch.uint8)
+    batch = {"image": images, "label": labels, "id": ["a", "b"], "index": torch.arange(2)}
+    added = [(0, 0), (0, 0), *((0, max(0, 32 - side)) for side in size)]
+    longer = net.preprocess(torch.from_numpy(np.pad(images.numpy(), added, mode="edge")) / 255)
+    with torch.no_grad():
+        logits = net(longer)[..., : size[0], : size[1]]
+        loss = segmentation_loss(logits, labels, reduction=reduction)
+        for found in (module.validation_step(batch, 0), module.test_step(batch, 0)):
+            assert torch.equal(found, logits.argmax(1).to(torch.uint8))
+        torch.testing.assert_close(module.training_step(batch, 0), loss)
+    torch.testing.assert_close(logged[0], loss / 2 if reduction == "sum" else loss)
+    for metrics in (module.val_metrics, module.test_metrics):
+        assert metrics.confusion.sum() == labels.numel()
+        accuracy = (logits.argmax(1) == labels).double().mean().item()
+        assert metrics.compute()["pixel_acc"].item() == pytest.approx(accuracy)

@@ -121,7 +121,7 @@ def mat_label(path: Path) -> None:
 
 
 def list_file(path: Path) -> None:
-    examples = read_list(path, FOLDER, missing_ok=True)
+    examples = read_list(path, FOLDER)
     if examples:
         FileDataset(examples, LabelCode.counted(5)).read(0)
 

@@ -1,110 +1,97 @@
 """`segrefine data`: check reads a data set through and reports what it holds, show makes a picture of it."""
 
 import sys
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from segrefine.cli.failures import explain_failure
-from segrefine.cli.options import explain, register_plugins
-from segrefine.core.config import CONFIG_FOLDER, list_names
-from segrefine.core.errors import UserError, did_you_mean
+from segrefine.cli.command import run_command
+from segrefine.core.errors import BadFileError, UserError
+from segrefine.core.options import Count
 from segrefine.core.text import printable
-from segrefine.data.build import build_datamodule
-from segrefine.data.check import check, render
-from segrefine.data.datamodule import SPLITS, SegmentationDataModule
-from segrefine.data.dataset import LeftOut
-from segrefine.data.files import spread
-from segrefine.io.images import save_image
-from segrefine.viz import contact_sheet
-
-HELP = """Usage: segrefine data check [datamodule=NAME] [datamodule.OPTION=VALUE ...]
-       segrefine data show output=FILE.png [split=train] [count=12] [datamodule=NAME] ...
-
-check reads every image and label of every split and reports their sizes, how much of the pixels each class has, the
-weights of median frequency balancing, and every file that cannot be used, by name. The exit status is 1 if there is
-any.
-
-show writes a picture of a few images, spread over the split, beside their coloured labels, with the classes' names.
-
-datamodule: one of {names} (shapes if not given)
-options: those of conf/datamodule/NAME.yaml, such as datamodule.root=FOLDER
-
-Example: segrefine data check datamodule=camvid datamodule.root=data/CamVid"""
-
-COMMANDS = ("check", "show")
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command and return its exit status: 0 all well, 1 bad files, 2 a mistake in the call."""
-    names = list_names("datamodule")
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(HELP.format(names=", ".join(names)))
-        return 0
-    command, *overrides = arguments
-    try:
-        if command not in COMMANDS:
-            raise UserError(f"There is no command '{command}'.{did_you_mean(command, COMMANDS)}")
-        if command == "show":
-            return show(overrides, names)
-        datamodule = build(overrides, names)
-        reports = check(datamodule)
-    except (UserError, OSError) as error:
-        explained = error if isinstance(error, UserError) else explain_failure(error)
-        if explained is None:
-            raise
-        print(f"error: {explained}", file=sys.stderr)
-        return 2
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `conf/data.yaml` beside its group."""
+
+    command: Literal["check", "show"] | None
+    write_exclude: str | None
+    output: str | None
+    split: Literal["train", "val", "test"]
+    count: Count
+
+
+def task(cfg: DictConfig, folder: Path) -> None:
+    if cfg.command is None:
+        raise UserError("Name the command first: segrefine data check, or segrefine data show.")
+    run_check(cfg) if cfg.command == "check" else run_show(cfg)
+
+
+def run_check(cfg: DictConfig) -> None:
+    """Print what the data set holds; exit with status 1 if files are bad."""
+    from segrefine.data.check import check, render
+    from segrefine.data.exclude import write_exclude
+
+    file = None if cfg.write_exclude is None else Path(str(cfg.write_exclude)).expanduser()
+    if file and (file.exists() or cfg.datamodule.get("exclude")):
+        raise UserError(
+            f"write_exclude={file} lists every bad example in a new file. Give a name that is not taken, and no "
+            "datamodule.exclude."
+        )
+    datamodule = _build(cfg)
+    reports = check(datamodule)
     print(printable(render(reports, datamodule.classes)))
-    return 1 if any(report.bad for report in reports) else 0
+    if file:
+        write_exclude(file, [(report.split, *bad) for report in reports for bad in report.bad.items()])
+        print(printable(f"To skip the bad files: datamodule.exclude={file}"))
+    if any(report.bad for report in reports):
+        sys.exit(1)
 
 
-def show(arguments: list[str], names: list[str]) -> int:
-    """Writes the contact sheet; raises UserError."""
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    own = {name: value for name, value in given.items() if name in ("output", "split", "count")}
-    datamodule = build([argument for argument in arguments if argument.split("=")[0] not in own], names)
-    output, split, count = own.get("output"), own.get("split", "train"), own.get("count", "12")
-    if output is None:
+def run_show(cfg: DictConfig) -> None:
+    """Write the contact sheet."""
+    from segrefine.data.files import spread
+    from segrefine.io.images import EXTENSIONS, save_image
+    from segrefine.viz import contact_sheet
+
+    if cfg.output is None:
         raise UserError("Give output=FILE.png, where the picture goes.")
-    if split not in SPLITS:
-        raise UserError(f"There is no split '{split}'.{did_you_mean(split, SPLITS)}")
-    if not count.isdecimal() or int(count) < 1:
-        raise UserError(f"count={count} should be a whole number, 1 or more.")
-    dataset = datamodule.dataset(split)
-    found = [dataset.attempt(dataset.read, index) for index in spread(len(dataset), int(count))]
-    examples = [example for example in found if not isinstance(example, LeftOut)]
+    output = Path(str(cfg.output))
+    if output.suffix.lower() not in EXTENSIONS:
+        raise UserError(f"output={output} should end in one of {', '.join(EXTENSIONS)}.")
+    datamodule = _build(cfg)
+    dataset = datamodule.dataset(cfg.split)
+    chosen, examples = spread(len(dataset), cfg.count), []
+    for index in chosen:
+        with suppress(BadFileError):
+            examples.append(dataset.read(index))
     if not examples:
-        raise UserError(f"None of the {len(found)} images can be shown. segrefine data check says why.")
+        raise UserError(f"None of the {len(chosen)} images can be shown. segrefine data check says why.")
     images = [image.permute(1, 2, 0).numpy() for image, _ in examples]
     sheet = contact_sheet(images, [label.numpy() for _, label in examples], datamodule.palette, datamodule.classes)
-    save_image(sheet, Path(output))
-    print(f"{len(examples)} of {len(dataset)} images of {split}: {output}")
-    return 0
+    save_image(sheet, output)
+    print(printable(f"{len(examples)} of {len(dataset)} images of {cfg.split}: {output}"))
 
 
-def build(overrides: list[str], names: list[str]) -> SegmentationDataModule:
-    """The data module that the overrides describe; raises UserError."""
-    chosen = [override.partition("=")[2] for override in overrides if override.startswith("datamodule=")]
-    name = chosen[-1] if chosen else "shapes"
-    if name not in names:
-        raise UserError(f"There is no datamodule '{name}'.{did_you_mean(name, names)}")
-    options = [override for override in overrides if not override.startswith("datamodule=")]
-    try:
-        register_plugins()
-        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            config = compose(overrides=[f"+datamodule={name}", *options])
-    except HydraException as error:
-        raise UserError(explain(error)) from error
-    plain: Any = OmegaConf.to_container(config.datamodule, resolve=True, throw_on_missing=True)
-    return build_datamodule(plain)
+def _build(cfg: DictConfig) -> Any:
+    from segrefine.data.build import build_datamodule
+
+    options: Any = OmegaConf.to_container(cfg.datamodule, resolve=True)
+    return build_datamodule(options)
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    """Run the command; its name comes first, without an option's."""
+    words = sys.argv[1:]
+    if not words:
+        sys.argv.append("--help")
+    elif not words[0].startswith("-") and "=" not in words[0]:
+        sys.argv[1] = f"command={words[0]}"
+    run_command("data", task, Options)
 
 
 if __name__ == "__main__":

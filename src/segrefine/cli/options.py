@@ -79,9 +79,8 @@ def check_options(cfg: DictConfig, options: type) -> None:
     make_options(options, own, "The command", "")
 
 
-def explain(error: Exception, config_name: str | None = None) -> str:
-    """A config error in one message that names the option and the nearest valid names that the command
-    has."""
+def explain(error: Exception, config_name: str) -> str:
+    """A config error in one message that names the option and the nearest valid names that the command has."""
     text = "\n".join(str(part) for part in (error, error.__cause__) if part)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, value = error.missing_cfg_file.rpartition("/")
@@ -110,6 +109,11 @@ def explain(error: Exception, config_name: str | None = None) -> str:
         known = group_options(group) if dot and group in groups else command_options(config_name)
         if dot and key in known:
             return _option_of_another(key, groups[group])
+        if key == "datamodule.on_error":
+            return (
+                "datamodule.on_error is gone: a bad file stops the run. To skip bad files, list them with "
+                "segrefine data check write_exclude=FILE, then give datamodule.exclude=FILE."
+            )
         if key == "experiment":
             return "Experiments are added to the defaults, with a plus: +experiment=NAME."
         return f"There is no option {key!r}.{did_you_mean(key, known)}"
@@ -138,10 +142,8 @@ def _option_of_another(key: str, default: str) -> str:
     return message
 
 
-def _groups(config_name: str | None) -> dict[str, str]:
+def _groups(config_name: str) -> dict[str, str]:
     """The groups of a command, with the value each has by default."""
-    if config_name is None:
-        return {"datamodule": "shapes"}
     entries = yaml.safe_load((CONFIG_FOLDER / f"{config_name}.yaml").read_text())["defaults"]
     pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
     return {group: value for group, value in pairs if not group.startswith("override")}
@@ -155,8 +157,8 @@ def group_options(group: str) -> set[str]:
     return {f"{group}.{key}" for content in contents for key in flatten(content) if not key.startswith("defaults")}
 
 
-def command_options(config_name: str | None) -> set[str]:
+def command_options(config_name: str) -> set[str]:
     """The groups of a command and the options of its own."""
-    content = yaml.safe_load((CONFIG_FOLDER / f"{config_name}.yaml").read_text()) if config_name else {}
+    content = yaml.safe_load((CONFIG_FOLDER / f"{config_name}.yaml").read_text())
     own = {key for key in flatten(content) if not key.startswith(("hydra", "defaults"))}
     return own | _groups(config_name).keys()

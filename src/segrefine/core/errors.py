@@ -18,7 +18,7 @@ class UserError(ValueError):
 
 
 class BadFileError(UserError):
-    """A file of the data that cannot be used; its message names it. `datamodule.on_error` says what follows."""
+    """A file of the data that cannot be used; its message names it."""
 
 
 class NonFiniteError(UserError):

@@ -69,8 +69,9 @@ def make_options(kind: type[Options], given: Mapping[str, Any], where: str, pref
 
 def _checked(expected: Any, value: Any, name: str) -> Any:
     """Return the value if it fits the type, and of a mapping of options the dataclass."""
-    if is_dataclass(expected) and isinstance(value, Mapping):
-        return make_options(expected, value, name, f"{name}.")  # type: ignore[arg-type]
+    nested = next((part for part in (expected, *get_args(expected)) if is_dataclass(part)), None)
+    if nested is not None and isinstance(value, Mapping):
+        return make_options(nested, value, name, f"{name}.")  # type: ignore[arg-type]
     if tuple in (expected, get_origin(expected)) and isinstance(value, list):
         value = tuple(value)
     from pydantic import TypeAdapter, ValidationError  # here, since --help does without

@@ -40,6 +40,9 @@ FORMER_DATAMODULES = {
     "segrefine.data.voc.VOCWithSBDDataModule": "voc_sbd",
 }
 
+SUCCESSORS = {"datamodule.on_error": "exclude"}
+"""Options of older versions, and those that came after them, which get null."""
+
 Class = TypeVar("Class", bound=type)
 
 
@@ -86,7 +89,10 @@ class Registry:
         return {name for name, cls in self._classes.items() if not cls.__module__.startswith("segrefine.")}
 
     def rename(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return a config of the group with the class path that older versions stored replaced by its name."""
+        """Return a config of the group as this version writes it: the class path that older versions stored replaced by
+        its name, and an option that is gone by what came after it."""
+        gone = {key: new for key in options if (new := SUCCESSORS.get(f"{self.group}.{key}"))}
+        options = {gone.get(key, key): None if key in gone else value for key, value in options.items()}
         if "_target_" not in options:
             return options
         load_plugins()
@@ -129,7 +135,7 @@ def load_plugins() -> None:
 
 
 def rename_classes(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's config with the class paths of older versions replaced by names."""
+    """Return a run's config with the class paths and options of older versions replaced."""
     groups = {registry.group: registry for registry in (DECODERS, DATAMODULES)}
     return {
         key: groups[key].rename(value) if key in groups and isinstance(value, dict) else value

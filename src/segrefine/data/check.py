@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from segrefine.core.errors import UserError
+from segrefine.core.errors import BadFileError
 from segrefine.core.labels import VOID
 from segrefine.data.class_weights import class_pixels, median_frequency
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
@@ -15,18 +15,23 @@ from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 
 @dataclass
 class SplitReport:
-    """What one split holds: a message for each file or pair that cannot be used, and about the N images that can be
-    their sizes (height, width), with how many have each, and their pixels of each class, (N, K), and of void, (N,)."""
+    """What one split holds.
+
+    Attributes:
+        bad: what is wrong with the examples that cannot be used, by id.
+        sizes: (height, width) of the other N images, with how many have each.
+        pixels: of each class, (N, K). void: pixels of void, (N,).
+    """
 
     split: str
-    bad: list[str]
+    bad: dict[str, str]
     sizes: Counter[tuple[int, ...]]
     pixels: np.ndarray
     void: np.ndarray
 
 
 def check(datamodule: SegmentationDataModule) -> list[SplitReport]:
-    """Reads every image and label of every split, in parallel; the train split comes first."""
+    """Read every image and label of every split, in parallel; the train split comes first."""
     return [_check_split(datamodule, split) for split in SPLITS if split != "test" or datamodule.has_test]
 
 
@@ -39,7 +44,7 @@ def render(reports: list[SplitReport], classes: list[str]) -> str:
         void = report.void.sum() / max(report.void.sum() + report.pixels.sum(), 1)
         lines.append(f"{report.split}: {len(report.void)} good images; height x width: {sizes or 'none'}{more}")
         lines.append(f"  void: {void:.2%} of all pixels; bad files: {len(report.bad)}")
-        lines += [f"  BAD {message}" for message in report.bad]
+        lines += [f"  BAD {message}" for message in report.bad.values()]
     heads = [f"{report.split + ' share':>14}{'images':>8}" for report in reports]
     lines += ["", f"{'class':<24}{'weight':>10}{''.join(heads)}"]
     weights = median_frequency(*class_pixels(reports[0].pixels))
@@ -54,26 +59,23 @@ def render(reports: list[SplitReport], classes: list[str]) -> str:
 
 
 def _check_split(datamodule: SegmentationDataModule, split: str) -> SplitReport:
-    report = SplitReport(split, [], Counter(), np.zeros((0, datamodule.num_classes), np.int64), np.zeros(0, np.int64))
-    try:
-        dataset = datamodule.dataset(split)
-    except UserError as error:  # no such folder, or files without a partner
-        report.bad.append(str(error))
-        return report
+    report = SplitReport(split, {}, Counter(), np.zeros((0, datamodule.num_classes), np.int64), np.zeros(0, np.int64))
+    dataset = datamodule.dataset(split)
 
     def read(index: int) -> np.ndarray | str:
         """The label as an array, or what is wrong with the example."""
         try:
             return dataset.read(index)[1].numpy()
-        except UserError as error:
+        except BadFileError as error:
             return str(error)
 
     histograms = []
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
         found_all = pool.map(read, range(len(dataset)))
-        for found in tqdm(found_all, split, len(dataset), leave=False, disable=None):  # silent but on a terminal
+        found_all = tqdm(found_all, split, len(dataset), leave=False, disable=None)  # silent but on a terminal
+        for name, found in zip(dataset.ids, found_all, strict=True):
             if isinstance(found, str):
-                report.bad.append(found)
+                report.bad[name] = found
             else:
                 report.sizes[found.shape] += 1
                 histograms.append(np.bincount(found.ravel(), minlength=VOID + 1))

@@ -3,9 +3,8 @@
 import logging
 import os
 import signal
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,26 +16,22 @@ from torch.utils.data import DataLoader, default_collate
 
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID, voc_colour_map
+from segrefine.core.options import Auto, Count, Size, Whole
 from segrefine.core.signals import STOP_SIGNALS
 from segrefine.data.class_weights import class_pixels, median_frequency
-from segrefine.data.dataset import Item, LeftOut, SegmentationDataset, Transform
+from segrefine.data.dataset import Item, SegmentationDataset, Transform
 from segrefine.data.sampler import TrainSampler
-from segrefine.data.transforms import PAD_COLOUR, Augmentation, TrainTransform, parse_crop_size
+from segrefine.data.transforms import Augmentation, TrainTransform, parse_crop_size
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
-BLANK = (64, 64)
-"""Height and width of what stands for a batch of which nothing is left, where there is no crop size: any that the
-networks take."""
-
 
 class SegmentationDataModule(LightningDataModule):
     """A subclass gives `classes` and `dataset(split)`; this class makes loaders and statistics of them.
 
-    Batches are dicts: image (B, 3, H, W) uint8, label (B, H, W) uint8, id (list of str), index (B,) int64, and
-    left_out, a `LeftOut` for each example that is not in it (`collate`).
+    Batches are dicts: image (B, 3, H, W) uint8, label (B, H, W) uint8, id (list of str) and index (B,) int64.
 
     Args:
         options: of the group `datamodule`, see `Options`.
@@ -49,15 +44,11 @@ class SegmentationDataModule(LightningDataModule):
         """Options that every data set has. The defaults are neutral: those to train with stand in conf/datamodule."""
 
         name: str | None = None
-        batch_size: int = 8
-        eval_batch_size: int = 1
-        crop_size: int | Sequence[int] | None = None
-        num_workers: int | str = "auto"
-        augment: Mapping | None = None
-
-        def __post_init__(self) -> None:
-            require_count("batch_size", self.batch_size)
-            require_count("eval_batch_size", self.eval_batch_size)
+        batch_size: Count = 8
+        eval_batch_size: Count = 1
+        crop_size: Size = None
+        num_workers: Whole | Auto = "auto"
+        augment: Augmentation = field(default_factory=Augmentation)
 
     options: Any
 
@@ -69,11 +60,11 @@ class SegmentationDataModule(LightningDataModule):
         self.options, self.run_seed, self._test_split = options, run_seed, test_split
         self.name = options.name
         self.batch_size, self.eval_batch_size = options.batch_size, options.eval_batch_size
-        self.num_workers = self._parse_workers(options.num_workers)
+        workers = 0 if self.in_memory else min(available_cpus(), 8)
+        self.num_workers = workers if options.num_workers == "auto" else options.num_workers
         self._epoch = self._batches = 0  # where training begins: the batches of that epoch which were seen already
-        self.train_transform = TrainTransform(
-            parse_crop_size(options.crop_size), Augmentation.from_options(options.augment)
-        )
+        self._eval_batch_sizes: dict[str, int] = {}  # by split
+        self.train_transform = TrainTransform(parse_crop_size(options.crop_size), options.augment)
 
     def dataset(self, split: str, transform: Transform | None = None) -> SegmentationDataset:
         """The examples of "train", "val" or "test"."""
@@ -104,8 +95,8 @@ class SegmentationDataModule(LightningDataModule):
         return self._test_split or ("test" if self.has_test else "val")
 
     def image_size(self, split: str) -> tuple[int, int]:
-        """Height and width in pixels of the split's first image (that can be used)."""
-        height, width = self.dataset(split).first_label().shape
+        """Height and width in pixels of the split's first image."""
+        height, width = self.dataset(split).read(0)[1].shape
         return height, width
 
     def setup(self, stage: str | None = None) -> None:
@@ -125,6 +116,8 @@ class SegmentationDataModule(LightningDataModule):
                 "set it to that number or less."
             )
         remedy = "Set datamodule.crop_size (or datamodule.batch_size=1)."
+        if self.batch_size > 1 and self.train_transform.crop_size is None and not dataset.one_size():
+            raise UserError(f"The training images differ in size. {remedy}")
         sampler = TrainSampler(
             len(dataset), self.run_seed, *self._place(), self._epoch, self._batches * self.batch_size
         )
@@ -150,10 +143,7 @@ class SegmentationDataModule(LightningDataModule):
         dataset = self.dataset("train")
 
         def histogram(index: int) -> np.ndarray:
-            label = dataset.attempt(dataset.read_label, index)
-            if isinstance(label, LeftOut):  # adds nothing
-                return np.zeros(self.num_classes, np.int64)
-            return np.bincount(label.numpy().ravel(), minlength=VOID)[: self.num_classes]
+            return np.bincount(dataset.read_label(index).numpy().ravel(), minlength=VOID)[: self.num_classes]
 
         with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
             return class_pixels(np.stack(list(pool.map(histogram, range(len(dataset))))))
@@ -167,12 +157,23 @@ class SegmentationDataModule(LightningDataModule):
         return torch.from_numpy(weights)
 
     def _eval_dataloader(self, split: str) -> DataLoader[Item]:
-        """A split in order, at native size, nothing left out. Of several processes each takes every so many-th image,
-        one more or less than another, so that none counts twice; PyTorch's sampler would repeat some."""
+        """A whole split in order, at native size. Of several processes each takes every so many-th image, one more or
+        less than another, so that none counts twice; PyTorch's sampler would repeat some."""
         dataset = self.dataset(split)
         rank, world = self._place()
         share = range(rank, len(dataset), world)
-        return self._loader(dataset, self.eval_batch_size, "Set datamodule.eval_batch_size=1.", sampler=share)
+        size = self._eval_batch_size(split, dataset)
+        return self._loader(dataset, size, "Set datamodule.eval_batch_size=1.", sampler=share)
+
+    def _eval_batch_size(self, split: str, dataset: SegmentationDataset) -> int:
+        """Return `eval_batch_size`, or 1 for images that differ in size, which make no batch. Looks once a split."""
+        if split not in self._eval_batch_sizes:
+            size = self.eval_batch_size
+            if size > 1 and not dataset.one_size():
+                log.info(f"The images of {split} differ in size, so they are scored one by one, not {size} at a time.")
+                size = 1
+            self._eval_batch_sizes[split] = size
+        return self._eval_batch_sizes[split]
 
     def _place(self) -> tuple[int, int]:
         """The rank of this process and how many there are."""
@@ -186,14 +187,9 @@ class SegmentationDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             worker_init_fn=outlive_signals,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=partial(collate, remedy=remedy, blank=self.train_transform.crop_size or BLANK),
+            collate_fn=partial(collate, remedy=remedy),
             **options,
         )
-
-    def _parse_workers(self, num_workers: int | str) -> int:
-        if num_workers == "auto":
-            return 0 if self.in_memory else min(available_cpus(), 8)
-        return require_count("num_workers", num_workers, least=0, otherwise="'auto' or ")
 
 
 GRACE = 30
@@ -208,34 +204,15 @@ def outlive_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
-def require_count(option: str, value: object, least: int = 1, otherwise: str = "") -> int:
-    """The value, if it is a whole number of at least `least`; else a UserError that names the option."""
-    if not isinstance(value, int) or value < least:
-        raise UserError(f"datamodule.{option}={value} should be {otherwise}a whole number, {least} or more.")
-    return value
-
-
 def available_cpus() -> int:
     """CPU cores this process may use, which in a container can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def collate(found: list[Item | LeftOut], remedy: str, blank: tuple[int, int] = BLANK) -> dict:
-    """Stacks items into a batch; images of different sizes raise a UserError that ends in `remedy`.
-
-    What cannot be used is named in `left_out`. If that is all, the batch has no id and no index, but images of the size
-    `blank` (height, width) that are wholly void: every process of a distributed run takes as many steps, this one with
-    a loss of 0 and no gradient.
-    """
-    items = [item for item in found if not isinstance(item, LeftOut)]
-    left_out = {"left_out": [item for item in found if isinstance(item, LeftOut)]}
-    if not items:
-        colour = torch.tensor(PAD_COLOUR, dtype=torch.uint8)[:, None, None]
-        image = colour.repeat(len(found), 1, *blank)  # as many as ever: batch norm may need more than one
-        label = torch.full((len(found), *blank), VOID, dtype=torch.uint8)
-        return {"image": image, "label": label, "id": [], "index": torch.empty(0, dtype=torch.int64)} | left_out
+def collate(items: list[Item], remedy: str) -> dict:
+    """Stack items into a batch; images of different sizes raise a UserError that ends in `remedy`."""
     sizes = {item["id"]: tuple(item["label"].shape) for item in items}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
         raise UserError(f"Images of one batch differ in size (height x width): {listed}. {remedy}")
-    return default_collate(items) | left_out
+    return default_collate(items)

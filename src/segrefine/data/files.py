@@ -1,8 +1,10 @@
 """Data sets of image and label files: pairing the files, decoding label values, and the checks before training."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from difflib import get_close_matches
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +13,14 @@ from torch import Tensor
 
 from segrefine.core.errors import BadFileError, UserError, listing
 from segrefine.data.cache import Cache
-from segrefine.data.datamodule import SegmentationDataModule
+from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
+from segrefine.data.exclude import read_exclude
 from segrefine.data.label_code import LabelCode
 from segrefine.io.download import Archive, alone, provide
 from segrefine.io.images import NameOf, find_images, image_size, read_image, read_label, stem_of
+
+log = logging.getLogger(__name__)
 
 HEADERS_CHECKED = 200
 LABELS_CHECKED = 8
@@ -43,9 +48,8 @@ class FileDataset(SegmentationDataset):
         transform: Transform | None = None,
         read_values: ReadValues = read_label,
         cache: Path | None = None,
-        skip_bad: bool = False,
     ) -> None:
-        super().__init__([example.id for example in examples], transform, skip_bad)
+        super().__init__([example.id for example in examples], transform)
         self.cache = Cache(cache, code.table.tobytes()) if cache else None
         self.examples = examples
         self.code = code
@@ -67,12 +71,8 @@ class FileDataset(SegmentationDataset):
         return self.code.decode(self.read_values(path), path)
 
     def check(self) -> None:
-        """Looks for every file, compares image and label sizes, from the headers, and decodes a few labels, spread over
-        the split; with `skip_bad` just looks for one example that can be used."""
-        super().check()
-        if self.skip_bad:
-            self.first_label()
-            return
+        """Look for every file, compare sizes of images and labels by their headers, and decode labels; of both a few,
+        spread over the split."""
         files = [path for example in self.examples for path in (example.image, example.label)]
         absent = [str(path) for path in files if not path.is_file()]
         if absent:
@@ -82,6 +82,15 @@ class FileDataset(SegmentationDataset):
             self._check_size(example, image_size(example.image), self._label_size(example.label))
         for index in spread(len(self), LABELS_CHECKED):
             self.read_label(index)
+
+    def one_size(self) -> bool:
+        """By the headers, up to the first that differs. Labels' first: Pillow decodes a PNG for its EXIF tag."""
+        sizes = (
+            image_size(example.image) if example.label.suffix == ".mat" else self._label_size(example.label)
+            for example in self.examples
+        )
+        first = next(sizes)
+        return all(size == first for size in sizes)
 
     def _label_size(self, path: Path) -> tuple[int, ...]:
         """Height and width, where there is a header to tell them, from that alone."""
@@ -116,19 +125,10 @@ class FileDataModule(SegmentationDataModule):
         root: str | None = None
         download: bool = False
         cache: str | None = None
-        on_error: str = "stop"
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.on_error not in ("stop", "skip"):
-                raise UserError(
-                    f"datamodule.on_error={self.on_error} should be stop (at a bad image or label) or skip (leave it "
-                    "out)."
-                )
+        exclude: str | None = None
 
     def __init__(self, options: Options, run_seed: int = 0, test_split: str | None = None) -> None:
         super().__init__(options, run_seed, test_split)
-        self.skip_bad = options.on_error == "skip"
         self.cache = Path(options.cache).expanduser() if options.cache else None
         self._listed: dict[str, list[Example]] = {}
 
@@ -172,18 +172,41 @@ class FileDataModule(SegmentationDataModule):
         """The files of "train", "val" or "test"."""
         raise NotImplementedError
 
+    @cached_property
+    def excluded(self) -> dict[str, set[str]]:
+        """The ids to skip by split, from the file `exclude`; logs how many."""
+        if not self.options.exclude:
+            return {}
+        excluded = read_exclude(Path(self.options.exclude).expanduser())
+        counts = ", ".join(f"{len(excluded.get(split, ()))} of {split}" for split in SPLITS)
+        log.info(f"datamodule.exclude={self.options.exclude} skips {counts}")
+        return excluded
+
     def list_once(self, split: str) -> list[Example]:
-        """`examples`, looked up once a split: a large folder on a network takes seconds to list."""
+        """Return `examples` without the excluded ones, looked up once a split: a large folder on a network takes
+        seconds to list."""
         if split not in self._listed:
-            self._listed[split] = self.examples(split)
+            self._listed[split] = self._without_excluded(split, self.examples(split))
         return self._listed[split]
+
+    def _without_excluded(self, split: str, examples: list[Example]) -> list[Example]:
+        excluded, known = self.excluded.get(split, set()), [example.id for example in examples]
+        option = f"datamodule.exclude={self.options.exclude}"
+        if unknown := sorted(excluded.difference(known)):
+            nearest = get_close_matches(unknown[0], known, 1, cutoff=0)
+            hint = f" The nearest id is {nearest[0]!r}." if nearest else ""
+            raise UserError(f"{option}: {split} has no example {unknown[0]!r}.{hint}")
+        remaining = [example for example in examples if example.id not in excluded]
+        if examples and not remaining:
+            raise UserError(f"{option} leaves no image of {split}: it names all {len(examples)}.")
+        return remaining
 
     def read_values(self, path: Path) -> np.ndarray:
         """The stored values of a label file."""
         return read_label(path)
 
     def dataset(self, split: str, transform: Transform | None = None) -> FileDataset:
-        return FileDataset(self.list_once(split), self.code, transform, self.read_values, self.cache, self.skip_bad)
+        return FileDataset(self.list_once(split), self.code, transform, self.read_values, self.cache)
 
     def folder(self, *places: str) -> Path:
         """The first of `places`, relative to `root`, that is a folder."""
@@ -215,7 +238,7 @@ class FileDataModule(SegmentationDataModule):
 
 
 def pair_files(images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of) -> list[Example]:
-    """Images and labels of the same id, by default their stems; a file without an id is left out.
+    """Images and labels of the same id, by default their stems; a file without an id is skipped.
 
     One that lacks the other is paired with the name of what is not there, ID.*, so that it is missed by name when it is
     read or checked for. UserError if there are no images at all.
@@ -232,13 +255,14 @@ def pair_files(images: Path, labels: Path, image_id: NameOf = stem_of, label_id:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file; UserError, naming it, if it is no text."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()  # Windows' Notepad marks the order of bytes
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8 ({error}). Write it anew as a list of lines.") from error
+        raise UserError(f"{path} is not UTF-8 text ({error}). Save it as a list of lines in UTF-8.") from error
 
 
 def has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    """Return whether the folder holds anything but hidden files, such as .gitkeep and .DS_Store."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def spread(count: int, wanted: int) -> list[int]:

@@ -10,6 +10,9 @@ from torch import Tensor
 from segrefine.core.errors import BadFileError, listing
 from segrefine.core.labels import VOID
 
+VALUES = 2**16
+"""Label files hold values below this."""
+
 _STRANGE = 254
 """Stands in a table of bytes for a value that means nothing."""
 
@@ -19,7 +22,7 @@ class LabelCode:
 
     def __init__(self, meaning: Mapping[int, int], num_classes: int) -> None:
         self.num_classes = num_classes
-        self.table = np.full(2**16, -1, np.int16)
+        self.table = np.full(VALUES, -1, np.int16)
         for value, target in meaning.items():
             self.table[value] = target
         self._bytes = np.where(self.table < 0, _STRANGE, self.table)[:256].astype(np.uint8).tobytes()

@@ -3,16 +3,19 @@
 Every random draw comes from torch's global generator, which the data set seeds for each example.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID
+from segrefine.core.options import Positive, Size
 
 PAD_COLOUR = (124, 116, 104)
 """Fills images smaller than the crop: ImageNet's mean colour, which the usual normalisation turns into zero."""
@@ -29,43 +32,23 @@ class Augmentation:
         RefineNet's release does (main/batch_do_data_crop.m, gen_crop_point_class_sample, in github guosheng/refinenet).
     """
 
-    scale: Sequence[float] | None = None
+    scale: Sequence[Positive] | None = None
     flip: bool = False
-    jitter: float = 0.0
+    jitter: Annotated[float, Interval(ge=0, le=1)] = 0.0
     class_sampled: bool = False
 
     def __post_init__(self) -> None:
-        match self.scale:
-            case None:
-                pass
-            case [float() | int() as low, float() | int() as high] if 0 < low <= high < float("inf"):
-                pass
-            case _:
-                raise UserError(
-                    f"datamodule.augment.scale={self.scale} should be null or [low, high], finite and 0 < low <= high."
-                )
-        if not (isinstance(self.jitter, float | int) and 0 <= self.jitter <= 1):
-            raise UserError(f"datamodule.augment.jitter={self.jitter} should lie between 0 (off) and 1.")
-
-    @classmethod
-    def from_options(cls, options: Mapping | None) -> "Augmentation":
-        """From the `augment` group of a config; raises UserError for an unknown name."""
-        options = dict(options or {})
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise UserError(f"datamodule.augment has no option '{name}'.{did_you_mean(name, known)}")
-        return cls(**options)
+        if self.scale is not None and (len(self.scale) != 2 or self.scale[0] > self.scale[1]):
+            raise UserError(f"datamodule.augment.scale={self.scale} should be [low, high], low first, or null.")
 
 
-def parse_crop_size(crop_size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """Height and width in pixels from `null`, one number or `[height, width]`."""
-    if crop_size is None:
-        return None
-    match (crop_size,) * 2 if isinstance(crop_size, int) else crop_size:
-        case [int(height), int(width)] if height > 0 and width > 0:
-            return height, width
-    raise UserError(f"datamodule.crop_size={crop_size} should be null, one number or [height, width], in pixels.")
+def parse_crop_size(crop_size: Size) -> tuple[int, int] | None:
+    """Return height and width in pixels from None, one number or `[height, width]`."""
+    if crop_size is None or isinstance(crop_size, int):
+        return None if crop_size is None else (crop_size, crop_size)
+    if len(crop_size) != 2:
+        raise UserError(f"datamodule.crop_size={crop_size} should be null, one number or [height, width], in pixels.")
+    return crop_size[0], crop_size[1]
 
 
 class TrainTransform:

@@ -9,7 +9,6 @@ from segrefine.core.errors import UserError, did_you_mean
 from segrefine.data.build import build_datamodule
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.data.submission import check_benchmark
-from segrefine.engine.callbacks.left_out import LeftOutList
 from segrefine.engine.callbacks.pictures import PredictionWriter
 from segrefine.engine.callbacks.progress import Throughput
 from segrefine.engine.module import SegmentationModule
@@ -42,8 +41,8 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     datamodule = _check_data(config, checkpoint)
     net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
     module = SegmentationModule(net, inference=Inference(net, **config["tta"], window=config["window"]))
-    timer, left_out = Throughput(), LeftOutList()
-    callbacks: list[Callback] = [timer, left_out]
+    timer = Throughput()
+    callbacks: list[Callback] = [timer]
     check_benchmark(cfg.submission, datamodule.num_classes)
     if cfg.save_predictions or cfg.submission:
         callbacks.append(PredictionWriter(folder, datamodule.palette, cfg.submission))
@@ -61,10 +60,9 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
         checkpoint=str(cfg.checkpoint),
         images_per_second=timer.images_per_second,
         peak_memory_bytes=peak_memory(module.device),
-        left_out=left_out.entries,
     )
     if trainer.is_global_zero:
-        report(summary, folder, left_out)
+        report(summary, folder)
     return summary
 
 

@@ -12,11 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from segrefine.core.errors import NonFiniteError, UserError
+from segrefine.core.labels import VOID
 from segrefine.core.seeding import mix
 from segrefine.engine.losses import training_loss, validation_loss
 from segrefine.engine.optim import create_optimizer, parameter_groups
 from segrefine.engine.recipe import Recipe
 from segrefine.metrics.segmentation import SegmentationMetrics
+from segrefine.models.encoders.base import pad_small
 from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import Inference
 from segrefine.weights.checkpoint import load_model, read_checkpoint
@@ -26,8 +28,7 @@ log = logging.getLogger(__name__)
 SCORES = ("mIoU", "pixel_acc", "mean_acc", "fwIoU", "boundary_IoU")
 
 Batch = dict[str, Any]
-"""image (B, 3, H, W) uint8 RGB; label (B, H, W) uint8 with void 255; id list of str; index (B,) int64. One of which no
-example could be used has no id and no index; its images are wholly void and count in no score."""
+"""image (B, 3, H, W) uint8 RGB; label (B, H, W) uint8 with void 255; id list of str; index (B,) int64."""
 
 
 class SegmentationModule(LightningModule):
@@ -100,9 +101,10 @@ class SegmentationModule(LightningModule):
         return self
 
     def images(self, batch: Batch) -> Tensor:
-        """The batch's images as the network takes them: (B, 3, H, W) float32, normalised, in its layout."""
+        """The batch's images as the network takes them: (B, 3, H, W) float32, normalised, in its layout, small ones
+        padded."""
         images = batch["image"].to(memory_format=self.net.layout)
-        return self.net.preprocess(images.float() / 255)
+        return pad_small(self.net.preprocess(images.float() / 255))
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         torch.manual_seed(mix(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
@@ -111,7 +113,8 @@ class SegmentationModule(LightningModule):
             self._statistics = [buffer.clone() for buffer in self.net.buffers()]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        loss = training_loss(self.net, self.images(batch), batch["label"], self.class_weights, self.recipe.loss)
+        labels = pad_small(batch["label"], VOID)
+        loss = training_loss(self.net, self.images(batch), labels, self.class_weights, self.recipe.loss)
         self._loss = loss.detach()
         self.log("train/loss", self._loss, prog_bar=True, logger=False)
         # The rate of the recipe; the encoder's is a fixed multiple of it.
@@ -142,15 +145,14 @@ class SegmentationModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
-        count = len(batch["id"])
-        loss, classes = validation_loss(
-            self.net, self.images(batch), batch["label"], self.class_weights, self.recipe.loss
-        )
+        count, (height, width) = len(batch["id"]), batch["label"].shape[1:]
+        labels = pad_small(batch["label"], VOID)
+        loss, classes = validation_loss(self.net, self.images(batch), labels, self.class_weights, self.recipe.loss)
         if self.recipe.loss == "sum":
-            loss = loss / max(count, 1)  # per image, whatever the size of the batches
+            loss = loss / count  # per image, whatever the size of the batches
         self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)
-        predictions = classes[:count]
-        self.val_metrics.update(predictions, batch["label"][:count])
+        predictions = classes[:, :height, :width]
+        self.val_metrics.update(predictions, batch["label"])
         return predictions
 
     def on_validation_epoch_end(self) -> None:
@@ -160,9 +162,9 @@ class SegmentationModule(LightningModule):
 
     def test_step(self, batch: Batch, batch_index: int) -> Tensor:
         """As `validation_step`, through `inference`, keeping the counts of every image."""
-        count = len(batch["id"])
-        predictions = self.inference.classes(self.images(batch))[:count]
-        self.test_metrics.update(predictions, batch["label"][:count], batch["index"])
+        height, width = batch["label"].shape[1:]
+        predictions = self.inference.classes(self.images(batch))[:, :height, :width]
+        self.test_metrics.update(predictions, batch["label"], batch["index"])
         return predictions
 
     def on_test_epoch_end(self) -> None:

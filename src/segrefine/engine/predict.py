@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from segrefine.data.submission import check_benchmark
 from segrefine.engine.callbacks.pictures import write_pictures
 from segrefine.engine.precision import autocast_dtype, choose_device
 from segrefine.io.images import EXTENSIONS, list_images, read_image
-from segrefine.models.encoders.base import MIN_SIDE
+from segrefine.models.encoders.base import pad_small
 from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import Inference
 from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
@@ -39,7 +38,7 @@ def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
         if cfg[option] is None:
             raise UserError(f"Give {option}=PATH. segrefine predict --help says more.")
     options: Any = OmegaConf.to_container(cfg)
-    paths = list_images(Path(cfg.input))
+    paths = list_images(Path(cfg.input), ignored_folder=Path(cfg.output))
     if not paths:
         raise UserError(f"input={cfg.input} holds no image files ({', '.join(EXTENSIONS)}).")
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
@@ -74,8 +73,7 @@ def segment(net: SegmentationModel, inference: Inference, image: Tensor) -> Tens
     A side below 32 pixels is continued by its last row or column, and the continuation cut off again.
     """
     height, width = image.shape[1:]
-    images = net.preprocess(image[None].float() / 255)
-    images = F.pad(images, (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height)), mode="replicate")
+    images = pad_small(net.preprocess(image[None].float() / 255))
     classes = inference.classes(images.contiguous(memory_format=net.layout))
     return classes[0, :height, :width]
 

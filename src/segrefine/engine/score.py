@@ -7,7 +7,6 @@ from typing import Any
 from lightning import Trainer
 
 from segrefine.data.datamodule import SegmentationDataModule
-from segrefine.engine.callbacks.left_out import LeftOutList
 from segrefine.engine.module import SCORES, SegmentationModule
 from segrefine.io.tensors import fingerprint
 from segrefine.runs.folder import RunFolder
@@ -47,10 +46,9 @@ def score(
     }
 
 
-def report(summary: Summary, folder: RunFolder, left_out: LeftOutList) -> None:
-    """Write the summary, and log it with the examples that were left out."""
+def report(summary: Summary, folder: RunFolder) -> None:
+    """Write the summary and log it."""
     summary.write(folder.summary)
-    left_out.warn()
     log.info(f"{render(summary)}\neverything is in {folder.path}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning import Callback, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from segrefine.core.errors import UserError
 from segrefine.core.signals import Stopped, StopRequest
@@ -17,7 +18,6 @@ from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.engine.callbacks.checkpoint import Checkpointing
 from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
-from segrefine.engine.callbacks.left_out import LeftOutList
 from segrefine.engine.callbacks.pictures import LabelWriter, PanelWriter
 from segrefine.engine.callbacks.progress import EpochLine, StepLog, Throughput
 from segrefine.engine.loggers import create_loggers
@@ -31,6 +31,7 @@ from segrefine.engine.trainer import check_trainer, create_trainer, is_rank_zero
 from segrefine.io.atomic import remove_parts, write_text
 from segrefine.models.build import build_model
 from segrefine.models.cost import count_parameters, measure_cost
+from segrefine.models.encoders.base import MIN_SIDE
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.environment import describe_environment
 from segrefine.runs.folder import RunFolder
@@ -66,7 +67,6 @@ class Training:
     module: SegmentationModule
     checkpointing: Checkpointing
     timer: Throughput
-    left_out: LeftOutList
 
 
 def train(cfg: DictConfig, path: Path) -> Summary:
@@ -124,6 +124,7 @@ def check(cfg: DictConfig, folder: RunFolder) -> Job:
     recipe = Recipe.from_config(config["recipe"]).resolve(pretrained, datamodule)
     recipe.check_norms(pretrained, net)
     create_optimizer(parameter_groups(net, recipe, recipe.lr), recipe)  # to see that it can be made
+    _check_batch_norm(net, recipe, datamodule)
     cost = measure_cost(net, datamodule.image_size("val"))
     return Job(config=config, folder=folder, datamodule=datamodule, resumed=resumed, net=net, recipe=recipe, cost=cost)
 
@@ -166,6 +167,17 @@ def begin(job: Job, cfg: DictConfig, training: Training) -> None:
     training.trainer.loggers = create_loggers(job.config["logger"], job.folder, job.config)
 
 
+def _check_batch_norm(net: SegmentationModel, recipe: Recipe, datamodule: SegmentationDataModule) -> None:
+    """Raise UserError for batches of one image whose coarsest map is one cell: one value a channel has no variance."""
+    size = datamodule.train_transform.crop_size or datamodule.image_size("train")
+    norms = not recipe.frozen_norm and any(isinstance(module, _BatchNorm) for module in net.modules())
+    if datamodule.batch_size == 1 and max(size) <= MIN_SIDE and norms:
+        raise UserError(
+            f"datamodule.batch_size=1 with images of {size[0]}x{size[1]} leaves batch norm one value per channel. Set "
+            "datamodule.batch_size=2 or more, a larger datamodule.crop_size or recipe.frozen_norm=true."
+        )
+
+
 def describe_network(job: Job) -> str:
     """The network's names and cost in one line."""
     cost, (height, width) = job.cost, job.cost["flops_size"]
@@ -184,10 +196,10 @@ def build(job: Job, stop: StopRequest) -> Training:
     if config["compile"]:
         job.net.compile()
     module = SegmentationModule(job.net, job.recipe, seed=config["seed"])
-    timer, left_out = Throughput(), LeftOutList()
+    timer = Throughput()
     description = describe(config, data.classes, data.palette)
     checkpointing = Checkpointing(folder, config["checkpoint_every_minutes"], stop, description)
-    callbacks: list[Callback] = [timer, left_out, StepLog(), checkpointing, EpochLine(timer)]
+    callbacks: list[Callback] = [timer, StepLog(), checkpointing, EpochLine(timer)]
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
     if config["log_gradients"]:
         callbacks.append(GradientNorms())
@@ -196,7 +208,6 @@ def build(job: Job, stop: StopRequest) -> Training:
         module=module,
         checkpointing=checkpointing,
         timer=timer,
-        left_out=left_out,
     )
 
 
@@ -224,11 +235,10 @@ def finish(job: Job, training: Training) -> Summary:
         seed=job.config["seed"],
         val_mIoU=finite(training.checkpointing.best_score),
         peak_memory_bytes=peak_memory(module.device),
-        left_out=training.left_out.entries,
         skipped_steps=module.skipped_steps,
     )
     if training.trainer.is_global_zero:
-        report(summary, job.folder, training.left_out)
+        report(summary, job.folder)
         for logger in training.trainer.loggers:
             if isinstance(logger, LenientWandbLogger):
                 logger.keep_files(job.folder)

@@ -30,6 +30,7 @@ _IDLE_WARNINGS = (
     ".*smaller than the logging interval.*",
     ".*your dataloader is not resumable.*",  # it is: the data module knows where it was
     ".*LeafSpec.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",  # of older versions
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # scores are summed over the processes already
 )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from segrefine.core.errors import BadFileError, UserError
@@ -33,15 +33,30 @@ NameOf = Callable[[Path], str | None]
 """The id of an example from the path of its image or label, None for a file that is not wanted."""
 
 
-def list_images(place: Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[Path]:
-    """An image file, or those of a folder (not of folders in it), sorted; hidden files and other endings left out."""
+def list_images(
+    place: Path, extensions: tuple[str, ...] = EXTENSIONS, ignored_folder: Path | None = None
+) -> list[Path]:
+    """Return an image file, or those of a folder, sorted; hidden files and other endings are skipped.
+
+    Raises:
+        UserError: There is no such place, or a folder below it holds images, which would be missed. One may be ignored.
+    """
     if place.is_file():
         return [place]
     if not place.is_dir():
         raise UserError(f"There is no file or folder {place}.")
-    return sorted(
-        path for path in place.iterdir() if path.suffix.lower() in extensions and not path.name.startswith(".")
-    )
+    seen = sorted(path for path in place.iterdir() if not path.name.startswith("."))
+    for folder in seen:
+        # Only what does not look like an image is asked whether it is a folder, which takes a call each.
+        if folder.suffix.lower() in extensions or not folder.is_dir():
+            continue
+        below = (path for path in folder.rglob("*") if path.suffix.lower() in extensions)
+        if any(ignored_folder is None or ignored_folder.resolve() not in path.resolve().parents for path in below):
+            raise UserError(
+                f"{folder} holds images, but only those in {place} itself are read. Move them up into {place}, or the "
+                "folder elsewhere. (datamodule=folder also reads lists of files: datamodule.train_list.)"
+            )
+    return [path for path in seen if path.suffix.lower() in extensions]
 
 
 def stem_of(path: Path) -> str:
@@ -64,8 +79,8 @@ def read_image(path: Path) -> Tensor:
     """RGB (3, H, W) uint8, upright by its EXIF orientation. Grey and palette images become RGB, 16 bits are scaled
     to 8, CMYK is converted without a colour profile, and transparency is dropped: colours are taken as stored."""
     with _naming(path), _open(path) as image:
-        # Pillow throughout: torchvision's JPEG decoder is no faster now, and is to be removed from it. What changes
-        # nothing is left out, since Pillow copies all pixels all the same.
+        # Pillow throughout: torchvision's JPEG decoder is no faster now, and is to be removed from it. Steps that
+        # change nothing are skipped, since Pillow would copy all pixels for them.
         upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
         if upright.mode != "RGB":
             upright = _to_8_bit(upright).convert("RGB")
@@ -169,6 +184,10 @@ def _naming(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise BadFileError(f"There is no file {path}.") from None
+    except UnidentifiedImageError:
+        raise BadFileError(
+            f"{path} is not an image file that Pillow can read. Replace the file or take it out of the data."
+        ) from None
     except Image.DecompressionBombError:
         raise BadFileError(
             f"{path} declares more than {MAX_PIXELS:,} pixels, the most that are read. Cut a larger picture into "

@@ -32,7 +32,7 @@ def count_regions(predictions: Tensor, labels: Tensor, num_classes: int) -> Tens
     """Intersection, truth and prediction within each of `REGIONS`, (B, 3 * len(REGIONS), K) int64, of maps (B, H, W)
     from `segrefine.metrics.segmentation.mark_void`."""
     trimaps = [_trimap_counts(predictions, labels, width, num_classes) for width in TRIMAP_WIDTHS]
-    sizes = np.zeros((len(labels), len(SIZES), 3, num_classes), np.int64)  # of no image where none could be used
+    sizes = np.zeros((len(labels), len(SIZES), 3, num_classes), np.int64)
     for image, pair in enumerate(zip(predictions.numpy(force=True), labels.numpy(force=True), strict=True)):
         sizes[image] = size_counts(*pair, num_classes)
     return torch.cat([*trimaps, torch.from_numpy(sizes).flatten(1, 2).to(labels.device)], dim=1)

@@ -7,6 +7,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from segrefine.models.encoders.base import MIN_SIDE
+
 
 def count_parameters(module: nn.Module) -> int:
     """Numbers in all parameters, those that are not trained included."""
@@ -30,5 +32,8 @@ def count_multiply_adds(net: nn.Module, size: tuple[int, int]) -> int:
 
 
 def measure_cost(net: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
-    """What summary.json says of it: `params`, `flops` (multiply-adds) and `flops_size`, the (H, W) they hold for."""
-    return {"params": count_parameters(net), "flops": count_multiply_adds(net, size), "flops_size": list(size)}
+    """What summary.json says of it: `params`, `flops` (multiply-adds) and `flops_size`, the (H, W) they hold for, which
+    is `size`, small sides padded."""
+    height, width = (max(side, MIN_SIDE) for side in size)
+    flops = count_multiply_adds(net, (height, width))
+    return {"params": count_parameters(net), "flops": flops, "flops_size": [height, width]}

@@ -24,7 +24,6 @@ class Summary:
         weights: 16 hexadecimal digits that tell the network's weights from others.
         val_mIoU: of the best checkpoint, when it was chosen.
         images_per_second: in training; of an evaluation, in that.
-        left_out: dicts of split, id and reason of examples that could not be used.
         skipped_steps: steps without an update, since the gradient was not finite.
         checkpoint, tta, window: what an evaluation scored, and how; None after a training.
     """
@@ -49,7 +48,6 @@ class Summary:
     train_seconds: float | None = None
     images_per_second: float | None = None
     peak_memory_bytes: int | None = None
-    left_out: list[dict[str, str]] = field(default_factory=list)
     skipped_steps: int = 0
     checkpoint: str | None = None
     tta: dict[str, Any] | None = None

@@ -59,7 +59,11 @@ class CityscapesDataModule(FileDataModule):
 
     def examples(self, split: str) -> list[Example]:
         images, labels = self.folder("leftImg8bit") / split, self.folder("gtFine") / split
-        stems = sorted(str(path.relative_to(images)).removesuffix(IMAGE_END) for path in images.glob(f"*/*{IMAGE_END}"))
+        stems = sorted(
+            str(path.relative_to(images)).removesuffix(IMAGE_END)
+            for path in images.glob(f"*/*{IMAGE_END}")
+            if not path.name.startswith(".")
+        )
         if not stems:
             raise UserError(f"There are no images in {images}. {self.expects}")
         return [

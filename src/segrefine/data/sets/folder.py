@@ -2,24 +2,29 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 
 from segrefine.core.errors import BadFileError, UserError, listing
 from segrefine.core.labels import VOID
 from segrefine.core.registry import register_datamodule
 from segrefine.data.datamodule import SPLITS
-from segrefine.data.dataset import LeftOut
 from segrefine.data.files import LABELS_CHECKED, Example, FileDataModule, has_files, read_lines, spread
 from segrefine.data.label_code import LabelCode
 from segrefine.io.images import read_label
 
 log = logging.getLogger(__name__)
+
+LabelValue = Annotated[int, Interval(ge=0, le=65535)]
+"""A value in the masks, which have up to 16 bits."""
 
 
 @register_datamodule("folder")
@@ -37,23 +42,12 @@ class FolderDataModule(FileDataModule):
             train_list, val_list, test_list: files of lines "image mask", paths relative to root; None: by folder.
         """
 
-        classes: str | Sequence[str] | None = None
-        label_map: Mapping[int, int] | None = None
-        void: int | None = VOID
+        classes: str | Sequence[str | int] | None = None
+        label_map: Mapping[LabelValue, LabelValue] | None = None
+        void: LabelValue | None = VOID
         train_list: str | None = None
         val_list: str | None = None
         test_list: str | None = None
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not isinstance(self.classes, str | Sequence | None):
-                raise UserError(
-                    f"datamodule.classes={self.classes} should be a file of names, a list of names, or null."
-                )
-            if not isinstance(self.label_map, Mapping | None):
-                raise UserError(
-                    f"datamodule.label_map={self.label_map} should be like '{{0:0,255:1}}', in quotes, or null."
-                )
 
     expects = (
         "It should hold images/train, images/val and masks/train, masks/val (images/test and masks/test if there is a "
@@ -64,18 +58,21 @@ class FolderDataModule(FileDataModule):
         super().__init__(options, run_seed, test_split)
         names = options.classes
         self.class_names = names if isinstance(names, str | None) else [str(name) for name in names]
-        given = options.label_map
-        self.label_map = {int(value): int(target) for value, target in given.items()} if given else None
-        self.void = options.void
+        self.label_map, self.void = options.label_map or None, options.void
         self.lists = {split: getattr(options, f"{split}_list") for split in SPLITS}
+        self._unreadable: list[BadFileError] = []
 
     @cached_property
     def classes(self) -> list[str]:
-        if isinstance(self.class_names, list):
-            return self.class_names
-        if self.class_names is not None:
-            return self._names_from_file(self.class_names)
-        return [f"class {index}" for index in range(self._count_classes())]
+        if self.class_names is None:
+            return [f"class {index}" for index in range(self._count_classes())]
+        names = self._names_from_file(self.class_names) if isinstance(self.class_names, str) else self.class_names
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise UserError(
+                f"datamodule.classes names {listing(repeated)} more than once. Give each class its own name."
+            )
+        return names
 
     @cached_property
     def code(self) -> LabelCode:
@@ -91,7 +88,7 @@ class FolderDataModule(FileDataModule):
                 raise UserError(
                     f"datamodule.label_map maps {value} to {target}, but classes are 0..{count - 1} and void is {VOID}."
                 )
-        return LabelCode(meaning | self.label_map, count)
+        return LabelCode({**meaning, **self.label_map}, count)
 
     @property
     def has_test(self) -> bool:
@@ -99,17 +96,18 @@ class FolderDataModule(FileDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
+        if self._unreadable:  # classes were counted without them
+            raise self._unreadable[0]
         if stage in (None, "fit") and self.label_map is None and self.void == VOID:
             dataset = self.dataset("train")
-            found = [dataset.attempt(dataset.read_label, index) for index in spread(len(dataset), LABELS_CHECKED)]
-            labels = [label for label in found if not isinstance(label, LeftOut)]
+            labels = [dataset.read_label(index) for index in spread(len(dataset), LABELS_CHECKED)]
             refuse_binary({value for label in labels for value in label.unique().tolist()})
 
     def examples(self, split: str) -> list[Example]:
         name = self.lists[split]
         if name is None:
             return self.pairs(self.root / "images" / split, self.root / "masks" / split)
-        return read_list(self.root / Path(name).expanduser(), self.root, missing_ok=self.skip_bad)
+        return read_list(self.root / Path(name).expanduser(), self.root)
 
     def _names_from_file(self, name: str) -> list[str]:
         path = self.root / Path(name).expanduser()
@@ -125,7 +123,9 @@ class FolderDataModule(FileDataModule):
             examples = [example for split in ("train", "val") for example in self.list_once(split)]
             paths = [example.label for example in examples if example.label.is_file()]  # the others are missed later
             with ThreadPoolExecutor() as pool:
-                values = {int(value) for found in pool.map(self._distinct, paths) for value in found}
+                found = list(pool.map(distinct, paths))
+            self._unreadable = [each for each in found if isinstance(each, BadFileError)]
+            values = {int(value) for each in found if not isinstance(each, BadFileError) for value in each}
             if self.void == VOID:
                 refuse_binary(values)
             values -= {self.void}
@@ -139,20 +139,17 @@ class FolderDataModule(FileDataModule):
             )
         return count
 
-    def _distinct(self, path: Path) -> np.ndarray:
-        """The values of a mask; of a bad one none, where such are left out."""
-        try:
-            return np.unique(read_label(path))
-        except BadFileError:
-            if not self.skip_bad:
-                raise
-            return np.empty(0, np.uint8)
+
+def distinct(path: Path) -> np.ndarray | BadFileError:
+    """Return the values of a mask, or what is wrong with it."""
+    try:
+        return np.unique(read_label(path))
+    except BadFileError as error:
+        return error
 
 
-def read_list(path: Path, root: Path, missing_ok: bool = False) -> list[Example]:
-    """Pairs from lines "image mask" with paths relative to `root`; the id is the image's path without its ending.
-
-    Raises UserError for a file that is not there, unless that is left to whoever reads it (`missing_ok`)."""
+def read_list(path: Path, root: Path) -> list[Example]:
+    """Pairs from lines "image mask" with paths relative to `root`; the id is the image's path without its ending."""
     if not path.is_file():
         raise UserError(f"There is no list file {path}. Paths of lists are relative to datamodule.root.")
     examples = []
@@ -162,11 +159,7 @@ def read_list(path: Path, root: Path, missing_ok: bool = False) -> list[Example]
         names = line.split()
         if len(names) != 2:
             raise UserError(f'{path}, line {number}: expected "image mask", two paths without spaces, not "{line}".')
-        files = [root / name for name in names]
-        for file in files:
-            if not missing_ok and not file.is_file():
-                raise UserError(f"{path}, line {number}: there is no file {file}.")
-        examples.append(Example(Path(os.path.splitext(names[0])[0]).as_posix(), *files))
+        examples.append(Example(Path(os.path.splitext(names[0])[0]).as_posix(), root / names[0], root / names[1]))
     return examples
 
 

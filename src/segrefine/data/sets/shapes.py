@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segrefine.core.options import Count, Whole
 from segrefine.core.registry import register_datamodule
-from segrefine.data.datamodule import SPLITS, SegmentationDataModule, require_count
+from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
 from segrefine.data.shapes.scenes import CLASSES, draw_scene
 
@@ -23,16 +24,10 @@ class ShapesDataModule(SegmentationDataModule):
     class Options(SegmentationDataModule.Options):
         """Options of `conf/datamodule/shapes.yaml`: scenes in each split, and a seed; another seed, other scenes."""
 
-        train_size: int = 1500
-        val_size: int = 200
-        test_size: int = 200
-        seed: int = 0
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            for split in SPLITS:
-                require_count(f"{split}_size", getattr(self, f"{split}_size"))
-            require_count("seed", self.seed, least=0)
+        train_size: Count = 1500
+        val_size: Count = 200
+        test_size: Count = 200
+        seed: Whole = 0
 
     def __init__(self, options: Options, run_seed: int = 0, test_split: str | None = None) -> None:
         super().__init__(options, run_seed, test_split)

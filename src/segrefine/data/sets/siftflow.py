@@ -5,10 +5,10 @@ Liu, Yuen, Torralba: Nonparametric Scene Parsing, PAMI 2011; geometry: Tighe and
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from segrefine.core.errors import UserError
 from segrefine.core.labels import names
 from segrefine.core.registry import register_datamodule
 from segrefine.data.files import Example, FileDataModule
@@ -43,12 +43,7 @@ class SIFTFlowDataModule(FileDataModule):
     class Options(FileDataModule.Options):
         """Options of `conf/datamodule/siftflow.yaml`."""
 
-        task: str = "semantic"
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.task not in ("semantic", "geometric"):
-                raise UserError(f"datamodule.task={self.task} should be semantic or geometric.")
+        task: Literal["semantic", "geometric"] = "semantic"
 
     @property
     def geometric(self) -> bool:

@@ -6,12 +6,12 @@ Detectors, ICCV 2011, which labels 11,355 images of VOC 2011.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from segrefine.core.errors import UserError
 from segrefine.core.labels import names
 from segrefine.core.registry import register_datamodule
 from segrefine.data.files import Example, FileDataModule
@@ -91,12 +91,7 @@ class VOCWithSBDDataModule(VOCDataModule):
     class Options(VOCDataModule.Options):
         """Options of `conf/datamodule/voc2012_aug.yaml` and `voc2011.yaml`."""
 
-        merge: str
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.merge not in ("augmented", "seg11valid"):
-                raise UserError(f"datamodule.merge={self.merge} should be augmented or seg11valid.")
+        merge: Literal["augmented", "seg11valid"]
 
     def __init__(self, options: Options, run_seed: int = 0, test_split: str | None = None) -> None:
         super().__init__(options, run_seed, test_split)

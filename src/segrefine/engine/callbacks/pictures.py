@@ -36,8 +36,8 @@ class PanelWriter(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        for index, image, label, prediction in zip(  # not strict: a blank batch has images, but no index
-            batch["index"].tolist(), batch["image"], batch["label"], outputs, strict=False
+        for index, image, label, prediction in zip(
+            batch["index"].tolist(), batch["image"], batch["label"], outputs, strict=True
         ):
             if index in self.chosen:
                 row = (image.permute(1, 2, 0), label, prediction.to(torch.uint8))
@@ -65,7 +65,7 @@ class LabelWriter(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        for name, labels in zip(batch["id"], outputs, strict=False):  # as in PanelWriter
+        for name, labels in zip(batch["id"], outputs, strict=True):
             save_image(Image.fromarray(labels.numpy(force=True)), self.folder.labels(name))
 
 
@@ -78,7 +78,7 @@ class PredictionWriter(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=False):  # as in PanelWriter
+        for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=True):
             write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette, self.submission)
 
 

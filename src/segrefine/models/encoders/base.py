@@ -5,13 +5,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 # What torchvision's ImageNet weights were trained with (torchvision/transforms/_presets.py, ImageClassification).
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 MIN_SIDE = 32
 """The least height and width of an image in pixels: one cell at stride 32."""
+
+
+def pad_small(maps: Tensor, value: int | None = None) -> Tensor:
+    """Lengthen sides below `MIN_SIDE` at the bottom and on the right.
+
+    Args:
+        maps: (B, ..., H, W), with H and W at least 1.
+        value: of the new pixels; None repeats the last row and column of (B, C, H, W) in floating point.
+    """
+    height, width = maps.shape[-2:]
+    if height >= MIN_SIDE and width >= MIN_SIDE:
+        return maps
+    sides = (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height))
+    return F.pad(maps, sides, mode="replicate") if value is None else F.pad(maps, sides, value=value)
 
 
 class Encoder(nn.Module, ABC):
