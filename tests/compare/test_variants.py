@@ -60,7 +60,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_variant(tmp_path: Path) -> N
     folders = [write_run(tmp_path / f"{seed}", COUNTS, seed=seed, ckpt_path=f"{seed}.ckpt") for seed in (2, 0, 1)]
     (variant,) = group([read_run(folder) for folder in folders])
     assert variant.label == "fcn8s"
-    assert variant.seeds == [0, 1, 2]
+    assert [run.seed for run in variant.runs] == [0, 1, 2]
 
 
 def test_a_variant_is_named_after_what_tells_it_apart(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from matplotlib.figure import Figure
 
 from segrefine.compare import tables
 from segrefine.compare.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
-from segrefine.compare.plots import PLOTS, difference_bars, have_curves
+from segrefine.compare.plots import PLOTS, difference_bars, have_curves, save_figure
 from segrefine.compare.scores import check_metric
 from segrefine.compare.statistics import ONE_SEED, Bootstrap, Difference, correct
 from segrefine.compare.variants import Variant, check_same_images
 from segrefine.core.errors import UserError, did_you_mean
-from segrefine.io.atomic import replacing, write_text
+from segrefine.io.atomic import write_text
 from segrefine.runs.read import read_run
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def write_claims(path: Path, bootstrap: Bootstrap) -> None:
         raise UserError(f"{readme} has no lines {BEGIN} and {END}, between which the table belongs.")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     write_text(readme, f"{before}\n{tables.to_markdown(table)}{after}")
-    write_text(path.parent / "verdicts.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(path.parent / "verdicts.csv", tables.to_csv(table))
     log.info(f"the verdicts are in {readme}")
 
 
@@ -115,8 +115,7 @@ def _write_claim(top: Path, number: int, claim: Mapping[str, Any], bootstrap: Bo
         parts += [f"## {section.name}\n", f"**{section.verdict}**\n", *map(tables.to_markdown, section.shown)]
         for name, figure in section.figures.items():
             file = folder / f"{section.name}_{name}.png"
-            with replacing(file) as part:
-                figure.savefig(part)
+            save_figure(figure, file)
             parts.append(f"![{name.replace('_', ' ')}, {section.name}]({file.name})\n")
     readme = os.path.relpath(top / "README.md", folder)
     words = f"What the verdicts, scores and intervals mean is said in [experiments/README.md]({readme}).\n"

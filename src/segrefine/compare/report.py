@@ -6,19 +6,18 @@ from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from segrefine.compare import tables
 from segrefine.compare.claims import write_claims
 from segrefine.compare.page import Page, write_page
 from segrefine.compare.pictures import choose_pictures
-from segrefine.compare.plots import as_svg, difference_bars, draw_all
+from segrefine.compare.plots import as_svg, difference_bars, draw_all, save_figure
 from segrefine.compare.scores import CLASS, check_metric
 from segrefine.compare.statistics import RESAMPLES, Bootstrap, Difference, correct
 from segrefine.compare.variants import Variant, find_variant, group
 from segrefine.core.errors import UserError
-from segrefine.io.atomic import replacing, write_text
+from segrefine.io.atomic import write_text
 from segrefine.runs.read import Run, find_runs, read_run
 from segrefine.runs.wandb import download_runs
 
@@ -160,10 +159,5 @@ def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write `path` with .md, .csv and .tex."""
     write_text(path.with_suffix(".md"), tables.to_markdown(table))
-    write_text(path.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
+    write_text(path.with_suffix(".csv"), tables.to_csv(table))
     write_text(path.with_suffix(".tex"), tables.to_latex(table))
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    with replacing(path) as part:
-        figure.savefig(part)

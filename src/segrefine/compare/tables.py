@@ -1,8 +1,7 @@
 """Tables of a comparison: pandas DataFrames of text, and how they are written as Markdown and LaTeX."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,9 +9,6 @@ import pandas as pd
 from segrefine.compare.scores import CLASS, PLAIN, score
 from segrefine.compare.statistics import Difference
 from segrefine.compare.variants import Variant
-
-if TYPE_CHECKING:
-    from segrefine.runs.summary import Summary
 
 
 def new_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> pd.DataFrame:
@@ -33,30 +29,24 @@ def to_latex(table: pd.DataFrame) -> str:
     return table.to_latex(index=False, escape=True, column_format=columns).replace("±", r"$\pm$")
 
 
+def to_csv(table: pd.DataFrame) -> str:
+    """Return the table as CSV, whose lines end alike on every system."""
+    return table.to_csv(index=False, lineterminator="\n")
+
+
 def overview(variants: Sequence[Variant]) -> pd.DataFrame:
     """Return scores, with mean and deviation over the seeds, and costs of every variant."""
-    costs: dict[str, Callable[[Summary], str]] = {
-        "parameters (M)": lambda summary: f"{summary.params / 1e6:.2f}",
-        f"multiply-adds (G, {_size(variants)})": lambda summary: f"{summary.flops / 1e9:.2f}",
-    }
-    columns = ("variant", "backbone", "seeds", *PLAIN, *costs, "images/s", "peak memory (MiB)")
     rows = []
     for variant in variants:
-        scores = [mean_and_deviation([float(score(run, name)) for run in variant.runs]) for name in PLAIN]
-        rates = [run.summary.images_per_second for run in variant.runs]
-        memory = [run.summary.peak_memory_bytes for run in variant.runs]
-        rows.append(
-            (
-                variant.label,
-                variant.summary.backbone,
-                str(len(variant.runs)),
-                *scores,
-                *(cost(variant.summary) for cost in costs.values()),
-                _mean(rates, 1, 1),
-                _mean(memory, 2**20, 0),
-            )
-        )
-    return new_table(columns, rows)
+        runs, summary = variant.runs, variant.summary
+        row = {"variant": variant.label, "backbone": summary.backbone, "seeds": str(len(runs))}
+        row |= {name: mean_and_deviation([float(score(run, name)) for run in runs]) for name in PLAIN}
+        row |= {"parameters (M)": f"{summary.params / 1e6:.2f}"}
+        row |= {f"multiply-adds (G, {_size(variants)})": f"{summary.flops / 1e9:.2f}"}
+        row |= {"images/s": _mean([run.summary.images_per_second for run in runs], 1, 1)}
+        row |= {"peak memory (MiB)": _mean([run.summary.peak_memory_bytes for run in runs], 2**20, 0)}
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)
 
 
 def per_class(variants: Sequence[Variant]) -> pd.DataFrame:

@@ -21,10 +21,6 @@ class Variant:
     runs: tuple[Run, ...]
 
     @property
-    def seeds(self) -> list[int | None]:
-        return [run.seed for run in self.runs]
-
-    @property
     def summary(self) -> Summary:
         return self.runs[0].summary
 
