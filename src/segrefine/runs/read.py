@@ -122,7 +122,10 @@ def find_folders(pattern: str) -> list[Path]:
     finished = [path for path in candidates if path not in lacking]
     if not finished:
         example, lacks = next(iter(lacking.items()))
-        raise UserError(f"runs={pattern}: there is no finished run. {example} lacks {', '.join(lacks)}.")
+        raise UserError(
+            f"runs={pattern}: there is no finished run. {example} lacks {', '.join(lacks)}. "
+            "Resume an unfinished run with ckpt_path=last, or remove it from runs=."
+        )
     if lacking:
         log.warning(f"skipped, as they are not finished runs: {listing(list(lacking))}")
     return finished
