@@ -46,6 +46,7 @@ def test_verdicts_say_how_much_of_a_claim_holds() -> None:
     assert judge([yes, open_, no, no]) == "in part: 1 as claimed, 1 not shown, 2 the other way"
     assert describe(yes) == "a over b: +2.0 (+1.0 to +3.0)"
     assert describe(finding(-0.03, 0.01, margin=0.02)) == "a over b: -1.0 (-3.0 to +1.0, claimed: above -2)"
+    assert describe(finding(float("nan"), 0, p=1)).startswith("a over b: not defined")
 
 
 @pytest.fixture

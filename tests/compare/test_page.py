@@ -1,5 +1,6 @@
 """The page of `compare.py`: which pictures it shows, that it stands alone, and what it does in a browser."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from PIL import Image
 from segrefine.compare import pictures as pictures_module
 from segrefine.compare.page import Page, write_page
 from segrefine.compare.pictures import Picture, Pictures, Shares, choose_pictures, measure, rank
+from segrefine.compare.tables import new_table
 from segrefine.compare.variants import Variant
 from segrefine.core.config import read_group
 from segrefine.core.labels import VOID
@@ -29,7 +32,7 @@ from segrefine.runs.summary import Summary
 from segrefine.viz import VOID_COLOUR, colourise, errors
 
 COUNT = 4
-HOSTILE = "<script>alert(1)</script> \"quoted\" 'single' & \udcff {{script}} </script><!--"
+HOSTILE = "<script>alert(1)</script> \"quoted\" 'single' & \udcff {{ script }} </script><!--"
 SHOWN = HOSTILE.replace("\udcff", "\\udcff")
 
 
@@ -187,12 +190,8 @@ def make_pictures(names: tuple[str, ...], labels: tuple[str, ...] = ("one", "two
     return Pictures(labels, ("ground", HOSTILE, "sky"), palette, tuple(items))
 
 
-TABLE = (
-    "<table><thead><tr><th>Model</th><th>mIoU</th></tr></thead><tbody>"
-    "<tr><td>a</td><td>9.5 ± 0.2</td></tr><tr><td>b</td><td>absent</td></tr><tr><td>c</td><td>61.0</td></tr>"
-    "</tbody></table>"
-)
-MORE = {"More": "<table><thead><tr><th>Class</th></tr></thead><tbody><tr><th>disc</th></tr></tbody></table>"}
+TABLE = new_table(("Model", "mIoU"), (("a", "9.5 ± 0.2"), ("b", "absent"), ("c", "61.0")))
+MORE = {"More": new_table(("Class", SHOWN), (("disc", HOSTILE), ("x" * 200, "0.50")))}
 PLOT = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 3"><rect width="4" height="3" fill="green"/></svg>'
 
 
@@ -221,7 +220,9 @@ def test_the_file_stands_alone(page: Path) -> None:
     assert all(target.startswith(("#", "data:")) for target in re.findall(r'(?:src|href)="([^"]*)"', text))
     assert not re.search(r"@import|url\(", text)
     assert "default-src 'none'" in text
-    assert "{{title}}" not in text
+    allowed, script = re.findall(r"script-src 'sha256-(.*?)'|<script>(.*?)</script>", text, re.DOTALL)
+    assert b64decode(allowed[0]) == hashlib.sha256(script[1].encode()).digest()
+    assert not re.search("{%|{#", text)
     places = [text.index(f">{name}</h2>") for name in ("Plots", "Pictures", "More")]
     assert places == sorted(places)
 
@@ -234,6 +235,9 @@ def test_no_name_becomes_markup(page: Path) -> None:
     data = embedded(page)
     assert data["models"][2] == data["classes"][1]["name"] == SHOWN
     assert data["images"][1]["id"] == f"second {SHOWN}"
+    _, table = (ElementTree.fromstring(found) for found in re.findall(r"<table>.*?</table>", text, re.DOTALL))
+    cells = [cell.text for kind in ("th", "td") for cell in table.iter(kind)]
+    assert cells == ["Class", SHOWN, "disc", SHOWN, "x" * 200, "0.50"]
 
 
 def test_embedded_pictures_are_those_of_panels(page: Path) -> None:
@@ -258,7 +262,7 @@ def test_a_page_without_pictures_says_why(tmp_path: Path) -> None:
     assert "No &lt;pictures&gt;." in text
     assert 'id="pictures"' not in text
     assert 'id="plots"' not in text
-    assert text.count(TABLE) == 1
+    assert text.count("<table>") == 1
 
 
 def test_the_page_of_many_pictures_stays_small(tmp_path: Path, scenes: ShapesDataModule) -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 from conftest import TypeIn
-from fake_runs import draw_counts, write_run
+from fake_runs import CLASSES, draw_counts, write_run
 from PIL import Image
+
+from segrefine.compare.report import compare_runs
+from segrefine.runs.read import find_runs
 
 
 @pytest.fixture
@@ -53,6 +56,25 @@ def test_without_a_baseline_every_pair_is_compared_in_the_score_asked_for(sweep:
     assert "One seed alone: fcn4s" in (sweep.parent / "out" / "comparison.html").read_text()
 
 
+@pytest.mark.parametrize("void", [1, 40])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_images_without_a_valid_pixel_are_no_obstacle(void: int, tmp_path: Path) -> None:
+    for place, model in enumerate(("fcn8s", "refinenet")):
+        for seed in range(2):
+            counts = draw_counts(10 * place + seed, 40, 0.8)
+            counts[:void] = 0
+            write_run(tmp_path / f"{model}_{seed}", counts, model, seed)
+    tables = compare_runs(find_runs(str(tmp_path / "*")), tmp_path / "out", resamples=200)
+    assert set(tables) == {"variants", "differences", "classes", "class_differences"}
+    verdicts = set(tables["class_differences"]["verdict"])
+    if void == 40:
+        assert verdicts == {f"not defined: the class {name} never occurs in these images" for name in CLASSES}
+        assert set(tables["differences"]["95 % interval"]) == {"not defined"}
+    else:
+        assert not any("not defined" in verdict for verdict in verdicts)
+    assert (tmp_path / "out" / "comparison.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -64,7 +86,7 @@ def test_without_a_baseline_every_pair_is_compared_in_the_score_asked_for(sweep:
         (["runs=sweep", "output=out", "resamples=9"], "resamples=9 should be a whole number of at least 100."),
         (["runs=sweep", "wandb=a/b", "output=out"], "Give runs=DIR, a list of folders or a glob; or wandb="),
         (["runs=sweep", "output=out", "base=fcn8s"], "There is no option 'base'. Did you mean 'baseline'?"),
-        (["claims=a.yml", "output=out"], "claims=a.yml writes beside that file: leave out output=."),
+        (["claims=a.yml", "output=out"], "claims=a.yml writes beside that file: remove output=."),
         (["claims=nowhere.yml"], "claims=nowhere.yml cannot be read: No such file or directory."),
     ],
 )

@@ -135,6 +135,48 @@ def test_seeds_that_scatter_widen_the_interval(tmp_path: Path) -> None:
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
 
 
+@pytest.mark.parametrize("holding", [1, 3])
+def test_a_class_in_few_images_is_compared_over_the_resamples_that_hold_it(holding: int, tmp_path: Path) -> None:
+    """Of 1,000 pixels of a car in each of these images the networks find those planted, and no others elsewhere."""
+    found = {"fcn8s": (600, 610, 590), "fcn16s": (500, 510, 490)}
+    counts = draw_counts(0, 50, 0.8)
+    variants = []
+    for model, planted in found.items():
+        runs = []
+        for seed, hits in enumerate(planted):
+            counts[:, :, 2] = 0
+            counts[:holding, :3, 2] = (hits, 1_000, hits)
+            runs.append(read_run(write_run(tmp_path / f"{model}{seed}", counts, model, seed)))
+        variants.append(Variant(model, tuple(runs)))
+    difference = Bootstrap(2_000).difference(variants[0], variants[1], "IoU:car")
+    # All images are alike, so that the seeds alone vary: Student's t of 4 degrees of freedom.
+    half = 2.776 * (2 * 0.01**2 / 3) ** 0.5
+    assert difference.estimate == pytest.approx(0.1)
+    assert (difference.low, difference.high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.005)
+    assert difference.images == holding
+    assert difference.shown
+    assert difference.verdict.startswith("better by ")
+    assert difference.verdict.endswith(f" points, on {holding} image{'s' * (holding > 1)} alone")
+    assert Bootstrap(2_000).difference(*variants, "IoU:road").images is None
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.filterwarnings("error")
+def test_a_score_of_nothing_is_not_defined(seeds: int, tmp_path: Path) -> None:
+    counts = draw_counts(0, 6, 0.8)
+    counts[:, :, 2] = 0
+    counts[:, 3:] = 0
+    runs = [read_run(write_run(tmp_path / str(seed), counts, seed=seed)) for seed in range(seeds)]
+    one, other, bootstrap = Variant("one", tuple(runs)), Variant("other", tuple(runs)), Bootstrap(200)
+    absent, empty = (bootstrap.difference(one, other, metric) for metric in ("IoU:car", "boundary_IoU"))
+    assert absent.verdict == "not defined: the class car never occurs in these images"
+    assert empty.verdict == "not defined: these images hold nothing to score for boundary_IoU"
+    assert not absent.shown
+    assert correct([absent, bootstrap.difference(one, other, "mIoU")])[0].adjusted_p == 1
+    assert np.isnan(bootstrap.interval(one, "IoU:car")).all()
+    assert np.isfinite(bootstrap.difference(one, other, "mIoU").low)
+
+
 def test_the_same_networks_scored_in_two_ways_are_compared_one_by_one(tmp_path: Path) -> None:
     """Seeds scatter by ten points, each gains one."""
     runs = []

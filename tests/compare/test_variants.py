@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,11 @@ from fake_runs import CLASSES, draw_counts, write_run
 from segrefine.compare.variants import find_variant, group
 from segrefine.core.errors import UserError
 from segrefine.metrics.segmentation import IMAGE_COUNTS
-from segrefine.runs.read import find_folders, read_run
+from segrefine.runs.per_image import read_per_image, write_per_image
+from segrefine.runs.read import find_runs, read_run
 
 COUNTS = draw_counts(0, 6, 0.8)
+HEADER = f"image,{','.join(f'{count}:a' for count in IMAGE_COUNTS[:6])}\n"
 
 
 def labels(*folders: Path) -> list[str]:
@@ -34,6 +35,17 @@ def test_counts_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert [len(part) for part in run.curve("nothing")] == [0, 0]
 
 
+def test_hostile_names_come_back(tmp_path: Path) -> None:
+    names = ["a,b", 'q"uo"te', "new\nline", "\r\n", "\udcff", "#", " x ", "\u2028", "", "NA", "1.0", '"']
+    classes = ["a:b", 'x,"\n']
+    counts = np.random.default_rng(0).integers(0, 2**60, (len(names), len(IMAGE_COUNTS), 2))
+    for images in (names, names[:1]):
+        write_per_image(tmp_path / "per_image.csv", images, counts[: len(images)], classes)
+        table = read_per_image(tmp_path / "per_image.csv")
+        assert table[:3] == (tuple(images), tuple(classes), IMAGE_COUNTS)
+        np.testing.assert_array_equal(table.counts, counts[: len(images)])
+
+
 def test_packed_tables_are_read_alike(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", COUNTS)
     for name in ("per_image.csv", "metrics.csv"):
@@ -48,7 +60,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_variant(tmp_path: Path) -> N
     folders = [write_run(tmp_path / f"{seed}", COUNTS, seed=seed, ckpt_path=f"{seed}.ckpt") for seed in (2, 0, 1)]
     (variant,) = group([read_run(folder) for folder in folders])
     assert variant.label == "fcn8s"
-    assert variant.seeds == [0, 1, 2]
+    assert [run.seed for run in variant.runs] == [0, 1, 2]
 
 
 def test_a_variant_is_named_after_what_tells_it_apart(tmp_path: Path) -> None:
@@ -80,7 +92,7 @@ def test_what_evaluate_scored_otherwise_is_another_variant(tmp_path: Path) -> No
 
 def test_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, COUNTS, seed=3) for name in "ab"]
-    with pytest.raises(UserError, match=r"a and .*b are both fcn8s with seed 3: leave one out"):
+    with pytest.raises(UserError, match=r"a and .*b are both fcn8s with seed 3: remove one"):
         labels(*folders)
 
 
@@ -94,22 +106,77 @@ def test_runs_on_other_images_data_or_classes_are_refused(tmp_path: Path) -> Non
         labels(one, fewer)
 
 
-def test_folders_are_found_by_path_glob_and_sweep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folders = [write_run(tmp_path / "sweep" / name, COUNTS) for name in ("run_a", "run_b")]
-    (tmp_path / "sweep" / "run_c").mkdir()
-    (tmp_path / "sweep" / "run_c" / "config.yaml").write_text("seed: 0")
-    assert find_folders(str(tmp_path / "sweep")) == folders
-    assert find_folders([str(folders[1]), str(tmp_path / "sweep" / "*")]) == folders[::-1]
-    with caplog.at_level(logging.WARNING):
-        find_folders(str(tmp_path / "sweep" / "*"))
-    assert "not finished, so left out: run_c" in caplog.text
+def test_the_same_names_of_images_with_other_labels_are_refused(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "a", COUNTS)
+    for name, count in (("pixels", "truth"), ("boundary", "boundary_truth")):
+        moved = COUNTS.copy()
+        moved[4, IMAGE_COUNTS.index(count)] += (1, -1, 0)
+        other = write_run(tmp_path / name, moved, seed=1)
+        with pytest.raises(UserError, match=rf"{name} and .*a are scored .* other labels: image_4 is the first"):
+            labels(one, other)
+    predicted = COUNTS.copy()
+    predicted[4, IMAGE_COUNTS.index("prediction")] += (1, -1, 0)
+    assert labels(one, write_run(tmp_path / "b", predicted, seed=2)) == ["fcn8s"]
+
+
+def found(*patterns: Path) -> list[Path]:
+    return [run.folder.path for run in find_runs([str(pattern) for pattern in patterns])]
+
+
+def test_runs_are_found_by_path_glob_and_sweep(tmp_path: Path) -> None:
+    days = [tmp_path / "outputs" / "1", tmp_path / "outputs" / "2"]
+    folders = [write_run(days[0] / name, COUNTS, seed=seed) for seed, name in enumerate(("run_2", "run_10"))]
+    folders.append(write_run(days[1] / "run_[1]", COUNTS, seed=2))
+    assert found(days[0]) == folders[:2]
+    assert found(tmp_path / "outputs") == found(tmp_path / "outputs" / "*") == folders
+    assert found(folders[2]) == folders[2:]  # although a glob of that name matches something else
+    assert found(folders[1], tmp_path / "outputs" / "*" / "*") == [folders[1], folders[0], folders[2]]
+
+
+def test_a_glob_skips_what_is_no_finished_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run, unfinished, unscored = (write_run(tmp_path / "sweep" / name, COUNTS) for name in "abc")
+    (unfinished / "summary.json").unlink()
+    (unscored / "per_image.csv").unlink()
+    (tmp_path / "sweep" / "page").mkdir()
+    assert found(tmp_path / "sweep") == [run]
+    assert caplog.messages == [f"skipped, as they are not finished runs: {unfinished}, {unscored}"]
+    assert found(tmp_path / "sweep" / "*") == [run]
+    assert f"{unscored}, {tmp_path / 'sweep' / 'page'}" in caplog.messages[1]
+    with pytest.raises(UserError, match=r"there is no finished run\. .*b lacks summary\.json"):
+        found(run, unfinished)
+    with pytest.raises(UserError, match=r"there is no finished run\. .*c lacks per_image\.csv"):
+        found(unscored)
+
+
+def test_a_glob_skips_evaluations_that_cannot_stand_beside_the_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write(name: str, counts: np.ndarray = COUNTS, **more: object) -> Path:
+        folder = write_run(tmp_path / name, counts, **{key: more[key] for key in ("tta",) if key in more})
+        summary = json.loads((folder / "summary.json").read_text()) | {"weights": "abc"} | more
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return folder
+
+    plain, scales = {"scales": [1.0], "flip": False}, {"scales": [0.5, 1.0], "flip": False}
+    run, multiscale = write("a_run"), write("b_scales", checkpoint="x", tta=scales)
+    repeated = write("c_repeated", checkpoint="x", tta=plain)
+    other = [write("d_val", split="val", checkpoint="x", tta=plain), write("e_few", COUNTS[:3], checkpoint="x")]
+    assert found(tmp_path / "*") == [run, multiscale]
+    assert caplog.messages == [
+        f"skipped the evaluation {repeated}: it repeats the scores of {run}",
+        *(f"skipped the evaluation {folder}: it scores other images than the trained runs do" for folder in other),
+    ]
+    assert found(tmp_path / "[c-e]*") == [repeated, *other]  # among themselves they are compared, or refused
+    assert found(run, *other) == [run, *other]
+    with pytest.raises(UserError, match=r"d_val is scored on split val"):
+        group(find_runs([str(run), str(other[0])]))
 
 
 def test_folders_that_hold_nothing_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"runs=nowhere/\*: there is no such folder"):
-        find_folders("nowhere/*")
-    with pytest.raises(UserError, match=r"no finished run"):
-        find_folders(str(tmp_path))
+        found(Path("nowhere/*"))
+    with pytest.raises(UserError, match=r"no finished run\. .* lacks config\.yaml, summary\.json, per_image\.csv"):
+        found(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +188,14 @@ def test_folders_that_hold_nothing_are_refused_by_name(tmp_path: Path) -> None:
         ("config.yaml", "a: [", r"config\.yaml is broken"),
         ("config.yaml", None, r"config\.yaml cannot be read: No such file"),
         ("per_image.csv", None, r"per_image\.csv cannot be read: No such file"),
-        ("per_image.csv", "", r"per_image\.csv is broken"),
+        ("per_image.csv", "", r"per_image\.csv is broken: its columns are not COUNT:CLASS"),
+        ("per_image.csv", HEADER, r"per_image\.csv is broken: it holds no images"),
+        ("per_image.csv", f"{HEADER}x,1,2,3,4,5\n", r"per_image\.csv is broken"),
+        ("per_image.csv", f"{HEADER}x,1,2,3,4,5,6,7\n", r"per_image\.csv is broken"),
+        ("per_image.csv", f"{HEADER.strip()},truth:b\nx,1,2,3,4,5,6,7\n", r"its columns are not COUNT:CLASS"),
         ("per_image.csv", "image,a:b\nx,1\n", r"per_image\.csv is broken: its columns are not COUNT:CLASS"),
-        ("per_image.csv", "image,intersection:a\nx,one\n", r"per_image\.csv is broken"),
+        ("per_image.csv", f"{HEADER}x,one,2,3,4,5,6\n", r"per_image\.csv is broken"),
+        ("metrics.csv", "step,val/mIoU\n99,high\n", r"metrics\.csv cannot be read"),
     ],
 )
 def test_broken_files_are_named(name: str, content: str | None, words: str, tmp_path: Path) -> None:
@@ -132,13 +204,18 @@ def test_broken_files_are_named(name: str, content: str | None, words: str, tmp_
     if content is not None:
         (folder / name).write_text(content)
     with pytest.raises(UserError, match=words):
-        read_run(folder)
+        read_run(folder).curve("val/mIoU")
 
 
-def test_a_packed_table_cut_off_is_named(tmp_path: Path) -> None:
+def test_a_packed_table_cut_off_or_damaged_is_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", COUNTS)
     (folder / "per_image.csv.gz").write_bytes(gzip.compress((folder / "per_image.csv").read_bytes())[:-30])
     (folder / "per_image.csv").unlink()
+    with pytest.raises(UserError, match=r"per_image\.csv is broken"):
+        read_run(folder)
+    packed = bytearray(gzip.compress(b"image" * 1000))
+    packed[12] ^= 255
+    (folder / "per_image.csv.gz").write_bytes(packed)
     with pytest.raises(UserError, match=r"per_image\.csv is broken"):
         read_run(folder)
 

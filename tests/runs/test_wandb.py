@@ -75,7 +75,7 @@ def test_finished_runs_become_folders_that_are_read_as_any(tmp_path: Path) -> No
         assert {file.name: file.read_text() for file in folder.iterdir()} == {
             name.removeprefix("run/"): content for name, content in FILES.items() if name.startswith("run/")
         }
-    assert find_folders(str(tmp_path / "*")) == folders
+        assert find_folders(str(folder)) == [folder]
 
 
 def test_of_one_group(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ README.md beside the file.
 """
 
 import logging
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,17 +15,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
 from segrefine.compare import tables
 from segrefine.compare.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
-from segrefine.compare.plots import PLOTS, difference_bars, have_curves
+from segrefine.compare.plots import PLOTS, difference_bars, have_curves, save_figure
 from segrefine.compare.scores import check_metric
 from segrefine.compare.statistics import ONE_SEED, Bootstrap, Difference, correct
-from segrefine.compare.variants import Variant
+from segrefine.compare.variants import Variant, check_same_images
 from segrefine.core.errors import UserError, did_you_mean
-from segrefine.io.atomic import replacing, write_text
+from segrefine.io.atomic import write_text
 from segrefine.runs.read import read_run
 
 log = logging.getLogger(__name__)
@@ -61,14 +63,14 @@ def write_claims(path: Path, bootstrap: Bootstrap) -> None:
         rows += (written := _write_claim(path.parent, number, claim, bootstrap))
         log.info(f"{number}. {claim['title']}: {'; '.join(f'{row[-1]} (on {row[2]})' for row in written)}")
     columns = ("", "claim", "on", "seeds", "differences in points, with 95 % intervals", "verdict")
-    table = tables.Table("Verdicts", columns, tuple(rows))
+    table = tables.new_table(columns, rows)
     readme = path.parent / "README.md"
     text = readme.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise UserError(f"{readme} has no lines {BEGIN} and {END}, between which the table belongs.")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    write_text(readme, f"{before}\n{table.markdown()}{after}")
-    write_text(path.parent / "verdicts.csv", table.csv())
+    write_text(readme, f"{before}\n{tables.to_markdown(table)}{after}")
+    write_text(path.parent / "verdicts.csv", tables.to_csv(table))
     log.info(f"the verdicts are in {readme}")
 
 
@@ -110,11 +112,10 @@ def _write_claim(top: Path, number: int, claim: Mapping[str, Any], bootstrap: Bo
     sections += [_compare_scores(top, claim, name, bootstrap) for name in claim.get("tests", {})]
     for section in sections:
         rows.append((str(number), title, section.name, section.seeds, section.summary, section.verdict))
-        parts += [f"## {section.name}\n", f"**{section.verdict}**\n", *(table.markdown() for table in section.shown)]
+        parts += [f"## {section.name}\n", f"**{section.verdict}**\n", *map(tables.to_markdown, section.shown)]
         for name, figure in section.figures.items():
             file = folder / f"{section.name}_{name}.png"
-            with replacing(file) as part:
-                figure.savefig(part)
+            save_figure(figure, file)
             parts.append(f"![{name.replace('_', ' ')}, {section.name}]({file.name})\n")
     readme = os.path.relpath(top / "README.md", folder)
     words = f"What the verdicts, scores and intervals mean is said in [experiments/README.md]({readme}).\n"
@@ -133,7 +134,7 @@ class Section:
     seeds: str
     summary: str
     verdict: str
-    shown: Sequence[tables.Table] = ()
+    shown: Sequence[pd.DataFrame] = ()
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
 
@@ -164,7 +165,7 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, bootstrap: B
         " to ".join(map(str, seeds)),
         "; ".join(map(describe, tests)),
         judge(tests) + missing + ONE_SEED * (1 in seeds),
-        [tables.differences(found, "Differences"), tables.overview(shown)],
+        [tables.differences(found), tables.overview(shown)],
         figures,
     )
 
@@ -172,12 +173,13 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, bootstrap: B
 def run_tests(
     wanted: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant], bootstrap: Bootstrap
 ) -> list[Finding]:
-    """The tests whose variants are there; p-values corrected for their number."""
+    """Run the tests whose variants are there, with p-values corrected for their number."""
     possible = [test for test in wanted if all(name in variants for name in test["pair"])]
     found = []
     for test in possible:
         one, other = (variants[name] for name in test["pair"])
         metric = test.get("metric", "mIoU")
+        check_same_images([*one.runs, *other.runs])
         for run in (*one.runs, *other.runs):
             check_metric(metric, run)
         found.append(bootstrap.difference(one, other, metric, test.get("margin", 0) / 100))
@@ -185,16 +187,19 @@ def run_tests(
 
 
 def describe(test: Finding) -> str:
-    """Such as `fcn8s over fcn16s: +2.1 (+1.0 to +3.2)`, with the score where it is not mIoU, and the margin."""
+    """Return `fcn8s over fcn16s: +2.1 (+1.0 to +3.2)`, with the score where it is not mIoU, and the margin."""
     found = test.found
     metric = "" if found.metric == "mIoU" else f" in {found.metric}"
+    pair = f"{found.one} over {found.other}{metric}"
+    if math.isnan(found.estimate):
+        return f"{pair}: {found.verdict}"
     low, high = 100 * found.low, 100 * found.high
     margin = f", claimed: above {-100 * found.margin:g}" if found.margin else ""
-    return f"{found.one} over {found.other}{metric}: {100 * found.estimate:+.1f} ({low:+.1f} to {high:+.1f}{margin})"
+    return f"{pair}: {100 * found.estimate:+.1f} ({low:+.1f} to {high:+.1f}{margin})"
 
 
 def judge(tests: Sequence[Finding]) -> str:
-    """The claim in words: it holds, it does not, or how much of it does."""
+    """Say whether the claim holds, does not hold, or how much of it does."""
     outcomes = [test.outcome for test in tests]
     counts = {outcome: outcomes.count(outcome) for outcome in ("as claimed", "not shown", "the other way")}
     if counts["as claimed"] == len(tests):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from segrefine.compare.plots import COLOURS, new_figure
-from segrefine.compare.tables import Table
+from segrefine.compare.tables import new_table
 from segrefine.core.errors import UserError
 
 STEP = "train"
@@ -78,8 +79,8 @@ def judge_costs(measurements: Sequence[Measurement]) -> str:
     return f"in part: {', '.join(words)}"
 
 
-def cost_table(measurements: Sequence[Measurement], networks: Sequence[str]) -> Table:
-    """What both need at each size, and how many times as much the first does."""
+def cost_table(measurements: Sequence[Measurement], networks: Sequence[str]) -> pd.DataFrame:
+    """Return what both need at each size, and how many times as much the first does."""
     rows = []
     for entry in measurements:
         times = [f"{1000 * s:.0f} ({1000 * low:.0f} to {1000 * high:.0f})" for s, (low, high) in _timed(entry)]
@@ -90,7 +91,7 @@ def cost_table(measurements: Sequence[Measurement], networks: Sequence[str]) -> 
         rows.append((size, *(" / ".join(pair) for pair in (memory, work, times)), *ratios))
     both = " / ".join(networks)
     columns = ("size", f"memory of a step, MiB: {both}", "multiply-adds of a step, G", "time, ms (quartiles)")
-    return Table("Costs", (*columns, "times the memory", "times the multiply-adds", "times the time"), tuple(rows))
+    return new_table((*columns, "times the memory", "times the multiply-adds", "times the time"), rows)
 
 
 def _timed(entry: Measurement) -> list[tuple[float, tuple[float, float]]]:

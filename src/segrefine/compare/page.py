@@ -1,17 +1,17 @@
 """The page of `compare.py`: one HTML file with all tables, plots and pictures in it, which loads nothing else."""
 
 import hashlib
-import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from segrefine.compare.pictures import Picture, Pictures
@@ -25,95 +25,54 @@ QUALITY = 90  # of the photographs, JPEG: a tenth of the size of PNG, which the 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page holds.
+    """What the page holds. The template escapes all texts.
 
     Attributes:
-        tables: HTML tables by their titles, above the plots. They are taken as they are: who writes them escapes.
+        tables: DataFrames of text by their titles, above the plots.
         plots: the text of SVG files by title.
         pictures: images side by side, or None.
-        details: HTML tables below the pictures.
-        notes: what a reader has to know. Like all other texts, they are escaped here.
+        details: DataFrames of text below the pictures.
+        notes: what a reader has to know.
     """
 
     title: str
-    tables: Mapping[str, str]
+    tables: Mapping[str, pd.DataFrame]
     plots: Mapping[str, str]
     pictures: Pictures | None
-    details: Mapping[str, str]
+    details: Mapping[str, pd.DataFrame]
     notes: Sequence[str]
 
 
 def write_page(path: Path, page: Page) -> None:
     """Write the page to `path`. It opens from the file system, and its security policy lets it load nothing."""
-    places = {name: f"table-{number}" for number, name in enumerate([*page.tables, *page.details])}
-    links = [(places[name], name) for name in page.tables]
-    links += [("plots", "Plots")] if page.plots else []
-    links += [("pictures", "Pictures")] if page.pictures else []
-    links += [(places[name], name) for name in page.details]
-    script = _asset("page.js")
-    parts = {
-        "title": _text(page.title),
-        "style": _asset("page.css"),
-        "links": "".join(f'<a href="#{place}">{_text(name)}</a>' for place, name in links),
-        "notes": _notes(page.notes),
-        "tables": "".join(_table(places[name], name, table) for name, table in page.tables.items()),
-        "details": "".join(_table(places[name], name, table) for name, table in page.details.items()),
-        "plots": _plots(page.plots),
-        "pictures": _fill(_asset("pictures.html"), {"data": _json(page.pictures)}) if page.pictures else "",
-        "script": script,
-        "script_hash": f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
-    }
-    write_text(path, _fill(_asset("page.html"), parts))
-
-
-def _asset(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def _fill(template: str, parts: Mapping[str, str]) -> str:
-    """The template with `{{name}}` replaced, in one go: a part may hold such braces itself."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
-
-
-def _text(text: str) -> str:
-    return escape(printable(text))
-
-
-def _notes(notes: Sequence[str]) -> str:
-    if not notes:
-        return ""
-    items = "".join(f"<li>{_text(note)}</li>" for note in notes)
-    return f'<aside class="notes" aria-labelledby="notes-title"><h2 id="notes-title">Notes</h2><ul>{items}</ul></aside>'
-
-
-def _table(place: str, title: str, table: str) -> str:
-    return (
-        f'<section id="{place}" aria-labelledby="{place}-title"><h2 id="{place}-title">{_text(title)}</h2>'
-        f'<div class="table" role="region" tabindex="0" aria-labelledby="{place}-title">{printable(table)}</div>'
-        "</section>"
+    loader = PackageLoader("segrefine.compare", ".")
+    templates = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-
-
-def _plots(plots: Mapping[str, str]) -> str:
-    """As pictures rather than elements of the page: names and styles in one SVG then mean nothing to the others."""
-    if not plots:
-        return ""
-    figures = "".join(
-        f"<figure{_width(svg)}><figcaption>{_text(title)}</figcaption>"
-        f'<img src="{_uri("svg+xml", printable(svg).encode())}" alt="Plot: {_text(title)}"></figure>'
-        for title, svg in plots.items()
+    script, style = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
+    text = templates.get_template("page.html").render(
+        page=page,
+        plots=[_plot(title, svg) for title, svg in page.plots.items()],
+        pictures=_describe_all(page.pictures) if page.pictures else None,
+        style=style,
+        script=script,
+        script_hash=f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )
-    return f'<section id="plots"><h2>Plots</h2><div class="plots">{figures}</div></section>'
+    write_text(path, printable(text))
 
 
-def _width(svg: str) -> str:
-    """A class for a plot that is more than twice as wide as high, which gets a row of its own."""
-    found = re.search(r'viewBox="\S+ \S+ (\S+) (\S+)"', svg)
-    return ' class="wide"' if found and float(found[1]) > 2 * float(found[2]) else ""
+def _plot(title: str, svg: str) -> dict[str, Any]:
+    """As a picture rather than an element of the page: names and styles in one SVG then mean nothing to the others.
+
+    A plot that is more than twice as wide as high gets a row of its own.
+    """
+    size = re.search(r'viewBox="\S+ \S+ (\S+) (\S+)"', svg)
+    wide = size is not None and float(size[1]) > 2 * float(size[2])
+    return {"title": title, "uri": _uri("svg+xml", printable(svg).encode()), "wide": wide}
 
 
-def _json(pictures: Pictures) -> str:
-    """What page.js shows; nothing in it can end the element that it stands in."""
+def _describe_all(pictures: Pictures) -> dict[str, Any]:
+    """Return what page.js shows."""
     names = [*pictures.classes, *(["void"] * (VOID + 1 - len(pictures.classes)))]
     colours = colourise(np.arange(VOID + 1)[None], pictures.palette)[0]
     content: dict[str, Any] = {
@@ -128,7 +87,7 @@ def _json(pictures: Pictures) -> str:
         "images": [_describe(picture, pictures.palette) for picture in pictures.items],
     }
     content["shown"] = sorted({index for image in content["images"] for index in image["classes"]})
-    return json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return content
 
 
 def _describe(picture: Picture, palette: np.ndarray) -> dict[str, Any]:
@@ -157,7 +116,7 @@ def _label_png(labels: np.ndarray, palette: np.ndarray) -> str:
 
 
 def _error_png(truth: np.ndarray, prediction: np.ndarray) -> str:
-    """What `panels.errors` lays over the faded image: wrong and void pixels; the others are transparent."""
+    """What `viz.errors` lays over the faded image: wrong and void pixels; the others are transparent."""
     codes = np.where(truth == VOID, 2, truth != prediction)
     return _indexed_png(codes, np.array([(255, 255, 255), WRONG_COLOUR, VOID_ERROR_COLOUR]), transparency=0)
 

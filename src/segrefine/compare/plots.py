@@ -4,6 +4,7 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from segrefine.compare.scores import CLASS, score
 from segrefine.compare.statistics import Bootstrap, Difference
 from segrefine.compare.variants import Variant
+from segrefine.io.atomic import replacing
 from segrefine.metrics.regions import REGIONS, SIZES, TRIMAP_WIDTHS
 
 STAGES = (*(f"encoder_stage{number}" for number in range(1, 6)), "decoder")
@@ -183,6 +185,11 @@ PLOTS: dict[str, Callable[[Sequence[Variant], Bootstrap], Figure]] = {
     "gradients": gradients,
 }
 """What a claim can show."""
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    with replacing(path) as part:
+        figure.savefig(part)
 
 
 def as_svg(figure: Figure) -> str:

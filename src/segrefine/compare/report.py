@@ -5,21 +5,20 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from matplotlib.figure import Figure
+import pandas as pd
 from omegaconf import DictConfig
 
 from segrefine.compare import tables
 from segrefine.compare.claims import write_claims
 from segrefine.compare.page import Page, write_page
 from segrefine.compare.pictures import choose_pictures
-from segrefine.compare.plots import as_svg, difference_bars, draw_all
+from segrefine.compare.plots import as_svg, difference_bars, draw_all, save_figure
 from segrefine.compare.scores import CLASS, check_metric
-from segrefine.compare.statistics import Bootstrap, Difference, correct
-from segrefine.compare.tables import Table
+from segrefine.compare.statistics import RESAMPLES, Bootstrap, Difference, correct
 from segrefine.compare.variants import Variant, find_variant, group
 from segrefine.core.errors import UserError
-from segrefine.io.atomic import replacing, write_text
-from segrefine.runs.read import find_folders, read_run
+from segrefine.io.atomic import write_text
+from segrefine.runs.read import Run, find_runs, read_run
 from segrefine.runs.wandb import download_runs
 
 log = logging.getLogger(__name__)
@@ -36,13 +35,12 @@ Pair = tuple[Variant, Variant]
 
 
 def compare(cfg: DictConfig) -> None:
-    """What `conf/compare.yaml` says."""
-    bootstrap = Bootstrap(cfg.resamples)
+    """Compare runs, or regenerate the verdicts of claims, as `conf/compare.yaml` says."""
     if cfg.claims is not None:
         given = [name for name in ("runs", "wandb", "output", "baseline") if cfg[name] is not None]
         if given:
-            raise UserError(f"claims={cfg.claims} writes beside that file: leave out {given[0]}=.")
-        write_claims(Path(cfg.claims), bootstrap)
+            raise UserError(f"claims={cfg.claims} writes beside that file: remove {given[0]}=.")
+        write_claims(Path(cfg.claims), Bootstrap(cfg.resamples))
         return
     if cfg.output is None:
         raise UserError("Give output=DIR, the folder for the comparison.")
@@ -50,18 +48,43 @@ def compare(cfg: DictConfig) -> None:
         raise UserError("Give runs=DIR, a list of folders or a glob; or wandb=ENTITY/PROJECT.")
     output = Path(cfg.output)
     if cfg.wandb is None:
-        folders = find_folders(cfg.runs)
+        runs = find_runs(cfg.runs)
     else:
         entity, project, wandb_group = (*str(cfg.wandb).split("/", 2), "", "")[:3]
         folders = download_runs(f"{entity}/{project}", output / "wandb", wandb_group or None)
-    variants = group([read_run(folder) for folder in folders])
-    check_metric(cfg.metric, variants[0].runs[0])
-    pairs = choose_pairs(variants, cfg.baseline)
-    write_report(output, variants, pairs, cfg.metric, bootstrap)
+        runs = [read_run(folder) for folder in folders]
+    compare_runs(runs, output, cfg.metric, cfg.baseline, cfg.resamples)
+
+
+def compare_runs(
+    runs: Sequence[Run],
+    output: Path,
+    metric: str = "mIoU",
+    baseline: str | None = None,
+    resamples: int = RESAMPLES,
+) -> dict[str, pd.DataFrame]:
+    """Compare finished runs, which `segrefine.runs.read.find_runs` reads, and write the report to the folder `output`.
+
+    Args:
+        runs: trained runs or evaluations, all of the same images and classes.
+        output: the folder for the tables, the plots and the page.
+        metric: the score to compare, such as `mIoU`, `boundary_IoU`, `trimap_2` or `IoU:CLASS`.
+        baseline: the variant to compare all others with; None for every pair.
+        resamples: resamples of the images for intervals and p-values.
+
+    Returns:
+        The tables `variants`, `differences`, `classes` and `class_differences`, as text.
+
+    Raises:
+        UserError: the runs cannot be compared, or there is no such metric or baseline.
+    """
+    variants = group(runs)
+    check_metric(metric, variants[0].runs[0])
+    return write_report(output, variants, choose_pairs(variants, baseline), metric, Bootstrap(resamples))
 
 
 def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair]:
-    """Every variant with the baseline, or every two, the later one first."""
+    """Pair every variant with the baseline, or every two, the later one first."""
     if baseline is None:
         return [(one, other) for other, one in combinations(variants, 2)]
     other = find_variant(variants, baseline)
@@ -70,16 +93,16 @@ def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair
 
 def write_report(
     output: Path, variants: Sequence[Variant], pairs: Sequence[Pair], metric: str, bootstrap: Bootstrap
-) -> None:
-    """Tables, plots and `comparison.html` in the folder `output`."""
+) -> dict[str, pd.DataFrame]:
+    """Write tables, plots and `comparison.html` to the folder `output`; returns the tables by name."""
     found = correct([bootstrap.difference(*pair, metric) for pair in pairs])
     classes = variants[0].runs[0].classes
     by_class = correct([bootstrap.difference(*pair, f"{CLASS}{name}") for pair in pairs for name in classes])
     written = {
         "variants": tables.overview(variants),
-        "differences": tables.differences(found, f"Differences in {metric}, points"),
+        "differences": tables.differences(found),
         "classes": tables.per_class(variants),
-        "class_differences": tables.differences(by_class, "Differences by class, points"),
+        "class_differences": tables.differences(by_class),
     }
     figures = draw_all(variants, metric, bootstrap)
     if found:
@@ -90,24 +113,26 @@ def write_report(
         save_figure(figure, output / f"{name}.png")
     log.info("choosing the images in which the variants differ most")
     pictures, remarks = choose_pictures(variants)
-    shown = {key: (table.title, table.html()) for key, table in written.items() if table.rows}
+    above = {"Variants": written["variants"], f"Differences in {metric}, points": written["differences"]}
+    below = {"IoU of each class": written["classes"], "Differences by class, points": written["class_differences"]}
     page = Page(
         f"{variants[0].summary.datamodule}, {variants[0].summary.split}: {len(variants)} variants",
-        dict(shown[key] for key in ("variants", "differences") if key in shown),
+        {title: table for title, table in above.items() if len(table)},
         {title: as_svg(figures[name]) for name, title in TITLES.items() if name in figures},
         pictures,
-        dict(shown[key] for key in ("classes", "class_differences") if key in shown),
+        {title: table for title, table in below.items() if len(table)},
         [*explain(variants, found, bootstrap), *remarks],
     )
     write_page(output / "comparison.html", page)
-    log.info(written["variants"].markdown())
+    log.info(tables.to_markdown(written["variants"]))
     for difference in found:
         log.info(f"{difference.one} against {difference.other}, {metric}: {difference.verdict}")
     log.info(f"everything is in {output}; open {output / 'comparison.html'} in a browser")
+    return written
 
 
 def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap: Bootstrap) -> list[str]:
-    """What a reader has to know to take the numbers for what they are."""
+    """Return notes that a reader needs to interpret the numbers."""
     first = variants[0]
     several = any(len(variant.runs) > 1 for variant in variants)
     notes = [
@@ -129,13 +154,8 @@ def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap:
     return notes
 
 
-def write_table(path: Path, table: Table) -> None:
-    """`path` with .md, .csv and .tex."""
-    write_text(path.with_suffix(".md"), table.markdown())
-    write_text(path.with_suffix(".csv"), table.csv())
-    write_text(path.with_suffix(".tex"), table.latex())
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    with replacing(path) as part:
-        figure.savefig(part)
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write `path` with .md, .csv and .tex."""
+    write_text(path.with_suffix(".md"), tables.to_markdown(table))
+    write_text(path.with_suffix(".csv"), tables.to_csv(table))
+    write_text(path.with_suffix(".tex"), tables.to_latex(table))

@@ -8,12 +8,12 @@ trained networks, scored in two ways, are compared network by network.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from segrefine.compare.scores import score
+from segrefine.compare.scores import CLASS, score
 from segrefine.compare.variants import Variant
 from segrefine.runs.read import Run
 
@@ -31,7 +31,8 @@ class Difference:
     """How far `one` is above `other` in a score, fractions: the estimate, its 95 % interval, two-sided p-value.
 
     `p` is that of no difference or, with a `margin`, of `one` being below `other` by just so much. `adjusted_p` is that
-    of Holm's correction where several differences are asked for, else p itself.
+    of Holm's correction where several differences are asked for, else p itself. `images` is the number of images that
+    the score rests on, where these are so few that some resamples hold none of them.
     """
 
     one: str
@@ -44,15 +45,20 @@ class Difference:
     adjusted_p: float
     seeds: tuple[int, int]
     margin: float = 0.0
+    images: int | None = None
 
     @property
     def shown(self) -> bool:
-        """Whether it is more than noise that the difference is above minus the margin, or below it."""
+        """Whether the difference is significantly above or below `-margin` after correction."""
         return self.adjusted_p < 1 - LEVEL and (self.low > -self.margin or self.high < -self.margin)
 
     @property
     def verdict(self) -> str:
-        """In plain words, in points (hundredths)."""
+        """The result in plain words, in points (hundredths)."""
+        if np.isnan(self.estimate):
+            if self.metric.startswith(CLASS):
+                return f"not defined: the class {self.metric.removeprefix(CLASS)} never occurs in these images"
+            return f"not defined: these images hold nothing to score for {self.metric}"
         low, high = 100 * self.low, 100 * self.high
         if self.margin:
             found = "excluded" if self.low > -self.margin else "shown"
@@ -65,7 +71,8 @@ class Difference:
             words = f"better by {low:.1f} to {high:.1f} points"
         else:
             words = f"worse by {-high:.1f} to {-low:.1f} points"
-        return words + ONE_SEED * (min(self.seeds) == 1)
+        few = f", on {self.images} image{'s' * (self.images > 1)} alone" if self.images else ""
+        return words + few + ONE_SEED * (min(self.seeds) == 1)
 
 
 class Bootstrap:
@@ -108,17 +115,20 @@ class Bootstrap:
         noise = [difference] if _same_networks(one, other) else sides
         estimate, replicates = difference.estimate, difference.resampled + self._seed_noise(noise)
         replicates = replicates[np.isfinite(replicates)]
-        low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(replicates) else (np.nan,) * 2
+        low, high = _interval(replicates)
         tail = min((replicates <= -margin).sum(), (replicates >= -margin).sum())
         p = min(1.0, 2 * (tail + 1) / (len(replicates) + 1))
         seeds = len(one.runs), len(other.runs)
-        return Difference(one.label, other.label, metric, estimate, float(low), float(high), p, p, seeds, margin)
+        images = None
+        if len(replicates) < self.resamples:
+            alone = [score(run, metric, np.eye(len(run.images))) for run in (*one.runs, *other.runs)]
+            images = int(np.isfinite(alone).any(0).sum())
+        return Difference(one.label, other.label, metric, estimate, low, high, p, p, seeds, margin, images)
 
     def interval(self, variant: Variant, metric: str) -> tuple[float, float]:
-        """95 % interval of the variant's own score, over images and seeds."""
+        """95 % interval of the variant's own score, over images and seeds; NaN where there is nothing to score."""
         side = self._side(variant, metric)
-        low, high = np.nanquantile(side.resampled + self._seed_noise([side]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return float(low), float(high)
+        return _interval(side.resampled + self._seed_noise([side]))
 
     def _seed_noise(self, sides: Sequence["_Side"]) -> np.ndarray:
         """(resamples,) draws of what other seeds would have changed."""
@@ -159,11 +169,13 @@ class _Side:
     def variance(self) -> float:
         """Of the mean, as far as it comes of the seeds; 0 where there is but one."""
         count = len(self.by_seed)
-        if count == 1:
+        defined = np.isfinite(self.resampled)  # a resample may hold no image of a rare class
+        if count == 1 or not defined.any():
             return 0.0
         # Scores of seeds differ by the seeds, and by what each made of the images at hand; that second part is in
         # the resamples already: as much as the mean over seeds varies less with the images than each seed.
-        share = (self.resampled_by_seed.var(1).mean() - self.resampled.var()) * count / (count - 1)
+        by_seed, mean = self.resampled_by_seed[:, defined], self.resampled[defined]
+        share = (by_seed.var(1).mean() - mean.var()) * count / (count - 1)
         return max(float(self.by_seed.var(ddof=1) - share), 0.0) / count
 
     def above(self, other: "_Side") -> "_Side":
@@ -171,6 +183,15 @@ class _Side:
         if len(self.by_seed) == len(other.by_seed):
             return _Side(self.by_seed - other.by_seed, self.resampled_by_seed - other.resampled_by_seed)
         return _Side(np.array([self.estimate - other.estimate]), (self.resampled - other.resampled)[None])
+
+
+def _interval(replicates: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of those of the replicates that are defined; NaN if none is."""
+    replicates = replicates[np.isfinite(replicates)]
+    if not len(replicates):
+        return np.nan, np.nan
+    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _same_networks(one: Variant, other: Variant) -> bool:
@@ -194,7 +215,4 @@ def correct(differences: Sequence[Difference]) -> list[Difference]:
     for rank, index in enumerate(order):
         largest = max(largest, min(1.0, differences[index].p * (len(order) - rank)))
         adjusted[index] = largest
-    return [
-        Difference(**{**vars(difference), "adjusted_p": adjusted[index]})
-        for index, difference in enumerate(differences)
-    ]
+    return [replace(difference, adjusted_p=adjusted[index]) for index, difference in enumerate(differences)]

@@ -1,131 +1,79 @@
-"""Tables of a comparison, as rows of text that are written as Markdown, CSV, LaTeX or HTML."""
+"""Tables of a comparison: pandas DataFrames of text, and how they are written as Markdown and LaTeX."""
 
-import csv
-import html
-import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 
 from segrefine.compare.scores import CLASS, PLAIN, score
 from segrefine.compare.statistics import Difference
 from segrefine.compare.variants import Variant
-from segrefine.core.text import printable
-
-if TYPE_CHECKING:
-    from segrefine.runs.summary import Summary
 
 
-@dataclass(frozen=True)
-class Table:
-    """`title`, the names of the columns, and rows of text."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-        rule = "| " + " | ".join("---" for _ in self.columns) + " |"
-        return "\n".join([line(self.columns), rule, *map(line, self.rows)]) + "\n"
-
-    def csv(self) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
-        return text.getvalue()
-
-    def latex(self) -> str:
-        """For the booktabs package."""
-
-        def line(cells: Sequence[str]) -> str:
-            return " & ".join(_escape_latex(cell) for cell in cells) + r" \\"
-
-        rows = "\n".join(map(line, self.rows))
-        return (
-            f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}\n\\toprule\n{line(self.columns)}\n\\midrule\n"
-            f"{rows}\n\\bottomrule\n\\end{{tabular}}\n"
-        )
-
-    def html(self) -> str:
-        def line(cells: Sequence[str], kind: str) -> str:
-            return "<tr>" + "".join(f"<{kind}>{html.escape(printable(cell))}</{kind}>" for cell in cells) + "</tr>"
-
-        body = "".join(line(row, "td") for row in self.rows)
-        return f"<table><thead>{line(self.columns, 'th')}</thead><tbody>{body}</tbody></table>"
+def new_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> pd.DataFrame:
+    """Return the rows as a DataFrame of text."""
+    return pd.DataFrame(list(rows), columns=list(columns), dtype=object)
 
 
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
-}
+def to_markdown(table: pd.DataFrame) -> str:
+    """Return the table in Markdown, for which pandas would need another package."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False, name=None)]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+def to_latex(table: pd.DataFrame) -> str:
+    """Return the table in LaTeX, for the booktabs package."""
+    columns = "l" + "r" * (len(table.columns) - 1)
+    return table.to_latex(index=False, escape=True, column_format=columns).replace("±", r"$\pm$")
 
 
-def overview(variants: Sequence[Variant]) -> Table:
-    """Scores, mean and deviation over the seeds, and costs of every variant."""
-    costs: dict[str, Callable[[Summary], str]] = {
-        "parameters (M)": lambda summary: f"{summary.params / 1e6:.2f}",
-        f"multiply-adds (G, {_size(variants)})": lambda summary: f"{summary.flops / 1e9:.2f}",
-    }
-    columns = ("variant", "backbone", "seeds", *PLAIN, *costs, "images/s", "peak memory (MiB)")
+def to_csv(table: pd.DataFrame) -> str:
+    """Return the table as CSV, whose lines end alike on every system."""
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def overview(variants: Sequence[Variant]) -> pd.DataFrame:
+    """Return scores, with mean and deviation over the seeds, and costs of every variant."""
     rows = []
     for variant in variants:
-        scores = [mean_and_deviation([float(score(run, name)) for run in variant.runs]) for name in PLAIN]
-        rates = [run.summary.images_per_second for run in variant.runs]
-        memory = [run.summary.peak_memory_bytes for run in variant.runs]
-        rows.append(
-            (
-                variant.label,
-                variant.summary.backbone,
-                str(len(variant.runs)),
-                *scores,
-                *(cost(variant.summary) for cost in costs.values()),
-                _mean(rates, 1, 1),
-                _mean(memory, 2**20, 0),
-            )
-        )
-    return Table("Variants", columns, tuple(rows))
+        runs, summary = variant.runs, variant.summary
+        row = {"variant": variant.label, "backbone": summary.backbone, "seeds": str(len(runs))}
+        row |= {name: mean_and_deviation([float(score(run, name)) for run in runs]) for name in PLAIN}
+        row |= {"parameters (M)": f"{summary.params / 1e6:.2f}"}
+        row |= {f"multiply-adds (G, {_size(variants)})": f"{summary.flops / 1e9:.2f}"}
+        row |= {"images/s": _mean([run.summary.images_per_second for run in runs], 1, 1)}
+        row |= {"peak memory (MiB)": _mean([run.summary.peak_memory_bytes for run in runs], 2**20, 0)}
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)
 
 
-def per_class(variants: Sequence[Variant]) -> Table:
-    """IoU of every class, the mean over the seeds."""
+def per_class(variants: Sequence[Variant]) -> pd.DataFrame:
+    """Return the IoU of every class, with mean and deviation over the seeds."""
     rows = []
     for name in variants[0].runs[0].classes:
         values = [[float(score(run, f"{CLASS}{name}")) for run in variant.runs] for variant in variants]
-        rows.append((name, *(mean_and_deviation(column) for column in values)))
-    return Table("IoU of each class", ("class", *(variant.label for variant in variants)), tuple(rows))
+        rows.append((name, *map(mean_and_deviation, values)))
+    return new_table(("class", *(variant.label for variant in variants)), rows)
 
 
-def differences(found: Sequence[Difference], title: str) -> Table:
-    """What `Bootstrap.difference` found, in points."""
+def differences(found: Sequence[Difference]) -> pd.DataFrame:
+    """Return what `Bootstrap.difference` found, in points."""
     columns = ("variant", "against", "score", "difference", "95 % interval", "p", "p (Holm)", "seeds", "verdict")
-    rows = [
-        (
-            difference.one,
-            difference.other,
-            difference.metric,
-            f"{100 * difference.estimate:+.2f}",
-            f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}",
-            _p(difference.p),
-            _p(difference.adjusted_p),
-            " and ".join(map(str, difference.seeds)),
-            difference.verdict,
-        )
-        for difference in found
-    ]
-    return Table(title, columns, tuple(rows))
+    rows = []
+    for entry in found:
+        numbers = ["not defined"] * 4
+        if not math.isnan(entry.estimate):
+            interval = f"{100 * entry.low:+.2f} to {100 * entry.high:+.2f}"
+            numbers = [f"{100 * entry.estimate:+.2f}", interval, f"{entry.p:.4f}", f"{entry.adjusted_p:.4f}"]
+        seeds = " and ".join(map(str, entry.seeds))
+        rows.append((entry.one, entry.other, entry.metric, *numbers, seeds, entry.verdict))
+    return new_table(columns, rows)
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """`0.512 ± 0.004`: the deviation is that of a sample, and left out where there is but one value."""
+    """Return `0.512 ± 0.004`, the deviation being that of a sample; the mean alone of a single value."""
     if not np.isfinite(values).all():
         return "absent"
     mean = f"{np.mean(values):.3f}"
@@ -135,10 +83,6 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 def _mean(values: Sequence[float | None], unit: float, digits: int) -> str:
     known = [value for value in values if value is not None]
     return f"{np.mean(known) / unit:.{digits}f}" if known else "not measured"
-
-
-def _p(value: float) -> str:
-    return "not defined" if math.isnan(value) else f"{value:.4f}"
 
 
 def _size(variants: Sequence[Variant]) -> str:

@@ -8,12 +8,9 @@ from typing import Any
 
 from segrefine.core.config import flatten
 from segrefine.core.errors import UserError, did_you_mean
-from segrefine.runs.options import NO_DIFFERENCE
+from segrefine.runs.options import NO_DIFFERENCE, PLAIN_INFERENCE
 from segrefine.runs.read import Run
 from segrefine.runs.summary import Summary
-
-PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None}
-"""How a training scores; an evaluation says it in its config."""
 
 
 @dataclass(frozen=True)
@@ -24,30 +21,17 @@ class Variant:
     runs: tuple[Run, ...]
 
     @property
-    def seeds(self) -> list[int | None]:
-        return [run.seed for run in self.runs]
-
-    @property
     def summary(self) -> Summary:
         return self.runs[0].summary
 
 
 def group(runs: Sequence[Run]) -> list[Variant]:
-    """The runs as variants, named after what tells them apart, in the order in which they come.
+    """Group the runs into variants, named after what tells them apart, in the order in which they come.
 
-    Raises UserError if they were not scored on the same images with the same classes, or two have the same seed.
+    Raises:
+        UserError: runs were not scored on the same images and classes, or two of a variant have the same seed.
     """
-    first = runs[0]
-    for run in runs:
-        for name in ("datamodule", "split"):
-            if getattr(run.summary, name) != getattr(first.summary, name):
-                raise UserError(
-                    f"{run.folder.path} is scored on {name} {getattr(run.summary, name)}, {first.folder.path} on "
-                    f"{getattr(first.summary, name)}: "
-                    "only runs on the same images can be compared."
-                )
-        if run.classes != first.classes or run.images != first.images:
-            raise UserError(f"{run.folder.path} and {first.folder.path} are not scored on the same images and classes.")
+    check_same_images(runs)
     variants: dict[str, list[Run]] = {}
     for run, label in zip(runs, _labels(runs), strict=True):
         variants.setdefault(label, []).append(run)
@@ -56,9 +40,32 @@ def group(runs: Sequence[Run]) -> list[Variant]:
         for one, other in pairwise(members):
             if one.seed == other.seed:
                 raise UserError(
-                    f"{one.folder.path} and {other.folder.path} are both {label} with seed {one.seed}: leave one out."
+                    f"{one.folder.path} and {other.folder.path} are both {label} with seed {one.seed}: remove one."
                 )
     return [Variant(label, tuple(members)) for label, members in variants.items()]
+
+
+def check_same_images(runs: Sequence[Run]) -> None:
+    """Raise UserError if the runs were not all scored on the same data, classes and images, by name and by content."""
+    first = runs[0]
+    for run in runs:
+        both = f"{run.folder.path} and {first.folder.path}"
+        for name in ("datamodule", "split"):
+            if getattr(run.summary, name) != getattr(first.summary, name):
+                raise UserError(
+                    f"{run.folder.path} is scored on {name} {getattr(run.summary, name)}, {first.folder.path} on "
+                    f"{getattr(first.summary, name)}: only runs on the same images can be compared."
+                )
+        if run.classes != first.classes or run.images != first.images:
+            raise UserError(f"{both} are not scored on the same images and classes.")
+        # Labels have as many pixels of each class, inside and on boundaries, whatever a network predicts.
+        differ = (run.truth != first.truth).any((1, 2))
+        if differ.any():
+            image = run.images[int(differ.argmax())]
+            raise UserError(
+                f"{both} are scored on images of the same names, but with other labels: {image} is the first that "
+                "differs. Compare runs on one version of the data only."
+            )
 
 
 def find_variant(variants: Sequence[Variant], label: str) -> Variant:

@@ -1,4 +1,4 @@
-"""Files and archives that the owners of data give to everybody: fetched, checked, unpacked, nothing left half done."""
+"""Public files and archives: downloaded, checked and unpacked, or nothing is left."""
 
 import hashlib
 import shutil
@@ -33,82 +33,90 @@ small file could fill a disk."""
 class Archive:
     """A .zip or .tar at `url`; `folder` is what it unpacks to. That, or a folder of `also`, shows that it is there.
 
-    It is checked by its own `md5` or, where GitHub packs it anew for whoever asks and promises the content alone, by
-    git's hash of the folder, `tree`.
+    `md5` is that of the archive. GitHub packs archives on demand and guarantees their content only, so such an archive
+    has the `sha256` of its folder instead, by `checksum`.
     """
 
     url: str
     md5: str | None
     folder: str
-    tree: str | None = None
+    sha256: str | None = None
     also: tuple[str, ...] = ()
 
 
 def provide(archives: tuple[Archive, ...], root: Path) -> None:
-    """Put the folders of all archives below `root`; those that are there already cost nothing. Raises UserError, and an
-    interrupted download goes on where it stopped."""
+    """Put the folders of all archives below `root`, except those that are there already.
+
+    An interrupted download resumes where it stopped.
+
+    Raises:
+        UserError: an archive cannot be downloaded, is damaged or unsafe, or holds something else than expected.
+    """
     for archive in archives:
         if not any((root / place).is_dir() for place in (archive.folder, *archive.also)):
             path = root / archive.url.rpartition("/")[2]
             fetch(archive.url, archive.md5, path)
-            unpack(path, root, archive.folder, archive.tree)
+            unpack(path, root, archive.folder, archive.sha256)
             path.unlink()
 
 
 @contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Of several processes one works in `root`, which is made, and the others wait."""
+    """Create `root` and let one process at a time work in it; the others wait."""
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".download.lock"):
         yield
 
 
 def fetch(url: str, md5: str | None, path: Path) -> None:
-    """Download to `path`, by way of a file .part that a later call goes on with."""
-    if path.is_file() and md5 in (None, _md5(path)):
+    """Download to `path` through a file .part, from which a later call resumes."""
+    if path.is_file() and md5 in (None, _digest(path, "md5")):
         return
     part = path.with_name(f"{path.name}.part")
     have = part.stat().st_size if part.is_file() else 0
     request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         with urlopen(request, timeout=TIMEOUT) as response:
-            goes_on = response.status == 206  # else the server sends all of it
-            length = int(response.headers.get("Content-Length", 0)) + have * goes_on
+            resumes = response.status == 206  # else the server sends all of it
+            length = int(response.headers.get("Content-Length", 0)) + have * resumes
             bar = tqdm(
-                desc=path.name, total=length or None, initial=have * goes_on, unit="B", unit_scale=True, disable=None
+                desc=path.name, total=length or None, initial=have * resumes, unit="B", unit_scale=True, disable=None
             )
-            with part.open("ab" if goes_on else "wb") as file, bar:
+            with part.open("ab" if resumes else "wb") as file, bar:
                 while chunk := response.read(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
     except (OSError, HTTPException) as error:  # URLError is of the first, an answer cut short of the second
         if not (isinstance(error, HTTPError) and error.code == 416):  # nothing is left to send
             raise UserError(
-                f"{url} could not be downloaded ({error}). What came so far is kept: run the command again to go on, "
-                f"or fetch the file by other means and put it in {path.parent}."
+                f"{url} could not be downloaded ({error}). The part that was downloaded is kept: run the command again "
+                f"to resume, or download the file by other means and put it in {path.parent}."
             ) from error
-    if md5 not in (None, _md5(part)):
+    if md5 not in (None, _digest(part, "md5")):
         part.unlink()
-        raise UserError(f"{url} came with another checksum than {md5}: it is damaged or was changed. It was deleted.")
+        raise UserError(f"{url} has another checksum than {md5}: it is damaged or was changed. It was deleted.")
     part.replace(path)
 
 
-def unpack(path: Path, root: Path, folder: str, tree: str | None = None) -> None:
-    """Unpack an archive and move its `folder`, from the top or one folder down, below `root`; UserError for an archive
-    that would write elsewhere or too much, that is damaged or whose folder is not the `tree` given."""
+def unpack(path: Path, root: Path, folder: str, sha256: str | None = None) -> None:
+    """Unpack an archive and move its `folder`, from the top or one folder down, below `root`.
+
+    Raises:
+        UserError: the archive would write elsewhere or too much, is damaged, or its folder does not have the `sha256`.
+    """
     free = shutil.disk_usage(root).free
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as inside:
         try:
             (_unzip if path.suffix == ".zip" else _untar)(path, inside, free)
         except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-            raise UserError(f"{path} was not unpacked: {error}. Delete it to have it fetched again.") from error
+            raise UserError(f"{path} was not unpacked: {error}. Delete it to download it again.") from error
         # GitHub wraps everything in a folder of the repository's name.
         found = [place for place in (Path(inside) / folder, *Path(inside).glob(f"*/{folder}")) if place.is_dir()]
         if not found:
             raise UserError(f"{path} holds no folder {folder}.")
-        if tree and git_tree(found[0]).hex() != tree:
+        if sha256 and checksum(found[0]) != sha256:
             path.unlink()
-            raise UserError(f"{path} held another {folder} than the known one (git tree {tree}). It was deleted.")
+            raise UserError(f"{path} held another {folder} than expected (SHA-256 {sha256}). It was deleted.")
         (root / folder).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(found[0], root / folder)
 
@@ -127,7 +135,7 @@ def _untar(path: Path, folder: str, free: int) -> None:
     total = 0
 
     def checked(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo | None:
-        """Sizes are added up as unpacking goes on: the list of a packed .tar is known at its end alone."""
+        """Add up the sizes during unpacking: the list of a packed .tar is known only at its end."""
         nonlocal total
         total += member.size
         _refuse_too_much(path, free, total)
@@ -138,27 +146,20 @@ def _untar(path: Path, folder: str, free: int) -> None:
 
 
 def _refuse_too_much(path: Path, free: int, size: int) -> None:
-    """UserError if an archive takes `size` bytes unpacked, more than data sets have or than are `free` on the disk."""
+    """Raise UserError if `size` bytes, unpacked, are more than data sets have or than are `free` on the disk."""
     if size > min(MOST, free):
         limit = f"the disk has {free / 2**30:.1f} GiB free" if free < MOST else f"no data set here has {MOST >> 30} GiB"
         raise UserError(f"{path} was not unpacked: it would take {size / 2**30:.1f} GiB, and {limit}.")
 
 
-def git_tree(folder: Path) -> bytes:
-    """The SHA-1 that git gives a folder of plain files: a fingerprint of all their names and contents."""
-    # git sorts folders as if their names ended in a slash
-    entries = sorted(folder.iterdir(), key=lambda path: path.name + "/" * path.is_dir())
-    content = b"".join(
-        b"40000 " + path.name.encode() + b"\0" + git_tree(path)
-        if path.is_dir()
-        else b"100644 " + path.name.encode() + b"\0" + _git_hash("blob", path.read_bytes())
-        for path in entries
-    )
-    return _git_hash("tree", content)
+def checksum(folder: Path) -> str:
+    """Return the SHA-256 of a list of the SHA-256 and the name of every file below the folder.
 
-
-def _git_hash(kind: str, content: bytes) -> bytes:
-    return hashlib.sha1(f"{kind} {len(content)}\0".encode() + content).digest()
+    The shell gives the same: `find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum`.
+    """
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    lines = [f"{_digest(path, 'sha256')}  {name}\n" for name, path in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _leaves(name: str) -> bool:
@@ -166,6 +167,6 @@ def _leaves(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or "\\" in name
 
 
-def _md5(path: Path) -> str:
+def _digest(path: Path, kind: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()

@@ -17,6 +17,9 @@ NO_DIFFERENCE = (HARMLESS - {"init_from", "strict"}) | {
 }
 """Options that make no other variant."""
 
+PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None}
+"""How a training scores; an evaluation says it in its config."""
+
 
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return `key=value (was before)` for each option that changed and brings the run to another end."""

