@@ -1,7 +1,6 @@
 """The Lightning data module that every data set extends: splits, loaders and class statistics."""
 
 import logging
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID, voc_colour_map
+from segrefine.core.machine import available_cores
 from segrefine.core.signals import STOP_SIGNALS
 from segrefine.data.class_weights import class_pixels, median_frequency
 from segrefine.data.dataset import Item, LeftOut, SegmentationDataset, Transform
@@ -194,7 +194,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def _parse_workers(self, num_workers: int | str) -> int:
         if num_workers == "auto":
-            return 0 if self.in_memory else min(available_cpus(), 8)
+            return 0 if self.in_memory else min(len(available_cores()), 8)
         return require_count("num_workers", num_workers, least=0, otherwise="'auto' or ")
 
 
@@ -215,11 +215,6 @@ def require_count(option: str, value: object, least: int = 1, otherwise: str = "
     if not isinstance(value, int) or value < least:
         raise UserError(f"datamodule.{option}={value} should be {otherwise}a whole number, {least} or more.")
     return value
-
-
-def available_cpus() -> int:
-    """CPU cores this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def collate(found: list[Item | LeftOut], remedy: str, blank: tuple[int, int] = BLANK) -> dict:
