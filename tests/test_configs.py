@@ -62,7 +62,6 @@ GROUPS = {
 
 
 PACKAGES = {
-    "joblib": "hydra_joblib_launcher",
     "optuna": "hydra_optuna_sweeper",
     "submitit_slurm": "hydra_submitit_launcher",
     "submitit_local": "hydra_submitit_launcher",

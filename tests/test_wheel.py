@@ -36,11 +36,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_is_small_and_holds_the_package_alone(wheel: Path) -> None:
+def test_the_wheel_is_small_and_holds_the_package_and_its_launcher_alone(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.stat().st_size < 1_000_000
     assert {"segrefine/py.typed", "segrefine/conf/train.yaml", "segrefine/compare/page.html"} <= set(names)
-    assert {name.split("/")[0] for name in names} == {"segrefine", names[-1].split("/")[0]}
+    assert {name.split("/")[0] for name in names} == {"segrefine", "hydra_plugins", names[-1].split("/")[0]}
+    assert [name for name in names if "hydra_plugins" in name] == ["hydra_plugins/segrefine_launcher.py"]
     assert not any("experiment" in name for name in names)
 
 

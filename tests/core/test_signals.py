@@ -3,11 +3,12 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from segrefine.cli.jobs import run_passing_signals
+from segrefine.cli.jobs import Processes
 from segrefine.core.signals import REQUEUE, STOP_SIGNALS, Stopped, StopRequest
 
 # A job that tells the one that started it to stop, and ends when it is told so itself.
@@ -19,6 +20,11 @@ time.sleep(20)
 """
 
 
+def run(*arguments: str) -> int:
+    with Processes() as processes:
+        return processes.start([sys.executable, "-c", *arguments]).wait()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_sweep_passes_on_what_asks_it_to_stop_and_waits(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -26,7 +32,7 @@ def test_a_sweep_passes_on_what_asks_it_to_stop_and_waits(
     monkeypatch.chdir(tmp_path)
     before = [signal.getsignal(each) for each in STOP_SIGNALS]
     with pytest.raises(Stopped) as stopped:
-        run_passing_signals([sys.executable, "-c", JOB, str(int(number))])
+        run(JOB, str(int(number)))
     assert stopped.value.code == REQUEUE == 75
     assert (tmp_path / "saved").exists()
     assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
@@ -39,14 +45,21 @@ def test_who_listened_before_is_told_after_the_job_has_ended(tmp_path: Path, mon
     before = signal.signal(signal.SIGUSR2, lambda *_: told.append((tmp_path / "saved").exists()))
     try:
         with pytest.raises(Stopped):
-            run_passing_signals([sys.executable, "-c", JOB, str(int(signal.SIGUSR2))])
+            run(JOB, str(int(signal.SIGUSR2)))
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert told == [True]
 
 
 def test_a_job_that_is_left_alone_gives_its_status() -> None:
-    assert run_passing_signals([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+    assert run("raise SystemExit(3)") == 3
+
+
+def test_an_error_in_the_sweep_leaves_no_job_behind() -> None:
+    with suppress(OSError), Processes() as processes:
+        process = processes.start([sys.executable, "-c", "import time; time.sleep(0.2)"])
+        raise OSError("disk full")
+    assert process.returncode == 0
 
 
 def test_a_signal_is_noted_while_somebody_looks_and_ends_the_run_otherwise() -> None:

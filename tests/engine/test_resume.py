@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -178,7 +179,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert finish(process) == -signal.SIGKILL
     resume(tmp_path)
     assert_same(ending(tmp_path), whole[0])
-    assert not list(tmp_path.rglob(".*"))  # nothing half written is left
+    assert [path.name for path in tmp_path.rglob(".*")] == [".lock"]  # nothing half written is left
 
 
 @pytest.mark.parametrize(
@@ -214,6 +215,24 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     process = start(tmp_path, *options, fault=partial(signalled_at, STEP, 3, signal.SIGINT, 2))
     assert finish(process) == 130
     assert not (tmp_path / "checkpoints").exists()
+
+
+def signalled_while_waiting() -> None:
+    """Plant in this process: it gets SIGTERM while it waits for other nodes."""
+    connect = torch.distributed.init_process_group
+
+    def signalled(*args: Any, **kwargs: Any) -> None:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        connect(*args, **kwargs)
+
+    torch.distributed.init_process_group = signalled
+
+
+def test_a_run_that_waits_for_other_nodes_stops_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path, "trainer.num_nodes=2", "trainer.strategy=ddp", fault=signalled_while_waiting)
+    process.join(100)
+    process.kill()  # if it still waits, as PyTorch does for half an hour
+    assert finish(process) == REQUEUE
 
 
 @pytest.mark.slow

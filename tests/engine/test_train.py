@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import fcntl
 import json
 import math
 from collections.abc import Callable
@@ -80,7 +81,7 @@ def test_a_run_leaves_the_whole_folder(finished: tuple[Path, Summary]) -> None:
         *("config.yaml", "environment.txt", "metrics.csv", "summary.json", "per_image.csv"),
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "checkpoints/last.previous.ckpt"),
         *("panels/step_0000002.png", "panels/step_0000004.png"),
-        *("predictions/test_00000_label.png", "predictions/test_00001_label.png"),
+        *("predictions/test_00000_label.png", "predictions/test_00001_label.png", ".lock"),
     } == names
 
 
@@ -109,14 +110,24 @@ def test_the_best_score_on_val_is_in_the_summary(finished: tuple[Path, Summary])
 
 
 def test_two_processes_do_not_work_on_one_run(tmp_path: Path, at_work: Callable[[Path], None]) -> None:
-    with RunFolder(tmp_path).alone():
-        with pytest.raises(UserError, match=r"Another process is at work on the run in .* Wait for its"):
-            RunFolder(tmp_path).alone().__enter__()
-        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-    assert not list(tmp_path.iterdir())
+    again = pytest.raises(UserError, match=r"Another process is at work on the run in .* Wait for its")
+    with RunFolder(tmp_path).alone(), again:
+        RunFolder(tmp_path).alone().__enter__()
     at_work(tmp_path)
     with pytest.raises(UserError, match="Another process is at work"):
         RunFolder(tmp_path).alone().__enter__()
+
+
+def test_a_process_that_opened_the_lock_before_the_run_ended_keeps_a_third_out(tmp_path: Path) -> None:
+    """It waits while the first is at work, and gets the lock when that ends."""
+    with RunFolder(tmp_path).alone():
+        second = (tmp_path / ".lock").open()
+    with second:
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(UserError, match="Another process is at work"):
+            RunFolder(tmp_path).alone().__enter__()
+    with RunFolder(tmp_path).alone():
+        pass
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock")])
@@ -247,7 +258,7 @@ def test_another_run_is_not_gone_on_with(
         cfg = compose("train", overrides=[*options, f"ckpt_path={finished[0]}/checkpoints/last.ckpt", override])
     with pytest.raises(UserError, match=message):
         train(cfg, tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_gradients_of_every_stage_are_logged_where_asked_for(tmp_path: Path) -> None:
@@ -383,7 +394,7 @@ def test_nonfinite_steps_are_left_out_where_asked_for(
 def test_mistakes_are_told_in_words(override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         train(config(override), tmp_path)
-    assert not list(tmp_path.iterdir())  # nothing is written before the mistake is found
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]  # nothing is written before the mistake is found
 
 
 def test_auto_values_of_a_recipe_are_worked_out() -> None:

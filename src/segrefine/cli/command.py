@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segrefine.cli.failures import explain_failure
-from segrefine.cli.jobs import run_job, telling_workers
+from segrefine.cli.jobs import program, run_job
 from segrefine.cli.options import check_options, explain, register_plugins
-from segrefine.cli.sweeps import describe_sweep, sweep_folder, sweep_options
+from segrefine.cli.sweeps import add_overrides, describe_sweep, sweep_folder, sweep_options
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
 from segrefine.core.text import printable
@@ -44,8 +44,8 @@ Prepare = Callable[[list[str]], None]
 def run_command(name: str, task: Task, options: type, prepare: Prepare | None = None) -> None:
     """Compose `conf/NAME.yaml` with the command line and call `task(cfg, folder)`.
 
-    Each job of a sweep is the same command in a process of its own (see `run_job`). Exits with status 2 and one message
-    for a mistake in options or files, or a fault of the machine.
+    Each job of a sweep is the same command in its own process (see `segrefine.cli.jobs`). Exits with status 2 and one
+    message for a mistake in options or files, or a fault of the machine.
 
     Args:
         name: of the command.
@@ -56,18 +56,14 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, costs no traceback a line
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to the messages below
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
-    sys.argv += follower_options(sys.argv)
-    sweep = None
-    if added := sweep_options(name, sys.argv[1:]):
-        sys.argv += added
-        sweep = sweep_folder(sys.argv[1:])
+    sys.argv[1:] = add_overrides(sys.argv[1:], [*follower_options(sys.argv), *sweep_options(name, sys.argv[1:])])
+    sweep = sweep_folder(sys.argv[1:])
     job = _Job(task, options)
     try:
         register_plugins()
         if prepare is not None:
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
-        with telling_workers(sweep) if sweep else contextlib.nullcontext():
-            hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=name)(job)()
+        hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=name)(job)()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except (HydraException, OmegaConfBaseException, OSError, ValueError, RuntimeError) as error:
@@ -85,18 +81,16 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
 
 
 class _Job:
-    """What Hydra calls: the task, or in a sweep the process that runs it."""
+    """What Hydra calls: the task, or in a sweep of a launcher other than ours, the process that runs it."""
 
     def __init__(self, task: Task, options: type) -> None:
         self.task, self.options, self.started = task, options, False
-        # These are others where a launcher takes the job elsewhere.
-        spec, script = sys.modules["__main__"].__spec__, os.path.abspath(sys.argv[0])
-        self.program, self.process = ["-m", spec.name] if spec else [script], os.getpid()
+        self.program = program()  # submitit calls the job from another one
 
     def __call__(self, cfg: DictConfig) -> float | None:
         self.started = True
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return run_job(self.program, cfg, self.process)
+            return run_job(self.program, cfg)
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             check_options(cfg, self.options)

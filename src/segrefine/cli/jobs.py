@@ -1,24 +1,19 @@
-"""The jobs of a sweep: each is the command of a single run, in a process of its own. One that was stopped goes on, one
-that is finished is left alone, and all are told to stop when the sweep is.
-
-Nothing heavy is imported here: the processes of a launcher wait for jobs and do no more.
+"""The jobs of a sweep. Each runs the command of a single run in its own process: finished runs are skipped, interrupted
+ones resume, and a signal that stops the sweep reaches all of them.
 """
 
-import itertools
 import logging
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -32,41 +27,118 @@ from segrefine.runs.summary import Summary
 log = logging.getLogger(__name__)
 
 
-def run_job(program: list[str], cfg: DictConfig, sweep: int) -> float | None:
-    """Run the current job of the sweep whose process has the id `sweep`: this one, or one that has workers. Returns the
-    run's mIoU of val, what a sweeper optimises.
+class Processes:
+    """The processes of jobs. Within the block, signals that ask this process to stop are passed on to them. The block
+    ends when all of them have ended, and raises `Stopped` if there was a signal. A second Ctrl-C kills them.
+    """
 
-    As a process of its own a job that fails does not stop the others, leaves no memory taken and no process group
-    behind, and may start processes for its devices, which get the values that the sweeper drew once (Lightning's
-    launcher would repeat the whole sweep in each of them).
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._started: list[subprocess.Popen] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Processes":
+        self._before = {number: signal.signal(number, self._pass_on) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._started:
+            process.wait()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.received:
+            handler = self._before[self.received[0]]
+            if callable(handler) and self.received[0] != signal.SIGINT:
+                handler(self.received[0], None)  # submitit's queues the job again
+            raise Stopped(self.received[0])
+
+    def start(
+        self, command: list[str], environment: dict[str, str] | None = None, cores: Sequence[int] = ()
+    ) -> subprocess.Popen:
+        """Start a command with additions to the environment, on these CPU cores (none: on any)."""
+        process = subprocess.Popen(command, env=os.environ | (environment or {}))
+        self._started.append(process)
+        if self.received:  # while the process started
+            process.terminate()
+        if cores:
+            with suppress(AttributeError, OSError):  # not every system can
+                os.sched_setaffinity(process.pid, cores)
+        return process
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        again = number == signal.SIGINT and number in self.received
+        self.received.append(number)
+        log.warning(f"{signal.Signals(number).name}: stopping when the jobs have saved (Ctrl-C twice: at once).")
+        for process in self._started:
+            if again:
+                process.kill()
+            elif number != signal.SIGINT:  # which a terminal sends to all processes
+                process.send_signal(number)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of the sweep, and its process, None if it had finished before."""
+
+    folder: RunFolder
+    process: subprocess.Popen | None
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def result(self) -> float | None:
+        """Wait for the end. Return the run's mIoU on val, which a search maximizes.
+
+        Raises:
+            UserError: if the job failed.
+        """
+        if self.process and (status := self.process.wait()):
+            raise UserError(f"a job of the sweep ended with status {status}: {self.folder.path}")
+        return Summary.read(self.folder.summary).val_mIoU if self.folder.finished else None
+
+
+def program() -> list[str]:
+    """Return the arguments with which Python starts this command: a module or a script."""
+    spec = sys.modules["__main__"].__spec__
+    return ["-m", spec.name] if spec else [os.path.abspath(sys.argv[0])]
+
+
+def run_job(arguments: list[str], cfg: DictConfig) -> float | None:
+    """Run the current job of the sweep and return its result. `arguments` are those of `program`."""
+    with Processes() as processes:
+        return start_job(processes, arguments, cfg).result()
+
+
+def start_job(
+    processes: Processes,
+    arguments: list[str],
+    cfg: DictConfig,
+    environment: dict[str, str] | None = None,
+    cores: Sequence[int] = (),
+) -> Job:
+    """Start the current job of the sweep, unless its run has finished.
+
+    In its own process a job that fails does not stop the others, frees all its memory, and can start further processes
+    for its devices with the values that the sweeper drew once. (Lightning would repeat the whole sweep in each.)
+
+    Raises:
+        UserError: if the run has finished with other options.
     """
     hydra_config = HydraConfig.get()
     folder = RunFolder(Path(hydra_config.runtime.output_dir))
     if folder.finished:
         _refuse_other_options(folder, cfg)
         log.info(f"finished before: {folder.path}")
-        return _objective(folder)
-    run_dir = f"hydra.run.dir={_quoted(str(folder.path))}"
-    command = [sys.executable, *program, *hydra_config.overrides.task, run_dir]
-    if folder.last.is_file() and not _given(command, "ckpt_path"):
-        command.append("ckpt_path=last")
-    sweep_folder = Path(hydra_config.sweep.dir).absolute()
+        return Job(folder, None)
+    given = [*hydra_config.overrides.task, f"hydra.run.dir={_quoted(str(folder.path))}"]
+    added = {"ckpt_path": "last"} if folder.last.is_file() else {}
     if OmegaConf.select(cfg, "logger.wandb") is not None:
-        names = {"group": sweep_folder.name, "name": folder.path.name}
-        command += [
-            f"logger.wandb.{key}={_quoted(name)}"
-            for key, name in names.items()
-            if not _given(command, f"logger.wandb.{key}")
-        ]
+        added["logger.wandb.group"] = _quoted(Path(hydra_config.sweep.dir).absolute().name)
+        added["logger.wandb.name"] = _quoted(folder.path.name)
+    given += [f"{key}={value}" for key, value in added.items() if not any(word.startswith(f"{key}=") for word in given)]
     log.info(f"job {hydra_config.job.num}: {folder.path}")
-    if "joblib" in hydra_config.launcher._target_ and os.getpid() != sweep:
-        with some_gpus(sweep_folder, cfg) as environment:
-            status = run_while_asked_for(command, environment, sweep, sweep_folder)
-    else:
-        status = run_passing_signals(command)
-    if status != 0:  # kept by Hydra until all jobs have run
-        raise UserError(f"a job of the sweep ended with status {status}: {folder.path}")
-    return _objective(folder)
+    return Job(folder, processes.start([sys.executable, *arguments, *given], environment, cores))
 
 
 def _quoted(text: str) -> str:
@@ -74,12 +146,8 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _given(command: list[str], key: str) -> bool:
-    return any(option.startswith(f"{key}=") for option in command)
-
-
 def _refuse_other_options(folder: RunFolder, cfg: DictConfig) -> None:
-    """UserError if the finished run of this folder had other options than it would have now: files have changed."""
+    """Raise a UserError if the finished run of this folder had other options, since files have changed."""
     before: Any = rename_classes(yaml.safe_load(folder.config.read_text())) if folder.config.is_file() else {}
     now: Any = OmegaConf.to_container(cfg, resolve=True)
     for config in (before, now):
@@ -89,127 +157,3 @@ def _refuse_other_options(folder: RunFolder, cfg: DictConfig) -> None:
             f"{folder.path} was finished with other options: {', '.join(changed)}. Remove it, or give the sweep "
             "another folder with hydra.sweep.dir=FOLDER."
         )
-
-
-def _objective(folder: RunFolder) -> float | None:
-    return Summary.read(folder.summary).val_mIoU if folder.finished else None
-
-
-def run_passing_signals(command: list[str]) -> int:
-    """The command's exit status. What asks this process to stop is passed on to it, so that it can save first; then
-    this process ends the same way, or as whoever listened before (submitit) wants."""
-    received: list[int] = []
-
-    def pass_on(number: int, frame: Any) -> None:
-        received.append(number)
-        if number != signal.SIGINT:  # which a terminal sends to all processes
-            process.send_signal(number)
-
-    process = subprocess.Popen(command)
-    if threading.current_thread() is not threading.main_thread():  # of a launcher of threads, where no signal arrives
-        return process.wait()
-    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
-    try:
-        status = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        handler = before[received[0]]
-        if callable(handler) and received[0] != signal.SIGINT:
-            handler(received[0], None)
-        raise Stopped(received[0])
-    return status
-
-
-def stop_file(folder: Path, sweep: int) -> Path:
-    """What tells the workers of a sweep that it was asked to stop."""
-    return folder / f".stop_{sweep}"
-
-
-def run_while_asked_for(command: list[str], environment: dict[str, str], sweep: int, folder: Path) -> int:
-    """The command's exit status, in a worker of the sweep. When the sweep was asked to stop, or was killed, the command
-    is asked to stop too, and jobs that the worker gets afterwards are not begun."""
-
-    def asked_for() -> bool:
-        return os.getppid() == sweep and not stop_file(folder, sweep).exists()
-
-    if not asked_for():
-        raise UserError("not begun, since the sweep was stopped")
-    # A terminal or a scheduler may tell all processes. This one waits for the command's end all the same, and for more
-    # afterwards: were it to die, joblib would kill what the others run.
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: None)
-    process = subprocess.Popen(command, env=os.environ | environment)
-    while process.poll() is None:
-        try:
-            process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            if not asked_for():
-                process.terminate()
-                process.wait()
-    if os.getppid() != sweep:
-        os._exit(0)  # there is nobody to tell, and more jobs may be waiting in the pipe
-    return process.returncode
-
-
-@contextmanager
-def telling_workers(folder: Path) -> Iterator[None]:
-    """While a launcher's workers run the jobs of the sweep in `folder`, what asks this process to stop is told to them,
-    and it ends when they have ended; a second Ctrl-C ends all at once."""
-    received: list[int] = []
-    file = stop_file(folder, os.getpid())
-    file.unlink(missing_ok=True)  # of a process of this number before
-
-    def note(number: int, frame: Any) -> None:
-        again = number == signal.SIGINT and number in received
-        received.append(number)
-        if again or not multiprocessing.active_children():
-            raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
-        file.touch()
-        log.warning(f"{signal.Signals(number).name}: stopping when the jobs have saved (Ctrl-C twice: at once).")
-
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        file.unlink(missing_ok=True)
-        if received:
-            raise Stopped(received[0])
-
-
-@contextmanager
-def some_gpus(folder: Path, cfg: DictConfig) -> Iterator[dict[str, str]]:
-    """Environment of a job beside which others run: of several GPUs it sees as many as it asks for, which no other job
-    of the sweep in `folder` has, as long as there are such."""
-    devices = OmegaConf.select(cfg, "trainer.devices")
-    count = devices if isinstance(devices, int) and devices > 0 else 1
-    gpus = visible_gpus()
-    shares = [gpus[first : first + count] for first in range(0, len(gpus) - count + 1, count)]
-    if len(shares) < 2:
-        yield {}
-        return
-    for number in itertools.count():
-        lock = FileLock(folder / f".job_{number}.lock", blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            continue
-        with lock:
-            yield {"CUDA_VISIBLE_DEVICES": ",".join(shares[number % len(shares)])}
-        lock.release()
-        return
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that CUDA would find, asked of the environment and the driver: torch would take memory on them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name.strip() for name in given.split(",") if name.strip()]
-    try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [str(number) for number, _ in enumerate(line for line in listed.stdout.splitlines() if line[:3] == "GPU")]

@@ -26,7 +26,7 @@ from segrefine.core.config import (
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.options import make_options
 
-PLUGINS = {"joblib": "joblib", "optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+PLUGINS = {"optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 """Values of Hydra's own groups that need an extra."""
 
 

@@ -1,7 +1,7 @@
-"""Sweeps that can be continued: the same command finds the same folder again, whose unfinished runs go on.
+"""Sweeps that resume: the same command finds the same folder again.
 
-`segrefine.cli.jobs` skips finished runs and resumes others. Nothing heavy is imported here, since the command line
-needs it at once.
+`segrefine.cli.jobs` skips its finished runs and resumes the others. Nothing heavy is imported here, since the command
+line needs it at once.
 """
 
 import hashlib
@@ -16,6 +16,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from segrefine.runs.folder import RunFolder
+
+MULTIRUN = {"-m", "--multirun"}
 
 NAME_LENGTH = 80
 """Of a folder, less the digest; file systems take 255."""
@@ -47,13 +49,13 @@ def _digest(text: str) -> str:
     return hashlib.sha1(text.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
-OmegaConf.register_new_resolver("slug", slug, replace=True)  # here: a launcher's processes import this, not `main`
+OmegaConf.register_new_resolver("slug", slug, replace=True)  # here: submitit's processes import this, not `main`
 
 
 def sweep_options(command: str, arguments: list[str]) -> list[str]:
-    """What is added to the command line of a sweep: a folder named after all that was asked for, so that the same
-    command finds it again, and what every run of it has in common left out of the runs' names."""
-    if not {"-m", "--multirun"} & set(arguments):
+    """Return the overrides to add for a sweep: a folder named after all that was asked for, so that the same command
+    finds it again, and run names without the options that all runs have in common."""
+    if not MULTIRUN & set(arguments):
         return []
     overrides = _parse(arguments)
     constant = [
@@ -72,8 +74,21 @@ def sweep_options(command: str, arguments: list[str]) -> list[str]:
     return options
 
 
+def add_overrides(arguments: list[str], added: list[str]) -> list[str]:
+    """Return the arguments with more overrides before those of the user, so that these win, and `-m` in front: argparse
+    takes overrides only in one stretch."""
+    flags = [argument for argument in arguments if argument in MULTIRUN]
+    others = [argument for argument in arguments if argument not in MULTIRUN]
+    first = next((index for index, argument in enumerate(others) if _is_override(argument)), len(others))
+    return [*flags, *others[:first], *added, *others[first:]]
+
+
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and "=" in argument
+
+
 def _parse(arguments: list[str]) -> list[Override]:
-    words = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    words = [argument for argument in arguments if _is_override(argument)]
     try:
         return OverridesParser.create().parse_overrides(words)
     except HydraException:
@@ -81,7 +96,9 @@ def _parse(arguments: list[str]) -> list[Override]:
 
 
 def sweep_folder(arguments: list[str]) -> Path | None:
-    """The folder of the sweep that the arguments, with what `sweep_options` added to them, ask for."""
+    """Return the folder that the arguments, with those of `sweep_options`, give a sweep; None for a single run."""
+    if not MULTIRUN & set(arguments):
+        return None
     given = [override.value() for override in _parse(arguments) if override.key_or_group == "hydra.sweep.dir"]
     return Path(str(given[-1])) if given else None
 

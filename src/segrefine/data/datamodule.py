@@ -1,7 +1,6 @@
 """The Lightning data module that every data set extends: splits, loaders and class statistics."""
 
 import logging
-import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID, voc_colour_map
+from segrefine.core.machine import available_cores
 from segrefine.core.options import Auto, Count, Size, Whole
 from segrefine.core.signals import STOP_SIGNALS
 from segrefine.data.class_weights import class_pixels, median_frequency
@@ -60,7 +60,7 @@ class SegmentationDataModule(LightningDataModule):
         self.options, self.run_seed, self._test_split = options, run_seed, test_split
         self.name = options.name
         self.batch_size, self.eval_batch_size = options.batch_size, options.eval_batch_size
-        workers = 0 if self.in_memory else min(available_cpus(), 8)
+        workers = 0 if self.in_memory else min(len(available_cores()), 8)
         self.num_workers = workers if options.num_workers == "auto" else options.num_workers
         self._epoch = self._batches = 0  # where training begins: the batches of that epoch which were seen already
         self._eval_batch_sizes: dict[str, int] = {}  # by split
@@ -202,11 +202,6 @@ def outlive_signals(worker: int) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
-
-
-def available_cpus() -> int:
-    """CPU cores this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def collate(items: list[Item], remedy: str) -> dict:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
@@ -95,9 +95,9 @@ class RunFolder:
 
     @property
     def abandoned(self) -> bool:
-        """Whether Hydra's record is there, and nothing but a log beside it: the run came to nothing."""
+        """Whether Hydra's record is there, with nothing but a log and a lock beside it: the run came to nothing."""
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
-        return self.HYDRA in names and names <= {self.HYDRA, self.LOG}
+        return self.HYDRA in names and names <= {self.HYDRA, self.LOG, self.LOCK}
 
     def panel(self, step: int) -> Path:
         """The picture of a few validation images after `step` steps."""
@@ -109,7 +109,12 @@ class RunFolder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other processes from working on this run until the block ends; UserError if one does already."""
+        """Keep other processes from working on this run until the block ends. The file of the lock stays: one that is
+        removed may be held by whoever had opened it, while another process holds a new one.
+
+        Raises:
+            UserError: if another process is at work on the run.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / self.LOCK, blocking=False)
         try:
@@ -123,8 +128,6 @@ class RunFolder:
         try:
             yield
         finally:
-            with suppress(OSError):
-                (self.path / self.LOCK).unlink()
             lock.release()
 
 
