@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job
 from hydra.plugins.launcher import Launcher
@@ -33,17 +34,15 @@ class LocalLauncher(Launcher):
         begun = []
         with Processes() as processes:
             for index, overrides in enumerate(job_overrides, initial_job_idx):
-                while not (free := [share for share in range(shares.count) if not _running(newest.get(share))]):
+                while len(busy := {number for number, job in newest.items() if job.running}) == shares.count:
                     time.sleep(POLL_SECONDS)
                 if processes.received:
                     break
-
-                def start(cfg: DictConfig, share: int = free[0]) -> Job:
-                    return start_job(processes, program(), cfg, shares.environment(share, cfg), shares.cores(share))
-
+                number = min(set(range(shares.count)) - busy)
+                start = partial(_start, processes, shares, number)
                 begun.append(self._begin(index, overrides, start))
                 if begun[-1].status == JobStatus.COMPLETED:
-                    newest[free[0]] = begun[-1].return_value
+                    newest[number] = begun[-1].return_value
         return [_finish(each) for each in begun]
 
     def _begin(self, index: int, overrides: Sequence[str], start: TaskFunction) -> JobReturn:
@@ -56,8 +55,8 @@ class LocalLauncher(Launcher):
         return begun
 
 
-def _running(job: Job | None) -> bool:
-    return job is not None and job.running
+def _start(processes: Processes, shares: Shares, number: int, cfg: DictConfig) -> Job:
+    return start_job(processes, program(), cfg, shares.share(number, cfg))
 
 
 def _finish(begun: JobReturn) -> JobReturn:

@@ -317,7 +317,7 @@ def test_a_number_of_jobs_that_makes_no_sense_is_refused(count: str, sweep: Swee
         (list(range(8)), 3, [[0, 1], [2, 3], [4, 5]]),
         ([2, 3, 9, 11], 2, [[2, 3], [9, 11]]),
         ([4, 6], 5, [[4], [6], [4], [6], [4]]),
-        ([0, 1, 2], 1, [[0, 1, 2]]),
+        ([0, 1, 2], 1, [[]]),  # any
     ],
 )
 def test_cores_are_divided_among_the_jobs(
@@ -325,7 +325,7 @@ def test_cores_are_divided_among_the_jobs(
 ) -> None:
     monkeypatch.setattr("segrefine.cli.shares.available_cores", lambda: cores)
     divided = Shares(count)
-    assert [divided.cores(share) for share in range(count)] == shares
+    assert [divided.share(number, OmegaConf.create()).cores for number in range(count)] == shares
 
 
 @pytest.mark.parametrize(
@@ -345,9 +345,10 @@ def test_every_job_has_gpus_of_its_own_as_long_as_there_are_some(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setenv("OMP_NUM_THREADS", "17")  # given, so it stays
     cfg = OmegaConf.create({"trainer": {"devices": devices}})
-    assert {Shares(4).environment(share, cfg)["OMP_NUM_THREADS"] for share in range(4)} == {"17"}
-    assert [Shares(4).environment(share, cfg).get("CUDA_VISIBLE_DEVICES") for share in range(4)] == shares
-    assert Shares(1).environment(0, cfg) == {}
+    environments = [Shares(4).share(number, cfg).environment for number in range(4)]
+    assert {each["OMP_NUM_THREADS"] for each in environments} == {"17"}
+    assert [each.get("CUDA_VISIBLE_DEVICES") for each in environments] == shares
+    assert Shares(1).share(0, cfg).environment == {}
 
 
 def test_gpus_are_counted_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

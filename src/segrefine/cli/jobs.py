@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,17 @@ from segrefine.runs.options import changed_options
 from segrefine.runs.summary import Summary
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a job gets of this machine: its CPU cores (none: any), and additions to its environment."""
+
+    cores: list[int] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+WHOLE_MACHINE = Share()
 
 
 class Processes:
@@ -52,17 +62,14 @@ class Processes:
                 handler(self.received[0], None)  # submitit's queues the job again
             raise Stopped(self.received[0])
 
-    def start(
-        self, command: list[str], environment: dict[str, str] | None = None, cores: Sequence[int] = ()
-    ) -> subprocess.Popen:
-        """Start a command with additions to the environment, on these CPU cores (none: on any)."""
-        process = subprocess.Popen(command, env=os.environ | (environment or {}))
+    def start(self, command: list[str], share: Share = WHOLE_MACHINE) -> subprocess.Popen:
+        process = subprocess.Popen(command, env=os.environ | share.environment)
         self._started.append(process)
         if self.received:  # while the process started
             process.terminate()
-        if cores:
+        if share.cores:
             with suppress(AttributeError, OSError):  # not every system can
-                os.sched_setaffinity(process.pid, cores)
+                os.sched_setaffinity(process.pid, share.cores)
         return process
 
     def _pass_on(self, number: int, frame: object) -> None:
@@ -110,13 +117,7 @@ def run_job(arguments: list[str], cfg: DictConfig) -> float | None:
         return start_job(processes, arguments, cfg).result()
 
 
-def start_job(
-    processes: Processes,
-    arguments: list[str],
-    cfg: DictConfig,
-    environment: dict[str, str] | None = None,
-    cores: Sequence[int] = (),
-) -> Job:
+def start_job(processes: Processes, arguments: list[str], cfg: DictConfig, share: Share = WHOLE_MACHINE) -> Job:
     """Start the current job of the sweep, unless its run has finished.
 
     In its own process a job that fails does not stop the others, frees all its memory, and can start further processes
@@ -138,7 +139,7 @@ def start_job(
         added["logger.wandb.name"] = _quoted(folder.path.name)
     given += [f"{key}={value}" for key, value in added.items() if not any(word.startswith(f"{key}=") for word in given)]
     log.info(f"job {hydra_config.job.num}: {folder.path}")
-    return Job(folder, processes.start([sys.executable, *arguments, *given], environment, cores))
+    return Job(folder, processes.start([sys.executable, *arguments, *given], share))
 
 
 def _quoted(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from segrefine.cli.jobs import WHOLE_MACHINE, Share
 from segrefine.core.machine import available_cores
 
 
@@ -17,23 +18,18 @@ class Shares:
         self._cores = available_cores()
         self._gpus = visible_gpus() if count > 1 else []
 
-    def cores(self, share: int) -> list[int]:
-        """Return the CPU cores of a share."""
-        size = max(len(self._cores) // self.count, 1)
-        first = share * size % len(self._cores)
-        return self._cores[first : first + size]
-
-    def environment(self, share: int, cfg: DictConfig) -> dict[str, str]:
-        """Return what the environment of a job has in addition: a thread for each core, and the GPUs that it sees, as
-        many as `trainer.devices` says (auto: one)."""
+    def share(self, number: int, cfg: DictConfig) -> Share:
+        """Return a share for a job: a thread for each core, and `trainer.devices` GPUs (auto: one)."""
         if self.count == 1:
-            return {}
-        threads = os.environ.get("OMP_NUM_THREADS") or str(len(self.cores(share)))
+            return WHOLE_MACHINE
+        size = max(len(self._cores) // self.count, 1)
+        first = number * size % len(self._cores)
+        threads = os.environ.get("OMP_NUM_THREADS") or str(size)
         devices: Any = OmegaConf.select(cfg, "trainer.devices")
-        size = devices if isinstance(devices, int) and devices > 0 else 1
-        groups = [self._gpus[first : first + size] for first in range(0, len(self._gpus) - size + 1, size)]
-        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(groups[share % len(groups)])} if len(groups) > 1 else {}
-        return {"OMP_NUM_THREADS": threads} | gpus
+        wanted = devices if isinstance(devices, int) and devices > 0 else 1
+        groups = [self._gpus[start : start + wanted] for start in range(0, len(self._gpus) - wanted + 1, wanted)]
+        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(groups[number % len(groups)])} if len(groups) > 1 else {}
+        return Share(self._cores[first : first + size], {"OMP_NUM_THREADS": threads} | gpus)
 
 
 def visible_gpus() -> list[str]:
