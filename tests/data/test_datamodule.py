@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segrefine.core.config import CONFIG_FOLDER, read_group
 from segrefine.core.errors import UserError
+from segrefine.core.options import make_options
 from segrefine.data.build import build_datamodule
 from segrefine.data.class_weights import class_pixels, median_frequency
 from segrefine.data.datamodule import SegmentationDataModule
@@ -36,7 +37,7 @@ class ListedDataModule(SegmentationDataModule):
     classes = ["a", "b", "c", "d"]  # noqa: RUF012
 
     def __init__(self, labels: list[Tensor], **options: object) -> None:
-        super().__init__(self.Options(**options))
+        super().__init__(make_options(self.Options, options, "datamodule", "datamodule."))
         self.labels = labels
 
     def dataset(self, split: str, transform: Transform | None = None) -> Listed:

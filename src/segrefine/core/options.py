@@ -77,7 +77,7 @@ def _checked(expected: Any, value: Any, name: str) -> Any:
     from pydantic import TypeAdapter, ValidationError  # here, since --help does without
 
     try:
-        TypeAdapter(expected).validate_python(value, strict=True)
+        return TypeAdapter(expected).validate_python(value, strict=True)
     except ValidationError as error:
         wanted = dict.fromkeys([_in_words(each["msg"]) for each in error.errors()])
         if type(None) in get_args(expected):
@@ -85,7 +85,6 @@ def _checked(expected: Any, value: Any, name: str) -> Any:
         text = f"{name}={value} should be {' or '.join(wanted)}."
         choices = [choice for choice in _choices(expected) if isinstance(choice, str)]
         raise UserError(text + (did_you_mean(str(value), choices) if len(choices) > 1 else "")) from None
-    return value
 
 
 def _in_words(message: str) -> str:

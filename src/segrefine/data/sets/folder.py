@@ -12,6 +12,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Interval
+from pydantic import BeforeValidator
 
 from segrefine.core.errors import BadFileError, UserError, listing
 from segrefine.core.labels import VOID
@@ -23,8 +24,13 @@ from segrefine.io.images import read_label
 
 log = logging.getLogger(__name__)
 
-LabelValue = Annotated[int, Interval(ge=0, le=65535)]
-"""A value in the masks, which have up to 16 bits."""
+
+def _unquoted(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+LabelValue = Annotated[int, BeforeValidator(_unquoted), Interval(ge=0, le=65535)]
+"""A value in the masks, which have up to 16 bits; as a key of a mapping it may be quoted."""
 
 
 @register_datamodule("folder")
