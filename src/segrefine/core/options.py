@@ -67,11 +67,17 @@ def make_options(kind: type[Options], given: Mapping[str, Any], where: str, pref
     return kind(**{name: _checked(types[name], value, f"{prefix}{name}") for name, value in given.items()})
 
 
+def nested_options(expected: Any) -> type | None:
+    """Return the dataclass that a field holds, if it does."""
+    parts = (expected, *get_args(expected))
+    return next((part for part in parts if isinstance(part, type) and is_dataclass(part)), None)
+
+
 def _checked(expected: Any, value: Any, name: str) -> Any:
     """Return the value if it fits the type, and of a mapping of options the dataclass."""
-    nested = next((part for part in (expected, *get_args(expected)) if is_dataclass(part)), None)
+    nested = nested_options(expected)
     if nested is not None and isinstance(value, Mapping):
-        return make_options(nested, value, name, f"{name}.")  # type: ignore[arg-type]
+        return make_options(nested, value, name, f"{name}.")
     if tuple in (expected, get_origin(expected)) and isinstance(value, list):
         value = tuple(value)
     from pydantic import TypeAdapter, ValidationError  # here, since --help does without

@@ -1,0 +1,126 @@
+"""Write docs/options.md: every option with its type, default and meaning. Run `python docs/make_options.py`.
+
+Types and ranges come from the dataclasses that check the options, defaults and meanings from the files in `conf/`.
+"""
+
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from segrefine.core.config import CONFIG_FOLDER, list_names, read_group
+from segrefine.core.options import nested_options
+from segrefine.core.registry import DATAMODULES, DECODERS
+from segrefine.engine.recipe import Recipe
+from segrefine.engine.trainer import TrainerOptions
+from segrefine.models.encoders import EncoderOptions
+
+PAGE = Path(__file__).with_name("options.md")
+
+COMMANDS = ("train", "evaluate", "predict", "compare", "export", "benchmark", "data")
+
+HEAD = """# Options
+
+Set an option with `name=value` on the command line. This page is written by `python docs/make_options.py`.
+"""
+
+
+LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+def describe_type(expected: Any) -> str:
+    """Return a type in words, such as `number, at least 0, or null`."""
+    parts, bounds = get_args(expected), getattr(expected, "__metadata__", ())
+    if bounds:
+        limits = [
+            f"{word} {getattr(bound, name)}"
+            for bound in bounds
+            for name, word in LIMITS.items()
+            if getattr(bound, name, None) not in (None, float("inf"))
+        ]
+        return " ".join([describe_type(parts[0]), *limits])
+    if get_origin(expected) is Literal:
+        return ", ".join(f"`{choice}`" for choice in parts)
+    if get_origin(expected) in (Union, UnionType):
+        return " or ".join(dict.fromkeys(describe_type(part) for part in parts))
+    if get_origin(expected) is not None:
+        return f"{'mapping' if len(parts) == 2 else 'list'} of {' to '.join(describe_type(part) for part in parts)}"
+    return WORDS[expected]
+
+
+def comments(file: Path) -> dict[str, str]:
+    """Return the comment behind each option of a file, by its dotted name."""
+    found, parents = {}, []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        match = re.match(r"( *)([\w.]+):(.*?)(?:  # (.*))?$", line)
+        if match:
+            depth = len(match[1]) // 2
+            parents = [*parents[:depth], match[2]]
+            found[".".join(parents)] = match[4] or ""
+    return found
+
+
+def rows(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the options of a dataclass with their types, those of nested dataclasses by dotted names."""
+    types = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):  # type: ignore[arg-type]
+        expected = types[field.name]
+        nested = nested_options(expected)
+        if nested is not None:
+            yield from rows(nested, f"{prefix}{field.name}.")
+        elif field.name != "name" or prefix:
+            yield f"{prefix}{field.name}", expected
+
+
+def table(kind: type, prefix: str, files: list[Path]) -> list[str]:
+    """Return a Markdown table of the options of a dataclass."""
+    contents = [(yaml.safe_load(file.read_text()), comments(file)) for file in files]
+    lines = ["| option | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, expected in rows(kind):
+        values, meaning = [], ""
+        for content, said in contents:
+            value: Any = content
+            for key in name.split("."):
+                value = value.get(key, "") if isinstance(value, dict) else ""
+            if value != "" and value not in values:
+                values.append(value)
+            meaning = meaning or said.get(name, "")
+        default = ", ".join(
+            f"`{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`" for value in values[:4]
+        )
+        cells = [f"`{prefix}{name}`", describe_type(expected), default, meaning]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
+
+
+def page() -> str:
+    """Return the whole page."""
+    lines = [HEAD]
+    for command in COMMANDS:
+        kind = importlib.import_module(f"segrefine.cli.{command}").Options
+        lines += [f"\n## `segrefine {command}`\n", *table(kind, "", [CONFIG_FOLDER / f"{command}.yaml"])]
+    groups: list[tuple[str, str, type, list[str]]] = [
+        ("backbone", "all", EncoderOptions, ["vgg16"]),
+        ("recipe", "all", Recipe, ["default"]),
+        ("trainer", "all", TrainerOptions, ["default"]),
+    ]
+    for group, registry in (("model", DECODERS), ("datamodule", DATAMODULES)):
+        by_kind: dict[type, list[str]] = {}
+        for name in list_names(group):
+            by_kind.setdefault(registry.find(read_group(group, name)[registry.key]), []).append(name)
+        groups += [(group, ", ".join(names), kind.Options, names) for kind, names in by_kind.items()]
+    for group, title, kind, names in groups:
+        lines += [f"\n## `{group}`: {title}\n"]
+        lines += table(kind, f"{group}.", [CONFIG_FOLDER / group / f"{name}.yaml" for name in names])
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
