@@ -1,6 +1,7 @@
 """metrics.csv by its text."""
 
 import csv
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ def written(folder: Path, *rows: tuple[int, dict[str, float]]) -> MetricsCSV:
     logger = MetricsCSV(folder / "metrics.csv")
     for step, metrics in rows:
         logger.log_metrics(metrics, step)
-    logger.save()
+    logger.sync()
     return logger
 
 
@@ -55,7 +56,7 @@ def test_resumed_run_keeps_rows_before_its_step_and_drops_the_rest(tmp_path: Pat
     logger.resume(3)
     logger.log_metrics({"loss": 9.0, "epoch": 1, "new": 7.0}, 3)
     logger.log_metrics({"new": 8.0}, 2)
-    logger.save()
+    logger.sync()
     assert text(tmp_path).splitlines() == [
         "step,epoch,loss,new,zero",
         "0,0,0.0,,0.0",
@@ -76,7 +77,7 @@ def test_numbers_are_read_back_as_they_were(tmp_path: Path) -> None:
     written(tmp_path, (0, values))
     resumed = MetricsCSV(tmp_path / "metrics.csv")
     resumed.resume(1)
-    resumed.save()
+    resumed.sync()
     with (tmp_path / "metrics.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert {name: float(row[name]) for name in values} == pytest.approx(values, rel=0, abs=0, nan_ok=True)
@@ -92,25 +93,24 @@ def test_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(csv.DictWriter, "writerows", fail)
     logger.log_metrics({"a": 2.0}, 1)
     with pytest.raises(OSError, match="disk full"):
-        logger.save()
+        logger.sync()
     assert text(tmp_path) == before
     monkeypatch.undo()
-    logger.save()
+    logger.sync()
     assert text(tmp_path).splitlines() == ["step,epoch,a", "0,,1.0", "1,,2.0"]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
 
 
-def test_new_rows_are_appended_and_a_changed_one_is_not(tmp_path: Path) -> None:
-    logger = written(tmp_path, (0, {"a": 1.0, "b": 2.0}))
-    first = (tmp_path / "metrics.csv").stat().st_ino
-    logger.log_metrics({"a": 3.0}, 1)
-    logger.save()
-    logger.save()
-    assert (tmp_path / "metrics.csv").stat().st_ino == first
-    logger.log_metrics({"b": 4.0}, 1)
-    logger.save()
-    assert (tmp_path / "metrics.csv").stat().st_ino != first
-    assert text(tmp_path).splitlines() == ["step,epoch,a,b", "0,,1.0,2.0", "1,,3.0,4.0"]
+def test_the_file_is_written_now_and_then_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, now = MetricsCSV(tmp_path / "metrics.csv"), 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    seen = []
+    for step, now in enumerate((100.0, 105.0, 111.0, 112.0)):  # noqa: B007
+        logger.log_metrics({"a": step}, step)
+        logger.save()
+        seen.append(len(text(tmp_path).splitlines()) - 1)
+    logger.finalize("success")
+    assert [*seen, len(text(tmp_path).splitlines()) - 1] == [1, 1, 3, 3, 4]
 
 
 def test_a_row_that_was_cut_off_is_written_anew(tmp_path: Path) -> None:
