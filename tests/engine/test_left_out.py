@@ -22,6 +22,7 @@ from segrefine.data.dataset import LeftOut
 from segrefine.data.sets.folder import FolderDataModule
 from segrefine.engine.callbacks.left_out import LeftOutList
 from segrefine.engine.module import SegmentationModule
+from segrefine.models.logits import Logits
 from segrefine.models.tta import Inference
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -181,7 +182,6 @@ class Flat(torch.nn.Module):
     """Stands in for a network: one weight that is class 1's score everywhere."""
 
     layout = torch.contiguous_format
-    has_rows = False
     num_classes = 3
 
     def __init__(self) -> None:
@@ -229,9 +229,7 @@ def test_it_trains_nothing_and_counts_nowhere(
     assert scores["indices"].tolist() == [5]
     assert scores["pixel_acc"] == 1
 
-    from segrefine.engine.losses import training_loss
-
-    loss = training_loss(net, module.images(batch), batch["label"], module.class_weights, reduction)  # type: ignore[arg-type]
+    loss = Logits(net, module.images(batch)).loss(batch["label"], module.class_weights, reduction)  # type: ignore[arg-type]
     loss.backward()
     assert loss == 0
     assert net.weight.grad == 0

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from builders import make_recipe
+from given import loss_of
 
 from segrefine.core.errors import UserError
-from segrefine.engine.losses import segmentation_loss
 from segrefine.engine.module import SegmentationModule
 
 
@@ -24,7 +24,7 @@ def test_a_summed_loss_of_val_is_that_of_an_image(
     labels = torch.randint(3, (count, 40, 50), dtype=torch.uint8)
     module.validation_step({"image": images, "label": labels, "id": ["x"] * count}, 0)
     with torch.no_grad():
-        expected = segmentation_loss(net(net.preprocess(images / 255)), labels, reduction="sum") / count
+        expected = loss_of(net(net.preprocess(images / 255)), labels, reduction="sum") / count
     torch.testing.assert_close(logged[0], expected)
 
 

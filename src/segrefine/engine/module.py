@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 
 from segrefine.core.errors import NonFiniteError, UserError
 from segrefine.core.seeding import mix
-from segrefine.engine.losses import training_loss, validation_loss
 from segrefine.engine.optim import create_optimizer, parameter_groups
 from segrefine.engine.recipe import Recipe
 from segrefine.metrics.segmentation import SegmentationMetrics
+from segrefine.models.logits import Logits
 from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import Inference
 from segrefine.weights.checkpoint import load_model, read_checkpoint
@@ -110,7 +110,7 @@ class SegmentationModule(LightningModule):
             self._statistics = [buffer.clone() for buffer in self.net.buffers()]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        loss = training_loss(self.net, self.images(batch), batch["label"], self.class_weights, self.recipe.loss)
+        loss = Logits(self.net, self.images(batch)).loss(batch["label"], self.class_weights, self.recipe.loss)
         self._loss = loss.detach()
         self.log("train/loss", loss, prog_bar=True)
         self.log("lr", self._rates()["decoder/weights"])  # the recipe's; the encoder's is a fixed multiple of it
@@ -141,9 +141,8 @@ class SegmentationModule(LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
         count = len(batch["id"])
-        loss, classes = validation_loss(
-            self.net, self.images(batch), batch["label"], self.class_weights, self.recipe.loss
-        )
+        logits = Logits(self.net, self.images(batch))
+        loss, classes = logits.loss_and_classes(batch["label"], self.class_weights, self.recipe.loss)
         if self.recipe.loss == "sum":
             loss = loss / max(count, 1)  # per image, whatever the size of the batches
         self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)
