@@ -26,6 +26,7 @@ _IDLE_WARNINGS = (
     ".*smaller than the logging interval.*",
     ".*your dataloader is not resumable.*",  # it is: the data module knows where it was
     ".*LeafSpec.*",
+    ".*GPU available but not used.*",  # trainer=cpu, device=cpu
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # scores are summed over the processes already
 )
 
@@ -42,15 +43,15 @@ def create_trainer(
     folder: Path,
     callbacks: list[Callback],
     loggers: list[Logger] | None = None,
+    prefix: str = "trainer.",
 ) -> Trainer:
-    """A Trainer from the `trainer` config group, which writes under `folder`."""
+    """Build a Trainer from the `trainer` config group, which writes under `folder`; `prefix` is that of the options."""
     for name in _TALKATIVE:
         logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)
     for message in _IDLE_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    options = options | {
-        "precision": choose_precision(options["precision"], options["accelerator"], "trainer.precision")
-    }
+    precision = choose_precision(options["precision"], options["accelerator"], f"{prefix}precision")
+    options = {"enable_progress_bar": sys.stderr.isatty()} | options | {"precision": precision}
     try:
         return Trainer(
             **options,
@@ -60,7 +61,6 @@ def create_trainer(
             default_root_dir=folder,
             enable_checkpointing=loggers is not None,
             enable_model_summary=False,
-            enable_progress_bar=sys.stderr.isatty(),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # the data modules share out the images themselves, none twice
         )
