@@ -56,8 +56,8 @@ Tiles do not reach the end of the image | models/tta.py | models/test_tta.py
 - return [*range(0, length - window, step), length - window], window
 + return [*range(0, length - window + 1, step)], window
 Logits are averaged over scales, not probabilities | models/tta.py | models/test_tta.py
-- += logits.softmax(dim=1)
-+ += logits
+- (logits.softmax(dim=1) for logits in self._view(view, mirrored, size))
++ self._view(view, mirrored, size)
 The smaller scale is resized without smoothing | models/encoders/multiscale.py | models/test_encoders.py
 - antialias=scale < 1)
 + antialias=False)

@@ -1,7 +1,7 @@
 """Prediction at test time: several scales, mirrored images, sliding windows. B batch, K classes, H W size."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,10 @@ from segrefine.models.logits import Logits
 TILE_STEP = 2 / 3
 """Step between sliding windows as a fraction of their size, so that neighbours overlap by a third (`stride_rate` in the
 evaluation code of PSPNet, Zhao et al., CVPR 2017)."""
+
+
+BAND_ROWS = 256
+"""Rows of resized logits whose probabilities are computed at a time."""
 
 
 class Inference:
@@ -69,12 +73,9 @@ class Inference:
         for scale in self.scales:
             view = _resize(images, _scaled(size, scale))
             for mirrored in (False, True) if self.flip else (False,):
-                top = 0
-                for logits in self._view(view, mirrored, size):
-                    if total is None:
-                        total = logits.new_zeros(*logits.shape[:2], *size)
-                    # Probabilities are averaged, as all views share their scale.
-                    total[:, :, top : (top := top + logits.shape[2])] += logits.softmax(dim=1)
+                # Probabilities are averaged, as all views share their scale.
+                probabilities = (logits.softmax(dim=1) for logits in self._view(view, mirrored, size))
+                total = _add(probabilities, size, total)
         assert total is not None  # there is at least one scale
         return total.div_(len(self.scales) * (1 + self.flip))
 
@@ -92,7 +93,8 @@ class Inference:
         if images.shape[-2:] == tuple(size):
             yield from bands
         else:
-            yield _resize(torch.cat([*bands], 2), size)  # logits, as inside the network
+            # Logits are resized, as inside the network.
+            yield from _resize(_add(bands, images.shape[-2:]), size).split(BAND_ROWS, 2)
 
     def _bands(self, images: Tensor) -> Iterator[Tensor]:
         """Yield the logits of `images` in fp32, in bands of rows from the top down: the network's, or with windows the
@@ -116,6 +118,18 @@ class Inference:
             done = end - top  # rows that no further window reaches
             yield total[:, :, :done] / coverage[:done]
             total, coverage = (F.pad(kept[..., done:, :], (0, 0, 0, done)) for kept in (total, coverage))
+
+
+def _add(bands: Iterable[Tensor], size: Sequence[int], total: Tensor | None = None) -> Tensor:
+    """Add bands (B, K, rows, W), from the top down, to a total (B, K, *size), or to zeros."""
+    top = 0
+    for band in bands:
+        if total is None:
+            total = band.new_zeros(*band.shape[:2], *size)
+        total[:, :, top : top + band.shape[2]] += band
+        top += band.shape[2]
+    assert total is not None  # there is at least one band
+    return total
 
 
 def _is_scale(value: object) -> bool:
