@@ -22,13 +22,13 @@ from segrefine.core.config import CONFIG_FOLDER
 from segrefine.data.build import build_datamodule
 from segrefine.engine.callbacks.progress import Throughput
 from segrefine.engine.loggers.csv import MetricsCSV
-from segrefine.engine.losses import training_loss
 from segrefine.engine.module import SegmentationModule
 from segrefine.engine.optim import create_optimizer, parameter_groups
 from segrefine.engine.precision import autocast_dtype, choose_device
 from segrefine.engine.recipe import Recipe
 from segrefine.engine.trainer import create_trainer
 from segrefine.models.build import build_model
+from segrefine.models.logits import Logits
 from segrefine.models.network import SegmentationModel
 
 BLOCKS, STEPS, WARM_UP = 5, 24, 4
@@ -90,7 +90,7 @@ def main(overrides: list[str]) -> None:
             labels = batch["label"].to(device)
             optimizer.zero_grad()
             with torch.autocast(device.type, precision, enabled=precision is not None):
-                loss = training_loss(net, net.preprocess(images.float() / 255), labels)
+                loss = Logits(net, net.preprocess(images.float() / 255)).loss(labels)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm or float("inf"))
             optimizer.step()

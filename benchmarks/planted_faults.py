@@ -46,25 +46,25 @@ Chained pooling adds to the map before its ReLU | models/decoders/refinenet.py |
 Chained pooling looks at 3x3 pixels | models/decoders/refinenet.py | models/test_refinenet.py
 - F.max_pool2d(x, kernel_size=5, stride=1, padding=2)
 + F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
-The last rows are in no band | models/banded.py | engine/test_losses.py properties/test_losses_properties.py
-- for top in range(0, height, rows))
-+ for top in range(0, height - rows + 1, rows))
+The last rows are in no band | models/logits.py | models/test_logits.py properties/test_losses_properties.py
+- for top in range(0, self.height, self.step))
++ for top in range(0, self.height - self.step + 1, self.step))
 Mirrored scores are not mirrored back | models/tta.py | models/test_tta.py
-- self._tiled(view.flip(-1)).flip(-1) if mirrored
-+ self._tiled(view.flip(-1)) if mirrored
+- (band.flip(-1) for band in self._bands(images.flip(-1))) if mirrored
++ self._bands(images.flip(-1)) if mirrored
 Tiles do not reach the end of the image | models/tta.py | models/test_tta.py
 - return [*range(0, length - window, step), length - window], window
 + return [*range(0, length - window + 1, step)], window
 Logits are averaged over scales, not probabilities | models/tta.py | models/test_tta.py
-- scores = _resize(logits, size).softmax(dim=1)
-+ scores = _resize(logits, size)
+- (logits.softmax(dim=1) for logits in self._view(view, mirrored, size))
++ self._view(view, mirrored, size)
 The smaller scale is resized without smoothing | models/encoders/multiscale.py | models/test_encoders.py
 - antialias=scale < 1)
 + antialias=False)
-The mean loss is divided by void pixels too | engine/losses.py | engine/test_losses.py
+The mean loss is divided by void pixels too | models/logits.py | models/test_logits.py
 - valid = labels != VOID
 + valid = labels >= 0
-Void pixels weigh as class 0 in the divisor | engine/losses.py | engine/test_losses.py
+Void pixels weigh as class 0 in the divisor | models/logits.py | models/test_logits.py
 - weights = class_weights.float()[labels.long().where(valid, 0)] * valid
 + weights = class_weights.float()[labels.long().where(valid, 0)]
 A summed loss of val grows with the batch | engine/module.py | engine/test_module.py

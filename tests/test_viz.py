@@ -69,6 +69,16 @@ def test_overlay_mixes_without_overflow() -> None:
         assert (mixed == value).all()
 
 
+def test_overlay_of_a_large_picture_is_that_of_its_rows() -> None:
+    rng = np.random.default_rng(0)
+    image, layer = rng.integers(0, 256, (2, 1501, 1000, 3), np.uint8)
+    mixed = overlay(image, layer)
+    assert mixed.shape == image.shape
+    for row in (0, 700, 750, 751, 1500):
+        np.testing.assert_array_equal(mixed[row], overlay(image[row : row + 1], layer[row : row + 1])[0])
+    assert np.abs(2.0 * mixed - image - layer).max() <= 1
+
+
 def test_errors_are_red_void_is_grey_and_the_rest_is_faded() -> None:
     image = np.array([[[10, 20, 30], [0, 0, 0], [255, 255, 255], [90, 0, 0]]], np.uint8)
     picture = errors(image, np.array([[1, 1, 0, VOID]]), np.array([[1, 0, 0, 0]]))

@@ -34,7 +34,9 @@ def colourise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 def overlay(image: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> np.ndarray:
     """`colours` over `image`, all (H, W, 3) uint8; `alpha` from 0 (the image) to 1 (the colours)."""
-    return np.rint((1 - alpha) * image + alpha * colours).astype(np.uint8)
+    parts = image.size // 2**22 + 1  # of a large image, since float64 takes eight times its bytes
+    pairs = zip(np.array_split(image, parts), np.array_split(colours, parts), strict=True)
+    return np.concatenate([np.rint((1 - alpha) * below + alpha * above).astype(np.uint8) for below, above in pairs])
 
 
 def errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

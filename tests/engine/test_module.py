@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from builders import make_recipe
+from given import loss_of
 
 from segrefine.core.errors import UserError
-from segrefine.engine.losses import segmentation_loss
 from segrefine.engine.module import SegmentationModule
 
 
@@ -25,7 +25,7 @@ def test_a_summed_loss_of_val_is_that_of_an_image(
     labels = torch.randint(3, (count, 40, 50), dtype=torch.uint8)
     module.validation_step({"image": images, "label": labels, "id": ["x"] * count}, 0)
     with torch.no_grad():
-        expected = segmentation_loss(net(net.preprocess(images / 255)), labels, reduction="sum") / count
+        expected = loss_of(net(net.preprocess(images / 255)), labels, reduction="sum") / count
     torch.testing.assert_close(logged[0], expected)
 
 
@@ -55,7 +55,7 @@ def test_small_images_count_their_own_pixels_alone(
     longer = net.preprocess(torch.from_numpy(np.pad(images.numpy(), added, mode="edge")) / 255)
     with torch.no_grad():
         logits = net(longer)[..., : size[0], : size[1]]
-        loss = segmentation_loss(logits, labels, reduction=reduction)
+        loss = loss_of(logits, labels, reduction=reduction)
         for found in (module.validation_step(batch, 0), module.test_step(batch, 0)):
             assert torch.equal(found, logits.argmax(1).to(torch.uint8))
         torch.testing.assert_close(module.training_step(batch, 0), loss)

@@ -50,6 +50,9 @@ def test_named_precision_is_kept_on_any_device(wanted: str, able: bool, monkeypa
         ("bf16-mixed", False, False, True),
         ("bf16-mixed", False, True, False),
         ("bf16-mixed", True, False, False),
+        ("16-mixed", False, False, True),
+        ("16-mixed", False, True, False),
+        ("16-mixed", True, False, False),
         ("32-true", False, False, False),
         ("auto", False, False, False),
     ],
@@ -64,7 +67,7 @@ def test_emulated_bfloat16_is_warned_of(
 ) -> None:
     device(monkeypatch, gpu, gpu, cpu_bf16)
     choose_precision(wanted, "auto", "trainer.precision")
-    assert ("trainer.precision=bf16-mixed: this CPU emulates bfloat16" in caplog.text) == warned
+    assert (f"trainer.precision={wanted}: this CPU emulates bfloat16" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,23 @@
 """`predict.py` on the files people have: any size, any common format, and the broken ones named."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import TypeIn
+from conftest import NARROW_PROCESS, TypeIn
 from PIL import Image
 
 from segrefine.core.config import read_group
 from segrefine.core.labels import voc_colour_map
+from segrefine.core.signals import REQUEUE
 from segrefine.engine.callbacks.pictures import write_pictures
-from segrefine.engine.predict import segment
+from segrefine.engine.predict import Segmenter, segment
 from segrefine.models.build import create_model
 from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import Inference
@@ -23,7 +28,7 @@ CLASSES = ["left", "right", "none"]
 
 
 @pytest.fixture(scope="module")
-def net() -> SegmentationModel:
+def net(narrow: None) -> SegmentationModel:
     torch.manual_seed(0)
     net = create_model("refinenet_lw", "resnet18", 3, widths={4: 8, 8: 8, 16: 8, 32: 8}).eval()
     torch.nn.init.normal_(net.decoder.classifier.weight)
@@ -100,6 +105,87 @@ def test_one_file_with_every_option(checkpoint: Path, tmp_path: Path, net: Segme
     assert (label == expected.numpy()).mean() > 0.99  # ties aside
     colours = np.asarray(Image.open(tmp_path / "out/photo_colour.png"))
     np.testing.assert_array_equal(colours, voc_colour_map(3)[label])
+
+
+def test_names_are_unique_among_all_that_are_given(checkpoint: Path, tmp_path: Path, type_in: TypeIn) -> None:
+    names = {"a.jpg": "a.jpg", "a.png": "a.png", "a.jpg.png": "a.jpg.png", "b.png": "b", "c.jpg": "c"}
+    sizes = {name: (40 + index, 33) for index, name in enumerate(names)}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b").touch()  # no image, so b.png may be called b
+    for name, size in sizes.items():
+        Image.new("RGB", size).save(tmp_path / "in" / name)
+    assert type_in("predict.py", f"checkpoint={checkpoint}", "input=in", "output=out").returncode == 0
+    written = {}
+    for path in (tmp_path / "out").glob("*_label.png"):
+        with Image.open(path) as label:
+            written[path.name.removesuffix("_label.png")] = label.size
+    assert written == {names[name]: size for name, size in sizes.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "overwritten"),
+    [
+        (["a.png", "a_label.png"], [], "a_label.png"),
+        (["a.png", "a_overlay.png"], [], "a_overlay.png"),
+        (["a.png"], ["submission=voc"], "a.png"),
+    ],
+)
+def test_no_image_is_overwritten(
+    names: list[str], options: list[str], overwritten: str, checkpoint: Path, tmp_path: Path, type_in: TypeIn
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    for name in names:
+        Image.new("RGB", (40, 40), "red").save(tmp_path / "in" / name)
+    before = {path: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    result = type_in("predict.py", f"checkpoint={checkpoint}", "input=in", "output=link", *options)
+    assert result.returncode == 2
+    assert f"output=link: {overwritten} would overwrite an input image. Give another folder." in result.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "in").iterdir()} == before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, REQUEUE), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_at_once(
+    number: int, status: int, checkpoint: Path, tmp_path: Path, type_in: TypeIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segrefine.engine.predict.segment", lambda *_: os.kill(os.getpid(), number))
+    Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
+    before = signal.getsignal(number)
+    result = type_in("predict.py", f"checkpoint={checkpoint}", "input=photo.png", "output=out")
+    assert result.returncode == status
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert signal.getsignal(number) == before
+
+
+def test_every_image_is_in_the_share_of_one_process(net: SegmentationModel) -> None:
+    files = {str(index): Path(f"{index}.png") for index in range(5)}
+    shares = []
+    for rank in range(7):
+        module = Segmenter(net, files, {}, None)
+        module._trainer = SimpleNamespace(global_rank=rank, world_size=7)  # type: ignore[assignment]
+        shares.append([photo[0] for photo in module.predict_dataloader()])
+    assert shares == [["0"], ["1"], ["2"], ["3"], ["4"], [], []]
+
+
+@pytest.mark.slow
+def test_processes_share_the_images(checkpoint: Path, tmp_path: Path) -> None:
+    """Each is segmented once; every unreadable file is named, and counted whichever process met it."""
+    (tmp_path / "in").mkdir()
+    for index in range(4):
+        Image.new("RGB", (40, 40 + index)).save(tmp_path / "in" / f"{index}.png")
+    for name in ("x.png", "y.png"):  # one for each process
+        (tmp_path / "in" / name).write_bytes(b"no image")
+    command = [sys.executable, CHECKOUT / "predict.py", f"checkpoint={checkpoint}", "input=in", "output=out"]
+    command += ["device=cpu", "devices=2"]
+    environment = os.environ | NARROW_PROCESS
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1, result.stderr
+    lines = result.stderr.splitlines()
+    assert sorted(line for line in lines if line.startswith("in/")) == [f"in/{n}.png: 40x{40 + n}" for n in range(4)]
+    assert sum(line.startswith("skipped: in/") for line in lines) == 2
+    assert lines[-1] == "4 of 6 images segmented, in out"
+    assert len(list((tmp_path / "out").iterdir())) == 3 * 4
 
 
 NAMES = ["a", "a/b", "../a", "/a", "//a", "../../a", "a/../../a", "..", ".", "/", "x" * 255, "x" * 254, "line\nbreak"]

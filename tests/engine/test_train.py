@@ -20,7 +20,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-import segrefine.engine.module
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
 from segrefine.data.sets.shapes import ShapesDataModule
@@ -29,6 +28,7 @@ from segrefine.engine.train import train
 from segrefine.io.tensors import fingerprint
 from segrefine.metrics.segmentation import IMAGE_COUNTS
 from segrefine.models.build import create_model
+from segrefine.models.logits import Logits
 from segrefine.runs.folder import RunFolder
 from segrefine.runs.summary import Summary
 from segrefine.weights.checkpoint import load_weights, read_checkpoint
@@ -305,8 +305,8 @@ def test_a_nonfinite_loss_stops_the_run_in_words(tmp_path: Path) -> None:
 
 def test_an_infinite_loss_stops_the_run_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its gradients may all be finite."""
-    loss = segrefine.engine.module.training_loss
-    monkeypatch.setattr("segrefine.engine.module.training_loss", lambda *given: loss(*given) + math.inf)
+    loss = Logits.loss
+    monkeypatch.setattr(Logits, "loss", lambda *given: loss(*given) + math.inf)
     with pytest.raises(UserError, match=r"The loss became inf at step 0 "):
         train(config(), tmp_path)
 

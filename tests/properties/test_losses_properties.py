@@ -6,14 +6,15 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from given import loss_of
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import laid_out, layouts, random_labels, seeds, sizes, small_network, variants, void_shares
 from torch import Tensor
 
 from segrefine.core.labels import VOID
-from segrefine.engine.losses import banded_loss, segmentation_loss, training_loss
-from segrefine.models import banded
+from segrefine.models import logits as logits_module
+from segrefine.models.logits import Logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,10 +81,7 @@ def test_value_and_gradient_are_those_of_the_pixel_by_pixel_sum(
     logits = laid_out(values, layout).requires_grad_()
     class_weights = None if weights is None else torch.from_numpy(weights)
     truth = torch.from_numpy(labels).to(label_dtype)
-    if band is None:
-        loss = segmentation_loss(logits, truth, class_weights, reduction)  # type: ignore[arg-type]
-    else:
-        loss = banded_loss(lambda top, bottom: logits[:, :, top:bottom], truth, classes, class_weights, reduction, band)  # type: ignore[arg-type]
+    loss = loss_of(logits, truth, class_weights, reduction, band)  # type: ignore[arg-type]
     (found,) = torch.autograd.grad(loss, logits)
 
     assert (loss.dtype, loss.shape, found.dtype) == (torch.float32, (), dtype)
@@ -124,11 +122,11 @@ def test_training_loss_in_bands_is_the_whole_ones_in_value_and_gradients(
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
 
     truth, class_weights = torch.from_numpy(labels), None if weights is None else torch.from_numpy(weights)
-    whole = segmentation_loss(net(images), truth, class_weights, reduction)  # type: ignore[arg-type]
+    whole = loss_of(net(images), truth, class_weights, reduction)  # type: ignore[arg-type]
     expected = torch.autograd.grad(whole, trained, materialize_grads=True)
     band = rows * batch * classes * size[1]
-    with mock.patch.object(banded, "BAND", band):
-        loss = training_loss(net, images, truth, class_weights, reduction)  # type: ignore[arg-type]
+    with mock.patch.object(logits_module, "BAND", band):
+        loss = Logits(net, images).loss(truth, class_weights, reduction)  # type: ignore[arg-type]
     found = torch.autograd.grad(loss, trained, materialize_grads=True)
     assert loss.item() == pytest.approx(whole.item(), rel=1e-5, abs=1e-6)
     largest = max(float(part.abs().max()) for part in expected)

@@ -7,7 +7,6 @@ import logging
 import statistics
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segrefine.bench.measure import Traffic, copy_rate, matmul_rate, profile_step, render_profile, step_memory, wait
 from segrefine.core.errors import UserError, did_you_mean
-from segrefine.engine.losses import training_loss
 from segrefine.engine.precision import autocast_dtype, choose_device
 from segrefine.io.atomic import write_text
-from segrefine.models.banded import best_classes
 from segrefine.models.build import build_model
+from segrefine.models.logits import Logits
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.environment import describe_environment
 
@@ -38,8 +36,8 @@ WARM_UP = 2
 
 
 @dataclass
-class Subject:
-    """A network under the clock. One of ours is trained as `train.py` does, its loss in bands where that pays."""
+class TimedNetwork:
+    """A network, trained and asked as `train.py` and `predict.py` do it."""
 
     name: str
     net: nn.Module
@@ -50,37 +48,39 @@ class Subject:
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-6, fused=True)
 
-    def logits(self) -> Tensor:
-        device = self.images.device.type
-        with torch.autocast(device, self.precision, enabled=self.precision is not None):
-            found = self.net(self.images)
-        found = found["out"] if isinstance(found, dict) else found
-        if found.shape[-2:] != self.labels.shape[-2:]:  # refinenet-pytorch gives a quarter of the size
-            found = F.interpolate(found.float(), self.labels.shape[-2:], mode="bilinear")
-        return found
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.images.device.type, self.precision, enabled=self.precision is not None)
 
     def train(self) -> None:
-        """A step of training; the loss in float32."""
+        """Make a step of training; the loss is in float32."""
         self.net.train()
         self.optimizer.zero_grad()
-        self.loss().backward()
+        with self.autocast():
+            loss = Logits(self.net, self.images).loss(self.labels)
+        loss.backward()
         self.optimizer.step()
 
-    def loss(self) -> Tensor:
-        if not isinstance(self.net, SegmentationModel):
-            return F.cross_entropy(self.logits().float(), self.labels)
-        with torch.autocast(self.images.device.type, self.precision, enabled=self.precision is not None):
-            return training_loss(self.net, self.images, self.labels)
-
     def predict(self) -> None:
-        """Class maps of the images."""
+        """Compute the class maps of the images."""
         self.net.eval()
-        with torch.inference_mode():
-            if not isinstance(self.net, SegmentationModel):
-                self.logits().argmax(1)
-                return
-            with torch.autocast(self.images.device.type, self.precision, enabled=self.precision is not None):
-                best_classes(self.net, self.images)
+        with torch.inference_mode(), self.autocast():
+            Logits(self.net, self.images).classes()
+
+
+class Peer(nn.Module):
+    """A network of other code, which gives logits or a dict with "out", perhaps on a coarser grid than the images'."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K, H, W)."""
+        found = self.net(images)
+        found = found["out"] if isinstance(found, dict) else found
+        if found.shape[-2:] != images.shape[-2:]:  # refinenet-pytorch gives a quarter of the size
+            found = F.interpolate(found.float(), images.shape[-2:], mode="bilinear")
+        return found
 
 
 def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -94,31 +94,33 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     ours = build_model(options["model"], options["backbone"], options["num_classes"])
     name = f"{options['model']['name']}/{options['backbone']['name']}"
-    subjects = [_subject(name, ours, options["precision"], options["channels_last"], device, options)]
+    networks = [_timed(name, ours, options["precision"], options["channels_last"], device, options)]
     if options["compile"]:
         ours.compile()
     if options["peer"]:
         peer = load_peer(options["peer"])
+        if not isinstance(peer, SegmentationModel):
+            peer = Peer(peer)
         layout = options["peer_channels_last"]
-        subjects.append(_subject(options["peer"], peer, options["peer_precision"], layout, device, options))
-    ceilings = {precision: matmul_rate(device, precision) for precision in {subject.precision for subject in subjects}}
+        networks.append(_timed(options["peer"], peer, options["peer_precision"], layout, device, options))
+    ceilings = {precision: matmul_rate(device, precision) for precision in {network.precision for network in networks}}
     bandwidth = copy_rate(device)
-    rows = [row for step in steps for row in compare(subjects, step, options["rounds"], ceilings, bandwidth)]
+    rows = [row for step in steps for row in compare(networks, step, options["rounds"], ceilings, bandwidth)]
     log.info(render(rows))
     if options["profile"]:
         for step in steps:
-            for subject in subjects:
-                shares = profile_step(getattr(subject, step), device, ceilings[subject.precision])
-                log.info(f"\n{subject.name}, {step}\n{render_profile(shares[: options['profile']])}")
+            for network in networks:
+                shares = profile_step(getattr(network, step), device, ceilings[network.precision])
+                log.info(f"\n{network.name}, {step}\n{render_profile(shares[: options['profile']])}")
     if options["output"]:
         about = {"options": options, "environment": describe_environment(), "results": rows}
         write_text(Path(options["output"]), json.dumps(about, indent=1))
     return rows
 
 
-def _subject(
+def _timed(
     name: str, net: nn.Module, precision: str, channels_last: bool | str, device: torch.device, options: dict[str, Any]
-) -> Subject:
+) -> TimedNetwork:
     if channels_last == "auto":
         assert isinstance(net, SegmentationModel)
         net.lay_out(device)
@@ -129,7 +131,7 @@ def _subject(
     images = torch.randn(size, device=device).to(memory_format=layout)
     labels = torch.randint(options["num_classes"], (size[0], *size[2:]), device=device)
     net.to(device, memory_format=layout)  # type: ignore[call-overload]
-    return Subject(name, net, autocast_dtype(precision, device), images, labels)
+    return TimedNetwork(name, net, autocast_dtype(precision, device), images, labels)
 
 
 def load_peer(path: str) -> nn.Module:
@@ -155,38 +157,38 @@ def load_peer(path: str) -> nn.Module:
 
 
 def compare(
-    subjects: list[Subject], step: str, rounds: int, ceilings: dict[torch.dtype | None, float], bandwidth: float
+    networks: list[TimedNetwork], step: str, rounds: int, ceilings: dict[torch.dtype | None, float], bandwidth: float
 ) -> list[dict[str, Any]]:
-    """A row for each subject: its step timed in turn with the others'. `ceilings` are operations a second in each
+    """A row for each network: its step timed in turn with the others'. `ceilings` are operations a second in each
     precision, `bandwidth` bytes a second."""
-    work: list[Callable[[], None]] = [partial(getattr(subject, step)) for subject in subjects]
+    work: list[Callable[[], None]] = [getattr(network, step) for network in networks]
     for function in work:
         for _ in range(WARM_UP):
             function()
-    seconds: list[list[float]] = [[] for _ in subjects]
+    seconds: list[list[float]] = [[] for _ in networks]
     for _ in range(rounds):
         for function, taken in zip(work, seconds, strict=True):
-            wait(subjects[0].images.device)
+            wait(networks[0].images.device)
             started = time.perf_counter()
             function()
-            wait(subjects[0].images.device)
+            wait(networks[0].images.device)
             taken.append(time.perf_counter() - started)
     rows = []
-    for subject, function, taken in zip(subjects, work, seconds, strict=True):
+    for network, function, taken in zip(networks, work, seconds, strict=True):
         with FlopCounterMode(display=False) as counter, Traffic() as traffic:
             function()
-        count = len(subject.images)
-        low, median, high = statistics.quantiles(taken, n=4) if len(taken) > 1 else taken * 3
+        count = len(network.images)
+        low, median, high = statistics.quantiles(taken, n=4, method="inclusive") if len(taken) > 1 else taken * 3
         rows.append(
             {
-                "network": subject.name,
+                "network": network.name,
                 "step": step,
-                "precision": str(subject.precision or torch.float32).removeprefix("torch."),
+                "precision": str(network.precision or torch.float32).removeprefix("torch."),
                 "images_per_second": count / median,
                 "quartiles": [count / high, count / low],
-                "memory_bytes": step_memory(function, subject.images.device),
+                "memory_bytes": step_memory(function, network.images.device),
                 "multiply_adds_per_image": counter.get_total_flops() // 2 // count,
-                "share_of_matmul_rate": counter.get_total_flops() / median / ceilings[subject.precision],
+                "share_of_matmul_rate": counter.get_total_flops() / median / ceilings[network.precision],
                 "share_of_copy_rate": traffic.bytes / median / bandwidth,
             }
         )

@@ -3,12 +3,13 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from omegaconf import DictConfig
 
 from segrefine.cli.command import run_command
 from segrefine.cli.options import GivenCheckpoint
-from segrefine.core.options import Size, Views
+from segrefine.core.options import Auto, Count, Size, Views
 
 given = GivenCheckpoint()
 
@@ -23,7 +24,8 @@ class Options:
     tta: Views
     window: Size
     submission: str | None
-    device: str
+    device: Literal["auto", "cpu", "cuda"]
+    devices: Count | Auto
     precision: str
 
 

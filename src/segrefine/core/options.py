@@ -63,8 +63,17 @@ def make_options(kind: type[Options], given: Mapping[str, Any], where: str, pref
     missing = [name for name in required if name not in given or given[name] == "???"]
     if missing:
         raise UserError(f"{where} lacks the options {', '.join(missing)}. Is it from another version?")
+    return kind(**check_values(kind, given, prefix))
+
+
+def check_values(kind: type, given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the values as the fields of a dataclass hold them.
+
+    Raises:
+        UserError: A value has another type or lies outside the range that its field allows.
+    """
     types = get_type_hints(kind, include_extras=True)
-    return kind(**{name: _checked(types[name], value, f"{prefix}{name}") for name, value in given.items()})
+    return {name: _checked(types[name], value, f"{prefix}{name}") for name, value in given.items()}
 
 
 def nested_options(expected: Any) -> type | None:

@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from segrefine.core.errors import NonFiniteError, UserError
 from segrefine.core.labels import VOID
 from segrefine.core.seeding import mix
-from segrefine.engine.losses import training_loss, validation_loss
 from segrefine.engine.optim import create_optimizer, parameter_groups
 from segrefine.engine.recipe import Recipe
 from segrefine.metrics.segmentation import SegmentationMetrics
 from segrefine.models.encoders.base import pad_small
+from segrefine.models.logits import Logits
 from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import Inference
 from segrefine.weights.checkpoint import load_model, read_checkpoint
@@ -114,7 +114,7 @@ class SegmentationModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         labels = pad_small(batch["label"], VOID)
-        loss = training_loss(self.net, self.images(batch), labels, self.class_weights, self.recipe.loss)
+        loss = Logits(self.net, self.images(batch)).loss(labels, self.class_weights, self.recipe.loss)
         self._loss = loss.detach()
         self.log("train/loss", self._loss, prog_bar=True, logger=False)
         # The rate of the recipe; the encoder's is a fixed multiple of it.
@@ -146,8 +146,9 @@ class SegmentationModule(LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
         count, (height, width) = len(batch["id"]), batch["label"].shape[1:]
+        logits = Logits(self.net, self.images(batch))
         labels = pad_small(batch["label"], VOID)
-        loss, classes = validation_loss(self.net, self.images(batch), labels, self.class_weights, self.recipe.loss)
+        loss, classes = logits.loss_and_classes(labels, self.class_weights, self.recipe.loss)
         if self.recipe.loss == "sum":
             loss = loss / count  # per image, whatever the size of the batches
         self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)

@@ -12,15 +12,15 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 def choose_precision(wanted: str | int, accelerator: str, option: str = "precision") -> str:
-    """`wanted`, or for "auto" bfloat16 autocast where the device computes in it: recent GPUs, CPUs with AMX or
-    AVX512-BF16. A CPU that would have to emulate the bfloat16 that was asked for is warned of.
+    """Return `wanted`, or for "auto" bfloat16 autocast where the device computes in it: recent GPUs, CPUs with AMX or
+    AVX512-BF16. Warn where a CPU has to emulate the 16 bits that were asked for: it takes bfloat16 for either kind.
     """
     if str(wanted) not in PRECISIONS:
         raise UserError(f"{option}={wanted} is not known.{did_you_mean(str(wanted), PRECISIONS)}")
     gpu = accelerator != "cpu" and torch.cuda.is_available()
     if wanted != "auto":
-        if wanted == "bf16-mixed" and not gpu and not cpu_computes_bfloat16():
-            log.warning(f"{option}=bf16-mixed: this CPU emulates bfloat16, many times slower than {option}=32-true.")
+        if wanted in ("bf16-mixed", "16-mixed") and not gpu and not cpu_computes_bfloat16():
+            log.warning(f"{option}={wanted}: this CPU emulates bfloat16, many times slower than {option}=32-true.")
         return str(wanted)
     if gpu:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"

@@ -1,17 +1,22 @@
 """Segmenting images that have no labels: `predict.py`."""
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from segrefine.core.errors import UserError
+from segrefine.core.signals import StopRequest
 from segrefine.data.submission import check_benchmark
-from segrefine.engine.callbacks.pictures import write_pictures
-from segrefine.engine.precision import autocast_dtype, choose_device
+from segrefine.engine.callbacks.pictures import picture_paths, write_pictures
+from segrefine.engine.precision import choose_device
+from segrefine.engine.trainer import create_trainer
 from segrefine.io.images import EXTENSIONS, list_images, read_image
 from segrefine.models.encoders.base import pad_small
 from segrefine.models.network import SegmentationModel
@@ -21,56 +26,110 @@ from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
 log = logging.getLogger(__name__)
 
 WHOLE_PIXELS = 2**22
-"""Larger images (2048x2048) go through windows unless told otherwise: whole, their feature maps would not fit in
-memory.
+"""Larger images (2048x2048) are segmented in windows unless told otherwise: the feature maps of the whole would not fit
+in memory.
 """
 
 WINDOW = 1024
 """Size of those windows, pixels: wider than the receptive fields of the networks (VGG-16's fc7 sees 404 pixels)."""
 
+Photo = tuple[str, Path, Tensor | str]
+"""An image's name and path, and its RGB (3, H, W) uint8 or, for a file that cannot be read, the reason."""
+
 
 def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
-    """Segment every image as `conf/predict.yaml` says; returns how many could not be read, each named in the log.
+    """Segment every image as `conf/predict.yaml` says.
 
-    `checkpoint` is what `cfg.checkpoint` holds, if that was read before.
+    Args:
+        cfg: the composed config.
+        checkpoint: what `cfg.checkpoint` holds, if that was read before.
+
+    Returns:
+        How many images could not be read, each named in the log; of several processes the first one knows.
     """
     for option in ("checkpoint", "input", "output"):
         if cfg[option] is None:
             raise UserError(f"Give {option}=PATH. segrefine predict --help says more.")
     options: Any = OmegaConf.to_container(cfg)
-    paths = list_images(Path(cfg.input), ignored_folder=Path(cfg.output))
-    if not paths:
+    files = _name(list_images(Path(cfg.input), ignored_folder=Path(cfg.output)))
+    if not files:
         raise UserError(f"input={cfg.input} holds no image files ({', '.join(EXTENSIONS)}).")
+    _keep_inputs(files, Path(cfg.output), cfg.submission)
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
-    net = restore(checkpoint, options["model"], options["backbone"])
+    net = restore(checkpoint, options["model"], options["backbone"]).eval()
     check_benchmark(cfg.submission, net.num_classes)
-    device = choose_device(cfg.device)
-    net.eval().to(device).lay_out(device)
-    autocast = autocast_dtype(cfg.precision, device)
-    whole, tiled = (
-        Inference(net, **options["tta"], window=window) for window in (options["window"], options["window"] or WINDOW)
-    )
-    bad = 0
-    for path, name in zip(paths, _names(paths), strict=True):
-        try:
-            image = read_image(path)
-        except UserError as error:
-            log.error(f"skipped: {error}")
-            bad += 1
-            continue
-        with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            labels = segment(net, whole if image[0].numel() <= WHOLE_PIXELS else tiled, image.to(device))
-        write_pictures(Path(cfg.output), name, image, labels.cpu(), net.palette, cfg.submission)
+    module = Segmenter(net, files, options["tta"], options["window"])
+    with StopRequest() as stop:
+        writer = PhotoWriter(Path(cfg.output), cfg.submission, stop)
+        machine = {"accelerator": choose_device(cfg.device).type, "devices": cfg.devices, "precision": cfg.precision}
+        trainer = create_trainer(machine | {"enable_progress_bar": False}, Path(cfg.output), [writer], prefix="")
+        trainer.predict(module, return_predictions=False)
+    bad = torch.tensor(writer.bad, device=trainer.strategy.root_device)
+    bad = trainer.strategy.reduce(bad, reduce_op="sum")  # type: ignore[assignment]
+    if not trainer.is_global_zero:
+        return 0  # Lightning ends all processes where one of the others fails
+    log.info(f"{len(files) - int(bad)} of {len(files)} images segmented, in {cfg.output}")
+    return int(bad)
+
+
+class Segmenter(LightningModule):
+    """Reads images and segments them.
+
+    Args:
+        net: the network.
+        files: the images by their names.
+        tta, window: options of `Inference`.
+    """
+
+    def __init__(self, net: SegmentationModel, files: dict[str, Path], tta: dict[str, Any], window: Any) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images than processes
+        self.net, self.files = net, files
+        self.whole, self.tiled = (Inference(net, **tta, window=given) for given in (window, window or WINDOW))
+
+    def setup(self, stage: str) -> None:
+        self.net.lay_out(self.trainer.strategy.root_device)
+
+    def predict_dataloader(self) -> DataLoader[Photo]:
+        """Of several processes each takes every so many-th image."""
+        share: Any = range(self.trainer.global_rank, len(self.files), self.trainer.world_size)
+        return DataLoader([*self.files.items()], batch_size=None, sampler=share, collate_fn=_read)  # type: ignore[arg-type]
+
+    def predict_step(self, photo: Photo, index: int) -> Tensor | str:
+        """The class map (H, W) uint8, or why there is none."""
+        image = photo[2]
+        if isinstance(image, str):
+            return image
+        return segment(self.net, self.whole if image[0].numel() <= WHOLE_PIXELS else self.tiled, image)
+
+
+class PhotoWriter(Callback):
+    """Writes the pictures of every image, and counts in `bad` those that could not be read."""
+
+    def __init__(self, folder: Path, submission: str | None, stop: StopRequest) -> None:
+        self.folder, self.submission, self.stop, self.bad = folder, submission, stop, 0
+
+    def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.stop.listen()  # Lightning would go on after SIGTERM
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        name, path, image = batch
+        if isinstance(image, str):
+            self.bad += 1
+            log.error(f"skipped: {image}")
+            return
+        net: Any = module.net
+        write_pictures(self.folder, name, image.cpu(), outputs.cpu(), net.palette, self.submission)
         log.info(f"{path}: {image.shape[2]}x{image.shape[1]}")
-    log.info(f"{len(paths) - bad} of {len(paths)} images segmented, in {cfg.output}")
-    return bad
 
 
 @torch.inference_mode()
 def segment(net: SegmentationModel, inference: Inference, image: Tensor) -> Tensor:
-    """Class map (H, W) uint8 of an image (3, H, W) uint8 RGB of any size, of at least one pixel.
+    """Compute the class map (H, W) uint8 of an image (3, H, W) uint8 RGB of any size, of at least one pixel.
 
-    A side below 32 pixels is continued by its last row or column, and the continuation cut off again.
+    A side below 32 pixels is extended by its last row or column, and the extension is cut off the result.
     """
     height, width = image.shape[1:]
     images = pad_small(net.preprocess(image[None].float() / 255))
@@ -78,7 +137,25 @@ def segment(net: SegmentationModel, inference: Inference, image: Tensor) -> Tens
     return classes[0, :height, :width]
 
 
-def _names(paths: list[Path]) -> list[str]:
-    """The files' stems, or whole names where stems repeat (a.jpg and a.png), so that no result overwrites another."""
-    stems = [path.stem for path in paths]
-    return [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, paths, strict=True)]
+def _read(file: tuple[str, Path]) -> Photo:
+    try:
+        return *file, read_image(file[1])
+    except UserError as error:
+        return *file, str(error)
+
+
+def _name(paths: list[Path]) -> dict[str, Path]:
+    """Name the files of a folder by their stems, or by their whole names where a stem is another file's stem or name
+    (a.jpg, a.png and a.jpg.png), so that no result overwrites another.
+    """
+    taken = Counter(word for path in paths for word in {path.stem, path.name})
+    return {path.stem if taken[path.stem] == 1 else path.name: path for path in paths}
+
+
+def _keep_inputs(files: dict[str, Path], output: Path, submission: str | None) -> None:
+    """Raise UserError if a result would overwrite one of the images."""
+    inputs = {path.resolve() for path in files.values()}
+    for name in files:
+        for path in picture_paths(output, name, submission):
+            if path.resolve() in inputs:
+                raise UserError(f"output={output}: {path.name} would overwrite an input image. Give another folder.")

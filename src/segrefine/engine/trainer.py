@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from segrefine.core.errors import UserError
-from segrefine.core.options import Count, Share, check_names, make_options
+from segrefine.core.options import Count, Share, check_names, check_values
 from segrefine.engine.checkpoint_io import WholeCheckpointIO
 from segrefine.engine.precision import choose_precision
 
@@ -31,6 +31,7 @@ _IDLE_WARNINGS = (
     ".*your dataloader is not resumable.*",  # it is: the data module knows where it was
     ".*LeafSpec.*",
     ".*callbacks used to create the checkpoint need to be provided.*",  # of older versions
+    ".*GPU available but not used.*",  # trainer=cpu, device=cpu
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # scores are summed over the processes already
 )
 
@@ -86,28 +87,33 @@ INSTEAD = {
 """Arguments of the Trainer that segrefine sets itself -> what a user gives instead."""
 
 
-def check_trainer(options: dict[str, Any]) -> None:
-    """Raise UserError for options of the group `trainer` that are unknown, of another type or out of range."""
+def check_trainer(options: dict[str, Any], prefix: str = "trainer.") -> None:
+    """Raise UserError for options of the Trainer that are unknown, of another type or out of range."""
     own = [field.name for field in fields(TrainerOptions)]
     for name, instead in INSTEAD.items():
         if name in options:
             raise UserError(f"trainer.{name} has no effect here. Use {instead}.")
     check_names("trainer", options, {*own, *inspect.signature(Trainer).parameters} - INSTEAD.keys())
-    make_options(TrainerOptions, {name: options[name] for name in own if name in options}, "trainer", "trainer.")
-    if options["max_epochs"] == options["max_steps"] == -1:
+    check_values(TrainerOptions, {name: options[name] for name in own if name in options}, prefix)
+    if options.get("max_epochs") == options.get("max_steps") == -1:
         raise UserError("The training has no end: set trainer.max_epochs or trainer.max_steps to 1 or more.")
 
 
 def create_trainer(
-    options: dict[str, Any], folder: Path, callbacks: list[Callback], deterministic: bool = False
+    options: dict[str, Any],
+    folder: Path,
+    callbacks: list[Callback],
+    deterministic: bool = False,
+    prefix: str = "trainer.",
 ) -> Trainer:
     """Create a Trainer without loggers.
 
     Args:
-        options: the group `trainer`.
+        options: the group `trainer`, or the part of it that a command takes.
         folder: where it writes.
         callbacks: one of them a `Checkpoint` where training is to be saved.
         deterministic: whether to take only algorithms that give the same numbers every time.
+        prefix: what stands before an option's name on the command line.
 
     Raises:
         UserError: The options conflict with each other or with this machine.
@@ -116,11 +122,12 @@ def create_trainer(
         logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)
     for message in _IDLE_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    check_trainer(options)
-    precision = choose_precision(options["precision"], options["accelerator"], "trainer.precision")
+    check_trainer(options, prefix)
+    precision = choose_precision(options["precision"], options["accelerator"], f"{prefix}precision")
+    options = {"enable_progress_bar": sys.stderr.isatty()} | options | {"precision": precision}
     try:
         return Trainer(
-            **options | {"precision": precision},
+            **options,
             callbacks=callbacks,
             plugins=[WholeCheckpointIO()],
             deterministic=deterministic,
@@ -128,7 +135,6 @@ def create_trainer(
             default_root_dir=folder,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_model_summary=False,
-            enable_progress_bar=sys.stderr.isatty(),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # the data modules share images among processes, none twice
         )

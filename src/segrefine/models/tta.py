@@ -1,20 +1,23 @@
 """Prediction at test time: several scales, mirrored images, sliding windows. B batch, K classes, H W size."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segrefine.core.errors import UserError
-from segrefine.models.banded import best_classes
 from segrefine.models.encoders.base import MIN_SIDE
-from segrefine.models.network import SegmentationModel
+from segrefine.models.logits import Logits
 
 TILE_STEP = 2 / 3
 """Step between sliding windows as a fraction of their size, so that neighbours overlap by a third (`stride_rate` in the
 evaluation code of PSPNet, Zhao et al., CVPR 2017)."""
+
+
+BAND_ROWS = 256
+"""Rows of resized logits whose probabilities are computed at a time."""
 
 
 class Inference:
@@ -55,7 +58,7 @@ class Inference:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Class scores (B, K, H, W) of normalised `images` (B, 3, H, W): probabilities in fp32, or the network's logits
+        """Class scores (B, K, H, W) of normalized `images` (B, 3, H, W): probabilities in fp32, or the network's logits
         for the image as it is (one scale of 1, not mirrored, no window). The best class is the same for both.
 
         Raises UserError for an image with a side below `MIN_SIDE`.
@@ -70,37 +73,63 @@ class Inference:
         for scale in self.scales:
             view = _resize(images, _scaled(size, scale))
             for mirrored in (False, True) if self.flip else (False,):
-                logits = self._tiled(view.flip(-1)).flip(-1) if mirrored else self._tiled(view)
-                # Logits are resized, as inside the network; probabilities are averaged, as all views share their scale.
-                scores = _resize(logits, size).softmax(dim=1)
-                total = scores if total is None else total.add_(scores)
+                # Probabilities are averaged, as all views share their scale.
+                probabilities = (logits.softmax(dim=1) for logits in self._view(view, mirrored, size))
+                total = _add(probabilities, size, total)
         assert total is not None  # there is at least one scale
-        return total / (len(self.scales) * (1 + self.flip))
+        return total.div_(len(self.scales) * (1 + self.flip))
 
+    @torch.no_grad()
     def classes(self, images: Tensor) -> Tensor:
-        """The best class of every pixel, (B, H, W) uint8; for images as they are without the logits of all pixels."""
-        if self.plain and isinstance(self.net, SegmentationModel):
-            return best_classes(self.net, images)
-        return self(images).argmax(1).to(torch.uint8)
+        """Find the best class of every pixel, (B, H, W) uint8; from one view, no more than a band of logits exists."""
+        if self.plain:
+            return Logits(self.net, images).classes()
+        bands = [self(images)] if self.flip or self.scales != (1.0,) else self._bands(images)
+        return torch.cat([band.argmax(1).to(torch.uint8) for band in bands], 1)
 
-    def _tiled(self, images: Tensor) -> Tensor:
-        """Logits in fp32 at the size of `images`: of the whole, or the mean over the windows that cover a pixel."""
-        size = images.shape[-2:]
-        if self.window is None or (size[0] <= self.window[0] and size[1] <= self.window[1]):
-            return self.net(images).float()
-        (tops, height), (lefts, width) = (_tiles(*pair) for pair in zip(size, self.window, strict=True))
-        total: Tensor | None = None
-        coverage = torch.zeros(size, device=images.device)
-        for top in tops:
+    def _view(self, images: Tensor, mirrored: bool, size: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the logits of `images`, or of their mirror images, resized to `size`, in bands from the top down."""
+        bands = (band.flip(-1) for band in self._bands(images.flip(-1))) if mirrored else self._bands(images)
+        if images.shape[-2:] == tuple(size):
+            yield from bands
+        else:
+            # Logits are resized, as inside the network.
+            yield from _resize(_add(bands, images.shape[-2:]), size).split(BAND_ROWS, 2)
+
+    def _bands(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield the logits of `images` in fp32, in bands of rows from the top down: the network's, or with windows the
+        mean over those that cover a pixel.
+        """
+        height, width = images.shape[-2:]
+        if self.window is None or (height <= self.window[0] and width <= self.window[1]):
+            yield from (band.float() for band in Logits(self.net, images))
+            return
+        (tops, rows), (lefts, columns) = (_tiles(*pair) for pair in zip((height, width), self.window, strict=True))
+        total: Tensor | None = None  # of the rows that the windows at `top` cover
+        coverage = torch.zeros(rows, width, device=images.device)
+        for top, end in zip(tops, [*tops[1:], height], strict=True):
             for left in lefts:
-                tile = (..., slice(top, top + height), slice(left, left + width))
-                logits = self.net(images[tile]).float()
+                logits = self.net(images[..., top : top + rows, left : left + columns]).float()
                 if total is None:
-                    total = logits.new_zeros(*logits.shape[:2], *size)
-                total[tile] += logits
-                coverage[tile] += 1
-        assert total is not None  # _tiles gives at least one place
-        return total / coverage
+                    total = logits.new_zeros(*logits.shape[:2], rows, width)
+                total[..., left : left + columns] += logits
+                coverage[:, left : left + columns] += 1
+            assert total is not None  # _tiles gives at least one place
+            done = end - top  # rows that no further window reaches
+            yield total[:, :, :done] / coverage[:done]
+            total, coverage = (F.pad(kept[..., done:, :], (0, 0, 0, done)) for kept in (total, coverage))
+
+
+def _add(bands: Iterable[Tensor], size: Sequence[int], total: Tensor | None = None) -> Tensor:
+    """Add bands (B, K, rows, W), from the top down, to a total (B, K, *size), or to zeros."""
+    top = 0
+    for band in bands:
+        if total is None:
+            total = band.new_zeros(*band.shape[:2], *size)
+        total[:, :, top : top + band.shape[2]] += band
+        top += band.shape[2]
+    assert total is not None  # there is at least one band
+    return total
 
 
 def _is_scale(value: object) -> bool:

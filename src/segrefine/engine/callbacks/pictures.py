@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segrefine.data.submission import write_submission
 from segrefine.io.images import save_image
-from segrefine.runs.folder import RunFolder, file_name, label_name
+from segrefine.runs.folder import RunFolder, file_name
 from segrefine.viz import colourise, overlay, panel
 
 
@@ -82,18 +82,24 @@ class PredictionWriter(Callback):
             write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette, self.submission)
 
 
+def picture_paths(folder: Path, name: str, submission: str | None = None) -> list[Path]:
+    """The files that `write_pictures` writes: `NAME_label.png`, `NAME_colour.png` and `NAME_overlay.png`, or just the
+    `NAME.png` that a benchmark takes. NAME is `file_name(name)`.
+    """
+    endings = ("_label", "_colour", "_overlay") if submission is None else ("",)
+    return [folder / f"{file_name(name)}{ending}.png" for ending in endings]
+
+
 def write_pictures(
     folder: Path, name: str, image: Tensor, labels: Tensor, palette: np.ndarray, submission: str | None = None
 ) -> None:
-    """`NAME_label.png` (class indices), `NAME_colour.png` and `NAME_overlay.png` of an image (3, H, W) and labels (H,
-    W); or just the `NAME.png` that a benchmark takes. NAME is `file_name(name)`.
+    """Write class indices, their colors, and these over the image, for an image (3, H, W) and labels (H, W) uint8; or
+    what a benchmark takes.
     """
-    indices = labels.numpy().astype(np.uint8)
+    paths, indices = picture_paths(folder, name, submission), labels.numpy().astype(np.uint8)
     if submission is not None:
-        write_submission(folder / f"{file_name(name)}.png", indices, submission)
+        write_submission(paths[0], indices, submission)
         return
-    save_image(Image.fromarray(indices), folder / label_name(name))
-    colours = colourise(indices, palette)
-    pictures = {"colour": colours, "overlay": overlay(image.permute(1, 2, 0).numpy(), colours)}
-    for kind, picture in pictures.items():
-        save_image(Image.fromarray(picture), folder / f"{file_name(name)}_{kind}.png")
+    colors = colourise(indices, palette)
+    for path, picture in zip(paths, (indices, colors, overlay(image.permute(1, 2, 0).numpy(), colors)), strict=True):
+        save_image(Image.fromarray(picture), path)

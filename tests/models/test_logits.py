@@ -1,17 +1,16 @@
 """The loss against F.cross_entropy and against a pixel-by-pixel sum in float64."""
 
 import math
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from given import loss_of
 from torch import Tensor
 
 from segrefine.core.labels import VOID
-from segrefine.engine.losses import banded_loss, segmentation_loss, training_loss, validation_loss
-from segrefine.models.banded import best_classes
+from segrefine.models.logits import Logits
 from segrefine.models.tta import Inference
 
 
@@ -43,8 +42,8 @@ def test_mean_and_sum_equal_the_pixel_by_pixel_sum(
     losses, total = by_hand(logits, labels, weights or [1.0] * 5)
     logits, labels = logits.contiguous(memory_format=layout), labels.to(dtype)
     class_weights = None if weights is None else torch.tensor(weights)
-    assert segmentation_loss(logits, labels, class_weights).item() == pytest.approx(losses / total, rel=1e-5)
-    assert segmentation_loss(logits, labels, class_weights, "sum").item() == pytest.approx(losses, rel=1e-5)
+    assert loss_of(logits, labels, class_weights).item() == pytest.approx(losses / total, rel=1e-5)
+    assert loss_of(logits, labels, class_weights, "sum").item() == pytest.approx(losses, rel=1e-5)
 
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 0.1, 1.0, 3.0])])
@@ -52,7 +51,7 @@ def test_mean_and_sum_equal_the_pixel_by_pixel_sum(
 def test_gradient_equals_cross_entropy(weights: Tensor | None, reduction: str) -> None:
     logits, labels = batch()
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    segmentation_loss(ours, labels, weights, reduction).backward()  # type: ignore[arg-type]
+    loss_of(ours, labels, weights, reduction).backward()  # type: ignore[arg-type]
     F.cross_entropy(theirs, labels, weights, ignore_index=VOID, reduction=reduction).backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
     assert ours.grad is not None
@@ -64,7 +63,7 @@ def test_gradient_equals_cross_entropy(weights: Tensor | None, reduction: str) -
 def test_all_void_gives_zero_loss_and_zero_gradient(weights: Tensor | None, reduction: str) -> None:
     logits, labels = batch(void=1.1)
     logits.requires_grad_()
-    loss = segmentation_loss(logits, labels, weights, reduction)  # type: ignore[arg-type]
+    loss = loss_of(logits, labels, weights, reduction)  # type: ignore[arg-type]
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -76,8 +75,7 @@ def test_all_void_gives_zero_loss_and_zero_gradient(weights: Tensor | None, redu
 def test_all_void_in_bands_too(weights: Tensor | None, reduction: str) -> None:
     logits, labels = batch(void=1.1)
     logits.requires_grad_()
-    rows = lambda top, bottom: logits[:, :, top:bottom]  # noqa: E731
-    loss = banded_loss(rows, labels, 5, weights, reduction, band=100)  # type: ignore[arg-type]
+    loss = loss_of(logits, labels, weights, reduction, band=100)  # type: ignore[arg-type]
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -89,7 +87,7 @@ def test_pixels_of_classes_that_weigh_nothing_alone_give_zero(reduction: str) ->
     logits, _ = batch()
     labels = torch.ones(2, 7, 9, dtype=torch.int64)
     logits.requires_grad_()
-    loss = segmentation_loss(logits, labels, torch.tensor([1.0, 0.0, 1, 1, 1]), reduction)  # type: ignore[arg-type]
+    loss = loss_of(logits, labels, torch.tensor([1.0, 0.0, 1, 1, 1]), reduction)  # type: ignore[arg-type]
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -99,8 +97,8 @@ def test_pixels_of_classes_that_weigh_nothing_alone_give_zero(reduction: str) ->
 def test_mean_does_not_depend_on_how_much_is_void() -> None:
     """Void padding must not change the effective learning rate."""
     logits, labels = batch()
-    padded = segmentation_loss(F.pad(logits, (0, 20, 0, 20)), F.pad(labels, (0, 20, 0, 20), value=VOID))
-    torch.testing.assert_close(padded, segmentation_loss(logits, labels))
+    padded = loss_of(F.pad(logits, (0, 20, 0, 20)), F.pad(labels, (0, 20, 0, 20), value=VOID))
+    torch.testing.assert_close(padded, loss_of(logits, labels))
 
 
 def test_is_computed_in_fp32_for_half_precision_logits_and_under_autocast() -> None:
@@ -109,7 +107,7 @@ def test_is_computed_in_fp32_for_half_precision_logits_and_under_autocast() -> N
     expected = by_hand(logits, labels, [1.0] * 5)
     for enabled in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            loss = segmentation_loss(logits, labels, reduction="sum")
+            loss = loss_of(logits, labels, reduction="sum")
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(expected[0], rel=1e-5)
 
@@ -118,7 +116,7 @@ def test_runs_in_deterministic_mode_and_with_one_class() -> None:
     logits, labels = batch(classes=1)
     torch.use_deterministic_algorithms(True)
     try:
-        assert segmentation_loss(logits, labels).item() == 0  # one class is certain
+        assert loss_of(logits, labels).item() == 0  # one class is certain
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -127,7 +125,7 @@ def test_label_outside_the_classes_is_refused() -> None:
     logits, labels = batch()
     labels[0, 0, 0] = 5
     with pytest.raises(IndexError):
-        segmentation_loss(logits, labels)
+        loss_of(logits, labels)
 
 
 @pytest.mark.parametrize("name", ["fcn8s", "refinenet_lw"])
@@ -141,7 +139,7 @@ def test_loss_in_bands_is_the_whole_ones_in_value_and_gradients(
     images, labels = torch.randn(2, 3, 45, 67), torch.randint(0, 3, (2, 45, 67))
     labels[:, :9] = VOID
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    whole = segmentation_loss(net(images), labels, weights, reduction)  # type: ignore[arg-type]
+    whole = loss_of(net(images), labels, weights, reduction)  # type: ignore[arg-type]
     expected = torch.autograd.grad(whole, trained)
 
     sizes = []
@@ -151,25 +149,14 @@ def test_loss_in_bands_is_the_whole_ones_in_value_and_gradients(
         "cross_entropy",
         lambda logits, *more, **options: sizes.append(logits.numel()) or plain(logits, *more, **options),
     )
-    rows = partial(net.rows, net(images, upsampled=False), 67)
-    loss = banded_loss(rows, labels, 3, weights, reduction, band=3000)  # type: ignore[arg-type]
+    monkeypatch.setattr("segrefine.models.logits.BAND", 3000)
+    loss = Logits(net, images).loss(labels, weights, reduction)  # type: ignore[arg-type]
     found = torch.autograd.grad(loss, trained)
     assert max(sizes) <= 3000
     assert len(sizes) > 2 * 45 // 8
     torch.testing.assert_close(loss, whole, rtol=1e-5, atol=0)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6 * theirs.abs().max().item())
-
-
-def test_many_logits_are_taken_in_bands_in_training(cheap_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = cheap_model("fcn8s", "resnet18")
-    images, labels = torch.randn(2, 3, 45, 67), torch.randint(0, 3, (2, 45, 67))
-    whole = training_loss(net, images, labels)
-    monkeypatch.setattr("segrefine.models.banded.BAND", 1000)
-    used = []
-    monkeypatch.setattr("segrefine.engine.losses.banded_loss", lambda *more: used.append(1) or banded_loss(*more))
-    torch.testing.assert_close(training_loss(net, images, labels), whole)
-    assert used
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -182,11 +169,13 @@ def test_validation_in_bands_is_the_whole_ones(
     labels[:, :9] = VOID
     logits = net(images)
     for band in (10**6, 1000):
-        monkeypatch.setattr("segrefine.models.banded.BAND", band)
-        loss, classes = validation_loss(net, images, labels, weights, reduction)  # type: ignore[arg-type]
-        whole = segmentation_loss(logits, labels, weights, reduction)  # type: ignore[arg-type]
+        monkeypatch.setattr("segrefine.models.logits.BAND", band)
+        found = Logits(net, images)
+        assert len(list(found)) == (1 if band == 10**6 else 23)
+        loss, classes = found.loss_and_classes(labels, weights, reduction)  # type: ignore[arg-type]
+        whole = loss_of(logits, labels, weights, reduction)  # type: ignore[arg-type]
         torch.testing.assert_close(loss, whole, rtol=1e-5, atol=0)
         assert torch.equal(classes, logits.argmax(1).to(torch.uint8))
-        assert torch.equal(best_classes(net, images), classes)
+        assert torch.equal(found.classes(), classes)
         assert torch.equal(Inference(net).classes(images), classes)
     assert not loss.requires_grad

@@ -1,0 +1,112 @@
+"""A network's logits for a batch, and the loss and the classes computed from them. B batch, K classes, H W size."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from segrefine.core.labels import VOID
+from segrefine.models.network import SegmentationModel
+
+BAND = 2**22
+"""Logits of a band: 16 MiB of float32, which the caches of a server's processor hold."""
+
+Reduction = Literal["mean", "sum"]
+Found = TypeVar("Found")
+
+
+class Logits:
+    """The logits (B, K, H, W) of a network for normalized images (B, 3, H, W).
+
+    Where they are more than `BAND` numbers and the network's upsampling works by rows, they never exist as a whole: a
+    band of rows is computed when it is needed, and again in the backward pass. Values are equal to rounding.
+    """
+
+    def __init__(self, net: Callable[..., Tensor], images: Tensor) -> None:
+        batch, _, self.height, width = images.shape
+        row = batch * width * net.num_classes if isinstance(net, SegmentationModel) and net.has_rows else 0
+        self.banded = row * self.height > BAND
+        self.step = max(BAND // row, 1) if self.banded else self.height
+        if self.banded:
+            assert isinstance(net, SegmentationModel)
+            self._rows: Callable[[int, int], Tensor] = partial(net.rows, net(images, upsampled=False), width)
+        else:
+            logits = net(images)
+            self._rows = lambda top, bottom: logits
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the logits (B, K, rows, W) of each band, from the top down."""
+        return (self._rows(*span) for span in self._spans())
+
+    def loss(self, labels: Tensor, class_weights: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
+        """Compute the cross-entropy over the pixels that are not void, a scalar in float32.
+
+        Args:
+            labels: (B, H, W) uint8 or int64, 0..K-1 or VOID.
+            class_weights: (K,), or None for equal weights.
+            reduction: "mean" divides by the number of valid pixels (with `class_weights`: by the sum of their weights),
+                as `F.cross_entropy` does, but gives 0 with zero gradient instead of NaN when every pixel is void. "sum"
+                adds up over pixels and images, FCN's unnormalized loss (Shelhamer et al., PAMI 2016, "heavy" learning;
+                `normalize: false` in the authors' release); its learning rates are some 1e6 times smaller.
+        """
+        sums = self._map(lambda logits, rows: _sum(logits, labels[:, rows], class_weights))
+        return _reduce(sums, labels, class_weights, reduction)
+
+    @torch.no_grad()
+    def classes(self) -> Tensor:
+        """Find the class with the highest logit for every pixel, (B, H, W) uint8."""
+        return torch.cat([_best(logits) for logits in self], 1)
+
+    @torch.no_grad()
+    def loss_and_classes(
+        self, labels: Tensor, class_weights: Tensor | None = None, reduction: Reduction = "mean"
+    ) -> tuple[Tensor, Tensor]:
+        """Compute `loss` without a gradient, and `classes`, from the same bands."""
+        found = self._map(lambda logits, rows: (_sum(logits, labels[:, rows], class_weights), _best(logits)))
+        sums, classes = zip(*found, strict=True)
+        return _reduce(sums, labels, class_weights, reduction), torch.cat(classes, 1)
+
+    def _map(self, function: Callable[[Tensor, slice], Found]) -> list[Found]:
+        """Call `function(logits, rows)` for every band, keeping nothing of its logits for the backward pass."""
+
+        def of_band(top: int, bottom: int) -> Found:
+            return function(self._rows(top, bottom), slice(top, bottom))
+
+        if self.banded and torch.is_grad_enabled():
+            return [checkpoint(of_band, *span, use_reentrant=False) for span in self._spans()]
+        return [of_band(*span) for span in self._spans()]
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """The first row and the row after the last of every band."""
+        return ((top, min(top + self.step, self.height)) for top in range(0, self.height, self.step))
+
+
+def _best(logits: Tensor) -> Tensor:
+    return logits.argmax(1).to(torch.uint8)
+
+
+def _sum(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    """The loss summed over pixels and images.
+
+    Reducing here, not in `F.cross_entropy`, is as fast and keeps training deterministic: on CUDA its 2-D form sums with
+    atomic additions and is refused by `torch.use_deterministic_algorithms`, unless nothing is reduced. In fp32 also
+    under autocast or for a half-precision network: log-sums over classes and sums over 1e6 pixels need it.
+    """
+    weights = None if class_weights is None else class_weights.float()
+    return F.cross_entropy(logits.float(), labels.long(), weights, ignore_index=VOID, reduction="none").sum()
+
+
+def _reduce(sums: Sequence[Tensor], labels: Tensor, class_weights: Tensor | None, reduction: Reduction) -> Tensor:
+    """Add up the bands' losses; for "mean" divide by the number of valid pixels, or the sum of their weights."""
+    total = sum(sums[1:], sums[0])
+    if reduction == "sum":
+        return total
+    valid = labels != VOID
+    if class_weights is None:
+        return total / valid.sum().clamp(min=1)
+    weights = class_weights.float()[labels.long().where(valid, 0)] * valid
+    return total / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
