@@ -96,6 +96,9 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, typ
         ("predict.py", ["checkpoint=gone.ckpt", "input=."], "There is no weights file gone.ckpt"),
         ("predict.py", ["tta.scales=[0]"], "tta.scales=[0] should be above 0"),
         ("compare.py", ["resamples=10"], "resamples=10 should be at least 100"),
+        ("segrefine.benchmark", ["rounds=0"], "rounds=0 should be at least 1"),
+        ("segrefine.benchmark", ["peer_channels_last=auto"], "peer_channels_last=auto should be true or false"),
+        ("segrefine.benchmark", ["channels_last=maybe"], "channels_last=maybe should be auto or true or false"),
     ],
 )
 def test_a_mistake_found_later_is_one_message_too(

@@ -32,7 +32,7 @@ MISTYPED = {
     "compare": ("baselin=a", "There is no option 'baselin'. Did you mean 'baseline'?"),
     "export": ("formt=onnx", "There is no option 'formt'. Did you mean 'format'?"),
     "benchmark": ("round=1", "There is no option 'round'. Did you mean 'rounds'?"),
-    "data": ("chek", "There is no command 'chek'. Did you mean 'check'?"),
+    "data": ("chek", "command=chek should be check or show or null. Did you mean 'check'?"),
 }
 
 

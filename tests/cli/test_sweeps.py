@@ -60,7 +60,8 @@ def job(folder, seed, ckpt_path=None, rate=0.0004, together=1):
 
 if {"-m", "--multirun"} & set(sys.argv):
     from segrefine.cli.command import run_command
-    run_command("train", print)
+from segrefine.cli.train import Options
+    run_command("train", print, Options)
 else:
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     together, rate = int(os.environ.get("TOGETHER", 1)), float(words.get("recipe.lr", 0.0004))
@@ -71,8 +72,9 @@ else:
 CONFIGS = """
 from omegaconf import OmegaConf
 from segrefine.cli.command import run_command
+from segrefine.cli.train import Options
 
-run_command("train", lambda cfg, folder: OmegaConf.save(cfg, folder / "config.yaml", resolve=True))
+run_command("train", lambda cfg, folder: OmegaConf.save(cfg, folder / "config.yaml", resolve=True), Options)
 """
 
 

@@ -83,7 +83,7 @@ def test_images_without_a_valid_pixel_are_no_obstacle(void: int, tmp_path: Path)
         (["runs=nowhere", "output=out"], "runs=nowhere: there is no such folder."),
         (["runs=sweep", "output=out", "baseline=fcn16s"], "no variant 'fcn16s' among the runs. Did you mean 'fcn8s'?"),
         (["runs=sweep", "output=out", "metric=miou"], "metric=miou: "),
-        (["runs=sweep", "output=out", "resamples=9"], "resamples=9 should be a whole number of at least 100."),
+        (["runs=sweep", "output=out", "resamples=9"], "resamples=9 should be at least 100."),
         (["runs=sweep", "wandb=a/b", "output=out"], "Give runs=DIR, a list of folders or a glob; or wandb="),
         (["runs=sweep", "output=out", "base=fcn8s"], "There is no option 'base'. Did you mean 'baseline'?"),
         (["claims=a.yml", "output=out"], "claims=a.yml writes beside that file: remove output=."),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from segrefine.engine.callbacks.gradients import GradientNorms
+from segrefine.engine.callbacks.progress import StepLog
 from segrefine.engine.loggers.csv import MetricsCSV
 
 
@@ -40,6 +41,7 @@ class Module(LightningModule):
         super().__init__()
         self.net = nn.Sequential()
         self.net.encoder, self.net.decoder = Encoder(), Factor(7.0)
+        self.step_values: dict[str, torch.Tensor] = {}
 
     def training_step(self, batch: Tensor) -> Tensor:
         return self.net(batch).sum()
@@ -52,8 +54,8 @@ def test_the_norm_of_the_gradient_of_every_part_is_logged_as_it_was_before_clipp
     logger = MetricsCSV(tmp_path / "metrics.csv")
     options = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = Trainer(
-        accelerator="cpu", max_steps=2, log_every_n_steps=1, logger=logger, callbacks=[GradientNorms()], **options,
-        gradient_clip_val=0.1, default_root_dir=tmp_path,
+        accelerator="cpu", max_steps=2, log_every_n_steps=1, logger=logger, gradient_clip_val=0.1, **options,
+        callbacks=[GradientNorms(), StepLog()], default_root_dir=tmp_path,
     )  # fmt: skip
     trainer.fit(Module(), DataLoader([torch.tensor(0.5), torch.tensor(-1.0)], batch_size=None))  # type: ignore[arg-type]
     with (tmp_path / "metrics.csv").open(newline="") as file:

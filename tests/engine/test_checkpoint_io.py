@@ -81,6 +81,6 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint(tmp_path: Path) ->
     words = [sys.executable, "-c", LIMITED, str(path)]
     number, message = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     assert number == 27  # EFBIG
-    assert message.startswith(f"A file grew beyond the limit (ulimit -f) ([Errno 27] File too large: '{path}').")
+    assert message.startswith(f"The disk is full ([Errno 27] File too large: '{path}').")
     assert step(path) == 1
     assert os.listdir(tmp_path) == ["last.ckpt"]

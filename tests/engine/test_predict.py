@@ -235,7 +235,7 @@ def test_a_small_image_is_segmented_as_if_it_went_on(net: SegmentationModel) -> 
         ({"input": "gone"}, "There is no file or folder gone"),
         ({"device": "tpu"}, "device=tpu should be auto, cpu or cuda"),
         ({"precision": "fp8"}, "error: precision=fp8 is not known"),
-        ({"tta.scales": "[0]"}, "must be one or more positive, finite numbers"),
+        ({"tta.scales": "[0]"}, "tta.scales=[0] should be above 0"),
     ],
 )
 def test_mistakes_are_told_in_words(

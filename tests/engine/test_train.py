@@ -381,7 +381,6 @@ def test_nonfinite_steps_are_left_out_where_asked_for(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed=-1", "seed=-1 should be a whole number between 0 and"),
         ("ckpt_path=gone.ckpt", "ckpt_path=gone.ckpt: there is no such file"),
         ("init_from=gone.ckpt", "init_from=gone.ckpt: there is no such file"),
         ("recipe.loss=median", "recipe.loss=median should be mean or sum"),

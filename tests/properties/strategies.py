@@ -26,7 +26,8 @@ from segrefine.models.encoders import create_encoder
 from segrefine.models.encoders.base import Encoder
 from segrefine.models.encoders.vgg import VGGEncoder
 from segrefine.models.network import SegmentationModel
-from segrefine.models.upsampling import UPSAMPLINGS
+
+UPSAMPLINGS = ("learned", "fixed", "interpolate")
 
 set_hypothesis_home_dir(os.path.join(tempfile.gettempdir(), "hypothesis"))  # else it leaves a folder in the project
 common = {

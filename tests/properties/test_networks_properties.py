@@ -7,14 +7,25 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import FCNS, VARIANTS, class_numbers, examples, laid_out, layouts, seeds, sizes, small_network, variants
+from strategies import (
+    FCNS,
+    UPSAMPLINGS,
+    VARIANTS,
+    class_numbers,
+    examples,
+    laid_out,
+    layouts,
+    seeds,
+    sizes,
+    small_network,
+    variants,
+)
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segrefine.core.errors import UserError
 from segrefine.models.build import create_model
 from segrefine.models.network import SegmentationModel
-from segrefine.models.upsampling import UPSAMPLINGS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -161,7 +161,6 @@ def test_caffe_geometry_takes_any_size(name: str) -> None:
         ("fcn8s", "resnet18", {}, "backbone=resnet18: model.geometry=caffe is VGG's"),
         ("fcn8s", "vgg16", {"upsample": "interpolate"}, "model.upsample=interpolate needs model.geometry=same"),
         ("fcn8s", "vgg16", {"classifier_channels": 0}, "backbone.classifier_channels must be 1 or more"),
-        ("fcn8s", "vgg16", {"geometry": "cafe"}, "model.geometry=cafe is not known. Did you mean 'caffe'?"),
     ],
 )
 def test_geometries_that_cannot_be_are_refused(name: str, backbone: str, options: dict[str, Any], words: str) -> None:

@@ -148,7 +148,9 @@ class _Source:
 def _create_datamodule(run: Run) -> SegmentationDataModule:
     config = dict(run.config.get("datamodule") or {})
     # A page is no reason to fetch gigabytes, or to fill a cache.
-    return build_datamodule(config | {option: None for option in ("download", "cache") if option in config})
+    return build_datamodule(
+        config | {option: value for option, value in {"download": False, "cache": None}.items() if option in config}
+    )
 
 
 def measure(truth: np.ndarray, predictions: np.ndarray) -> Shares:

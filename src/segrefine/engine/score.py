@@ -35,7 +35,7 @@ def score(
         logged = {f"test/{name}": value for name, value in values.items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics(logged, trainer.global_step)
-            logger.save()
+            logger.finalize("success")
     per_class = {name: finite(iou) for name, iou in zip(datamodule.classes, scores["per_class"].tolist(), strict=True)}
     return {
         "split": split,
