@@ -60,7 +60,7 @@ def job(folder, seed, ckpt_path=None, rate=0.0004, together=1):
 
 if {"-m", "--multirun"} & set(sys.argv):
     from segrefine.cli.command import run_command
-from segrefine.cli.train import Options
+    from segrefine.cli.train import Options
     run_command("train", print, Options)
 else:
     words = dict(word.split("=", 1) for word in sys.argv[1:])

@@ -29,8 +29,8 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "torchvision": ("fcn_dilated", "resnet50", {}, {}),
     "pytorch_fcn": ("fcn16s", "vgg11", {"geometry": "caffe"}, {"classifier_channels": 4}),
     "refinenet_pytorch": ("refinenet", "resnet18", WIDTHS, {}),
-    "onnx": ("fcn8s", "resnet18", {}, {}),
-    "torch_export": ("refinenet_lw", "vgg11", WIDTHS, {}),
+    "onnx": ("fcn8s", "vgg11", {}, {"classifier_channels": 4}),
+    "torch_export": ("refinenet_2scale", "resnet18", WIDTHS, {}),  # ONNX starts from the same program
     "same": ("fcn32s", "vgg11", {}, {"classifier_channels": 4}),
 }
 

@@ -123,13 +123,12 @@ def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every node that they improve
     torch.onnx.export(
-        FromRGB(net),
-        (_example(),),
+        _program(net),  # of a network, PyTorch's own capture gets RefineNet's two scales wrong
+        (),
         path,
         input_names=["images"],
         output_names=["logits"],
         dynamo=True,
-        dynamic_shapes=_any_size(),
         external_data=False,
         verbose=False,
     )
@@ -138,19 +137,17 @@ def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network
 
 
 def _torch_export(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:
-    torch.export.save(torch.export.export(FromRGB(net), (_example(),), dynamic_shapes=_any_size()), path)
+    torch.export.save(_program(net), path)
     return torch.export.load(path).module()
 
 
-def _example() -> Tensor:
-    return torch.rand(2, 3, 97, 130, generator=torch.Generator().manual_seed(1))
-
-
-def _any_size() -> tuple[dict[int, Any]]:
-    """Batch, height and width of the images are free, from 64 pixels on: below, some maps are one cell high or wide,
+def _program(net: SegmentationModel) -> torch.export.ExportedProgram:
+    """The network for any number of images of any size from 64 pixels on: below, some maps are one cell high or wide,
     for which torch.export would need a program of its own.
     """
-    return (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+    example = torch.rand(2, 3, 97, 130, generator=torch.Generator().manual_seed(1))
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    return torch.export.export(FromRGB(net), (example,), dynamic_shapes=(free,))
 
 
 FORMATS: dict[str, Export] = {

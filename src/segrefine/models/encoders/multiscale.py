@@ -1,6 +1,7 @@
 """An encoder that sees its input at several scales: RefineNet's 4-cascaded 2-scale variant (CVPR 2017, Figure 6c)."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,6 +48,10 @@ class MultiScaleEncoder(Encoder):
 
 
 def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:
-    """(H, W) at `scale`, rounded, and no side under `MIN_SIDE`, the least that an encoder takes."""
-    height, width = (max(MIN_SIDE, round(side * scale)) for side in size)
+    """Return (H, W) at `scale`, rounded, and no side under `MIN_SIDE`, the least that an encoder takes.
+
+    In whole numbers, which torch.export can follow where it leaves the size free.
+    """
+    over, under = Fraction(scale).limit_denominator(1000).as_integer_ratio()
+    height, width = (max(MIN_SIDE, (2 * side * over + under) // (2 * under)) for side in size)
     return height, width
