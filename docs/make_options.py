@@ -67,6 +67,18 @@ def comments(file: Path) -> dict[str, str]:
     return found
 
 
+Described = tuple[dict[str, Any], dict[str, str]]
+"""The options of a file with their defaults, and the comments on them."""
+
+
+def describe_group(group: str, name: str) -> Described:
+    """Describe a value of a config group, with what it takes over from other files."""
+    file = CONFIG_FOLDER / group / f"{name}.yaml"
+    bases = [base for base in yaml.safe_load(file.read_text()).get("defaults", []) if base != "_self_"]
+    said = {key: text for base in bases for key, text in describe_group(group, base)[1].items()}
+    return read_group(group, name), said | {key: text for key, text in comments(file).items() if text}
+
+
 def rows(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the options of a dataclass with their types, those of nested dataclasses by dotted names."""
     types = get_type_hints(kind, include_extras=True)
@@ -79,9 +91,8 @@ def rows(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{field.name}", expected
 
 
-def table(kind: type, prefix: str, files: list[Path]) -> list[str]:
+def table(kind: type, prefix: str, contents: list[Described]) -> list[str]:
     """Return a Markdown table of the options of a dataclass."""
-    contents = [(yaml.safe_load(file.read_text()), comments(file)) for file in files]
     lines = ["| option | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, expected in rows(kind):
         values, meaning = [], ""
@@ -105,7 +116,9 @@ def page() -> str:
     lines = [HEAD]
     for command in COMMANDS:
         kind = importlib.import_module(f"segrefine.cli.{command}").Options
-        lines += [f"\n## `segrefine {command}`\n", *table(kind, "", [CONFIG_FOLDER / f"{command}.yaml"])]
+        file = CONFIG_FOLDER / f"{command}.yaml"
+        described = yaml.safe_load(file.read_text()), comments(file)
+        lines += [f"\n## `segrefine {command}`\n", *table(kind, "", [described])]
     groups: list[tuple[str, str, type, list[str]]] = [
         ("backbone", "all", EncoderOptions, ["vgg16"]),
         ("recipe", "all", Recipe, ["default"]),
@@ -118,7 +131,7 @@ def page() -> str:
         groups += [(group, ", ".join(names), kind.Options, names) for kind, names in by_kind.items()]
     for group, title, kind, names in groups:
         lines += [f"\n## `{group}`: {title}\n"]
-        lines += table(kind, f"{group}.", [CONFIG_FOLDER / group / f"{name}.yaml" for name in names])
+        lines += table(kind, f"{group}.", [describe_group(group, name) for name in names])
     return "\n".join(lines) + "\n"
 
 

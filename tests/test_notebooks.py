@@ -32,6 +32,7 @@ def execute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Execute:
     return run
 
 
+@pytest.mark.slow  # .ci/run executes the notebooks with the committed results
 def test_the_comparison_names_what_is_missing(
     execute: Execute, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -41,6 +42,7 @@ def test_the_comparison_names_what_is_missing(
     assert "There are no two variants" in printed
 
 
+@pytest.mark.slow
 def test_the_comparison_reaches_the_verdict_of_the_package(
     execute: Execute, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import make
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import random_labels, seeds, sizes
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID
-from segrefine.data.transforms import PAD_COLOUR, Augmentation, TrainTransform, parse_crop_size
+from segrefine.data.sets.shapes import ShapesDataModule
+from segrefine.data.transforms import PAD_COLOUR, Augmentation, TrainTransform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -167,10 +169,10 @@ def test_options_are_usable_or_refused_in_words(option: str, value: Any) -> None
     """Never another error, neither at once nor when an image comes."""
     image, label = torch.zeros(3, 9, 7, dtype=torch.uint8), torch.zeros(9, 7, dtype=torch.uint8)
     try:
-        size = parse_crop_size(value if option == "crop_size" else 5)
-        augment = Augmentation(**{} if option == "crop_size" else {option: value})
+        given_options = {option: value} if option == "crop_size" else {"crop_size": 5, "augment": {option: value}}
+        transform = make(ShapesDataModule, **given_options).train_transform
     except UserError as error:
         assert f"{option}={value}" in str(error)  # noqa: PT017
         return
-    if size is None or max(size) < 1000:
-        assert TrainTransform(size, augment)(image, label)[1].dtype == torch.uint8
+    if transform.crop_size is None or max(transform.crop_size) < 1000:
+        assert transform(image, label)[1].dtype == torch.uint8

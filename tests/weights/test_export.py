@@ -18,7 +18,7 @@ from segrefine.cli.options import GivenCheckpoint
 from segrefine.core.config import CONFIG_FOLDER, read_group
 from segrefine.core.errors import UserError
 from segrefine.core.labels import voc_colour_map
-from segrefine.models.build import build_model
+from segrefine.models.build import build_model, create_model
 from segrefine.models.network import SegmentationModel
 from segrefine.weights.checkpoint import KEY, describe
 from segrefine.weights.export import FORMATS, FromRGB, export, largest_difference
@@ -30,7 +30,7 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "pytorch_fcn": ("fcn16s", "vgg11", {"geometry": "caffe"}, {"classifier_channels": 4}),
     "refinenet_pytorch": ("refinenet", "resnet18", WIDTHS, {}),
     "onnx": ("fcn8s", "vgg11", {}, {"classifier_channels": 4}),
-    "torch_export": ("refinenet_2scale", "resnet18", WIDTHS, {}),  # ONNX starts from the same program
+    "torch_export": ("refinenet_lw", "vgg11", WIDTHS, {}),
     "same": ("fcn32s", "vgg11", {}, {"classifier_channels": 4}),
 }
 
@@ -87,6 +87,15 @@ def test_what_is_exported_gives_the_networks_outputs(
     with torch.no_grad():
         expected, found = FromRGB(net)(images), READERS[name](output)(images)
     assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "torch_export"])
+def test_two_scales_are_exported_for_any_size(name: str, tmp_path: Path) -> None:
+    net = create_model("refinenet_2scale", "resnet18", 3, **WIDTHS).eval()
+    with torch.no_grad():
+        exported = FORMATS[name](net, {}, tmp_path / "net")
+        assert largest_difference(FromRGB(net), exported) < 1e-4
 
 
 def test_from_the_command_line(tmp_path: Path, type_in: TypeIn) -> None:
@@ -150,7 +159,7 @@ def test_fcns_input_is_folded_into_the_exported_weights(tmp_path: Path) -> None:
     ("name", "arguments", "words"),
     [
         ("refinenet_pytorch", ["format=torchvision"], "Weights of torchvision's fcn_resnet50 or fcn_resnet101 are for"),
-        ("onnx", ["format=pytorch_fcn"], "Weights of FCN on VGG-16"),
+        ("refinenet_pytorch", ["format=pytorch_fcn"], "Weights of FCN on VGG-16"),
         ("same", ["format=pytorch_fcn"], "format=pytorch_fcn: the release's geometry is model.geometry=caffe"),
         ("onnx", [], "Give format=..."),
         ("onnx", ["format=onnx", "output=."], "output=. is a folder"),

@@ -118,10 +118,7 @@ def create_trainer(
     Raises:
         UserError: The options conflict with each other or with this machine.
     """
-    for name in _TALKATIVE:
-        logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)
-    for message in _IDLE_WARNINGS:
-        warnings.filterwarnings("ignore", message)
+    _silence()
     check_trainer(options, prefix)
     precision = choose_precision(options["precision"], options["accelerator"], f"{prefix}precision")
     options = {"enable_progress_bar": sys.stderr.isatty()} | options | {"precision": precision}
@@ -140,6 +137,13 @@ def create_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"The trainer options conflict with each other or with this machine: {error}") from error
+
+
+def _silence() -> None:
+    for name in _TALKATIVE:
+        logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)
+    for message in _IDLE_WARNINGS:
+        warnings.filterwarnings("ignore", message)
 
 
 def is_rank_zero() -> bool:
