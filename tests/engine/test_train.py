@@ -354,7 +354,12 @@ def test_the_weights_before_a_nonfinite_loss_are_kept(
     ("options", "words"),
     [
         (["trainer.accumulate_grad_batches=2", "+trainer.val_check_interval=1"], "Give a trainer.val_check_interval"),
-        (["+trainer.val_check_interval='00:00:00:05'"], "takes a number of batches or a share of an epoch"),
+        (["+trainer.val_check_interval=100"], "val_check_interval=100 is more than the . batches of an epoch"),
+        (["+trainer.val_check_interval=0"], "val_check_interval=0 should be at least 1 or above 0"),
+        (
+            ["+trainer.val_check_interval='00:00:00:05'"],
+            "=00:00:00:05 should be a whole number or a number",
+        ),
     ],
 )
 def test_validations_that_no_checkpoint_can_be_saved_at_are_refused(

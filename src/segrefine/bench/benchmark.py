@@ -90,6 +90,8 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     for step in steps:
         if step not in STEPS:
             raise UserError(f"steps={step} is not known.{did_you_mean(step, STEPS)}")
+    if len(options["size"]) != 2:
+        raise UserError(f"size={options['size']} should be [height, width].")
     device = choose_device(options["device"])
     torch.manual_seed(0)
     ours = build_model(options["model"], options["backbone"], options["num_classes"])
@@ -149,7 +151,7 @@ def load_peer(path: str) -> nn.Module:
         else:
             module = importlib.import_module(place)
         net = getattr(module, function)()
-    except (ImportError, AttributeError, OSError) as error:
+    except (ImportError, AttributeError, OSError, TypeError) as error:
         raise UserError(f"peer={path}: {error}.") from error
     if not isinstance(net, nn.Module):
         raise UserError(f"peer={path} returned a {type(net).__name__}, not a torch.nn.Module.")

@@ -52,7 +52,16 @@ _FAULTS: tuple[tuple[str, str, tuple[int, ...], tuple[str, ...]], ...] = (
     (
         "A file or folder cannot be written",
         _PLACE,
-        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+        (
+            errno.ENOENT,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.EEXIST,
+            errno.ENAMETOOLONG,
+        ),
         ("Permission denied", "Read-only file system"),
     ),
 )

@@ -74,6 +74,8 @@ def check_options(cfg: DictConfig, options: type) -> None:
     groups = {group.split("/")[0].split("@")[-1] for group in HydraConfig.get().runtime.choices}
     own: Any = {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in groups}  # type: ignore[union-attr]
     known = {field.name for field in fields(options)}
+    if removed := _groups(str(HydraConfig.get().job.config_name)).keys() - cfg.keys():
+        raise UserError(f"The command needs the group {min(removed)}: leave out ~{min(removed)}.")
     for key in own.keys() - known:  # added with a plus
         raise UserError(f"There is no option {key!r}.{did_you_mean(str(key), known | groups)}")
     make_options(options, own, "The command", "")

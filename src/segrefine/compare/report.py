@@ -44,7 +44,7 @@ def compare(cfg: DictConfig) -> None:
         return
     if cfg.output is None:
         raise UserError("Give output=DIR, the folder for the comparison.")
-    if (cfg.runs is None) == (cfg.wandb is None):
+    if (not cfg.runs) == (cfg.wandb is None):
         raise UserError("Give runs=DIR, a list of folders or a glob; or wandb=ENTITY/PROJECT.")
     output = Path(cfg.output)
     if cfg.wandb is None:

@@ -136,6 +136,10 @@ def _check_batches(datamodule: SegmentationDataModule, trainer: dict[str, Any]) 
         limit = trainer[f"limit_{split}_batches"]
         if isinstance(limit, float) and int(limit * len(loader)) < 1:
             raise UserError(f"trainer.limit_{split}_batches={limit} of {len(loader)} batches leaves none.")
+        interval, by_epoch = trainer.get("val_check_interval"), trainer["check_val_every_n_epoch"] is not None
+        batches = min(len(loader), limit) if isinstance(limit, int) else int(limit * len(loader))
+        if split == "train" and by_epoch and isinstance(interval, int) and interval > batches:
+            raise UserError(f"trainer.val_check_interval={interval} is more than the {batches} batches of an epoch.")
 
 
 def _build_network(

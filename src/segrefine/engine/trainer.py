@@ -70,6 +70,7 @@ class TrainerOptions:
     limit_train_batches: Limit
     limit_val_batches: Limit
     limit_test_batches: Limit
+    val_check_interval: Limit = 1.0  # given with a plus
 
 
 INSTEAD = {

@@ -145,10 +145,8 @@ def _may_save(trainer: Trainer, batch_index: int) -> bool:
 
 def _check_interval(trainer: Trainer) -> None:
     """Raise UserError for validations that no checkpoint can be saved at."""
-    interval, whole = trainer.val_check_batch, trainer.accumulate_grad_batches
-    if interval is None:
-        raise UserError("trainer.val_check_interval takes a number of batches or a share of an epoch, not a time.")
-    epoch = trainer.num_training_batches
+    interval: Any = trainer.val_check_batch
+    whole, epoch = trainer.accumulate_grad_batches, trainer.num_training_batches
     ends_epoch = interval == epoch and trainer.check_val_every_n_epoch is not None
     by_epoch = trainer.check_val_every_n_epoch is not None or epoch % whole == 0
     if interval != math.inf and not ends_epoch and (interval % whole or not by_epoch):
