@@ -209,6 +209,12 @@ def test_bad_augmentation(options: dict) -> None:
         make(ShapesDataModule, augment=options)
 
 
+def test_augmentation_is_a_mapping_or_nothing() -> None:
+    assert make(ShapesDataModule, augment=None).train_transform.augment == Augmentation()
+    with pytest.raises(UserError, match=r"datamodule\.augment=5 should be a mapping of options"):
+        make(ShapesDataModule, augment=5)
+
+
 def test_unknown_augmentation_is_named_with_a_guess() -> None:
     with pytest.raises(UserError, match=r"'flp'.*'flip'"):
         make(ShapesDataModule, augment={"flp": True})

@@ -1,7 +1,7 @@
 """The config files in `conf/`: where they are, what one says, and how options become a dataclass."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,6 @@ def registered_options(group: str, name: str) -> dict[str, Any]:
 
 def _default(field: Any) -> Any:
     value = field.default if field.default is not MISSING else field.default_factory()
-    if is_dataclass(value):
-        return asdict(value)  # type: ignore[arg-type]
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -85,7 +85,9 @@ def nested_options(expected: Any) -> type | None:
 def _checked(expected: Any, value: Any, name: str) -> Any:
     """Return the value if it fits the type, and of a mapping of options the dataclass."""
     nested = nested_options(expected)
-    if nested is not None and isinstance(value, Mapping):
+    if nested is not None and not isinstance(value, nested) and value is not None:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name}={value} should be a mapping of options.")
         return make_options(nested, value, name, f"{name}.")
     if tuple in (expected, get_origin(expected)) and isinstance(value, list):
         value = tuple(value)

@@ -3,7 +3,7 @@
 import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ class SegmentationDataModule(LightningDataModule):
         eval_batch_size: Count = 1
         crop_size: Size = None
         num_workers: Whole | Auto = "auto"
-        augment: Augmentation = field(default_factory=Augmentation)
+        augment: Augmentation | None = None
 
     options: Any
 
@@ -64,7 +64,7 @@ class SegmentationDataModule(LightningDataModule):
         self.num_workers = workers if options.num_workers == "auto" else options.num_workers
         self._epoch = self._batches = 0  # where training begins: the batches of that epoch which were seen already
         self._eval_batch_sizes: dict[str, int] = {}  # by split
-        self.train_transform = TrainTransform(parse_crop_size(options.crop_size), options.augment)
+        self.train_transform = TrainTransform(parse_crop_size(options.crop_size), options.augment or Augmentation())
 
     def dataset(self, split: str, transform: Transform | None = None) -> SegmentationDataset:
         """The examples of "train", "val" or "test"."""
