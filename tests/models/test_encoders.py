@@ -59,6 +59,16 @@ def test_vgg_features_are_torchvisions_after_each_pool(name: str, filled: Build)
     check_features(encoder, images, dict(zip((4, 8, 16, 32), outputs[1:], strict=True)))
 
 
+def test_random_weights_of_a_vgg_are_torchvisions_and_so_is_what_is_drawn_next() -> None:
+    torch.manual_seed(1)
+    expected, after = torchvision.models.vgg11_bn(weights=None).features.state_dict(), torch.rand(3)
+    torch.manual_seed(1)
+    found = VGGEncoder("vgg11_bn").features.state_dict()
+    assert torch.equal(torch.rand(3), after)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 @pytest.mark.parametrize("name", RESNETS)
 def test_resnet_features_are_torchvisions_after_each_stage(name: str, filled: Build) -> None:
     reference, encoder = filled(without_classifier, name).eval(), filled(ResNetEncoder, name)
@@ -240,3 +250,19 @@ def test_scaled_sizes_are_rounded_and_at_least_32() -> None:
     assert scaled_size((33, 100), 1.2) == (40, 120)
     assert scaled_size((33, 101), 0.6) == (32, 61)
     assert scaled_size((47, 33), 1.0) == (47, 33)
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.2, 0.5, 1.25])
+def test_scaled_sizes_of_an_exported_network_are_rounded_alike(scale: float) -> None:
+    """Halves go to the even neighbor."""
+
+    class Scaled(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.new_zeros(scaled_size(images.shape[-2:], scale))
+
+    free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(Scaled(), (torch.zeros(1, 3, 97, 130),), dynamic_shapes=(free,)).module()
+    for side in range(66, 130):
+        size = side, 2 * side + 1
+        assert tuple(exported(torch.empty(1, 3, *size)).shape) == scaled_size(size, scale), size
+        assert scaled_size(size, scale) == tuple(round(length * scale) for length in size)

@@ -1,6 +1,7 @@
 """An encoder that sees its input at several scales: RefineNet's 4-cascaded 2-scale variant (CVPR 2017, Figure 6c)."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,5 +49,18 @@ class MultiScaleEncoder(Encoder):
 
 def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:
     """(H, W) at `scale`, rounded, and no side under `MIN_SIDE`, the least that an encoder takes."""
-    height, width = (max(MIN_SIDE, round(side * scale)) for side in size)
+    height, width = (max(MIN_SIDE, _rounded(side, scale)) for side in size)
     return height, width
+
+
+def _rounded(side: int, scale: float) -> int:
+    """`round(side * scale)`; where torch.export leaves `side` free, in whole numbers, which it can follow."""
+    if isinstance(side, int):
+        return round(side * scale)
+    over, under = Fraction(scale).limit_denominator(1000).as_integer_ratio()
+    doubled, step = 2 * side * over + under, 2 * under
+    nearest = doubled // step
+    if under % 2:
+        return nearest  # no product ends in a half
+    halfway = (step - 1 - doubled % step) // (step - 1)  # 1 where one does, which goes to the even neighbor
+    return nearest - nearest % 2 * halfway
