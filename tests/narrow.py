@@ -30,10 +30,14 @@ def resnet(block: Any, layers: list[int], weights: None = None, **options: Any) 
 
 
 def vgg(widths: str, batch_norm: bool, weights: None = None) -> SimpleNamespace:
-    """What an encoder takes of a VGG: its convolutions."""
+    """What an encoder takes of a VGG, its convolutions, initialized as torchvision's."""
     narrow = [width // SHARE if isinstance(width, int) else width for width in cfgs[widths]]
     features = make_layers(narrow, batch_norm)
-    return SimpleNamespace(features=features, classifier=[])
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return SimpleNamespace(features=features)
 
 
 BLOCKS = {

@@ -32,7 +32,7 @@ class VGGEncoder(Encoder):
 
     def __init__(self, name: str, classifier_channels: int = 0, caffe: bool = False) -> None:
         super().__init__()
-        self.features = _convolutions(name)
+        self.features = getattr(torchvision.models, name)(weights=None).features
         self.channels = self._find_channels()
         if caffe:
             if not classifier_channels:
@@ -101,35 +101,6 @@ class VGGEncoder(Encoder):
                 features[stride] = x
         features[32] = self.classifier(features[32])
         return {stride: features[stride] for stride in self.channels}
-
-
-def _convolutions(name: str) -> Any:
-    """torchvision's convolutions with the random weights that its VGG gives them, but without the 120 million numbers
-    of its classifier: their draws are skipped.
-    """
-    with torch.device("meta"):
-        net = getattr(torchvision.models, name)(weights=None)
-    linear = [layer for layer in net.classifier if isinstance(layer, nn.Linear)]
-    layers = nn.Sequential()
-    for layer in net.features:
-        if isinstance(layer, nn.Conv2d):
-            layer = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1)
-        elif isinstance(layer, nn.BatchNorm2d):
-            layer = nn.BatchNorm2d(layer.num_features)
-        layers.append(layer)
-    _skip_draws(sum(tensor.numel() for layer in linear for tensor in layer.parameters()))
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    _skip_draws(sum(layer.weight.numel() for layer in linear))
-    return layers
-
-
-def _skip_draws(count: int, part: int = 2**22) -> None:
-    """Advance PyTorch's generator as if `count` random numbers had been drawn; each byte takes one draw as well."""
-    for start in range(0, count, part):
-        torch.empty(min(part, count - start), dtype=torch.uint8).random_()
 
 
 def _side(value: Any) -> int:
