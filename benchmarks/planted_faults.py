@@ -166,10 +166,10 @@ Class weights go by the pixels of all images | data/class_weights.py | data/test
 A server that sends all anew is appended to | io/download.py | io/test_download.py
 - resumes = response.status == 206
 + resumes = have > 0
-FCN's published first layer is left BGR | weights/published.py | weights/test_published.py
+FCN's published first layer is left BGR | weights/published.py | weights/test_published_files.py
 - found[f"{_FIRST}.weight"] = first.flip(1)
 + found[f"{_FIRST}.weight"] = first
-Caffe's mean is not brought to 0..1 | weights/published.py | weights/test_published.py
+Caffe's mean is not brought to 0..1 | weights/published.py | weights/test_published_files.py
 - torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255
 + torch.tensor(CAFFE_MEAN).view(3, 1, 1)
 RefineNet's published units come in reverse | weights/published.py | weights/test_published.py

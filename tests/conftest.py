@@ -34,6 +34,8 @@ NARROW_PROCESS = {
 }
 """The environment of a process with narrow encoders (`narrow.py`)."""
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the commands do: page faults of large networks take seconds
+
 # The cores are shared out between the processes of pytest-xdist, and those that they start.
 THREADS = max((os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)), 1)
 torch.set_num_threads(THREADS)

@@ -234,3 +234,19 @@ def test_scaled_sizes_are_rounded_and_at_least_32() -> None:
     assert scaled_size((33, 100), 1.2) == (40, 120)
     assert scaled_size((33, 101), 0.6) == (32, 61)
     assert scaled_size((47, 33), 1.0) == (47, 33)
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.2, 0.5, 1.25])
+def test_scaled_sizes_of_an_exported_network_are_rounded_alike(scale: float) -> None:
+    """Halves go to the even neighbor."""
+
+    class Scaled(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.new_zeros(scaled_size(images.shape[-2:], scale))
+
+    free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(Scaled(), (torch.zeros(1, 3, 97, 130),), dynamic_shapes=(free,)).module()
+    for side in range(66, 130):
+        size = side, 2 * side + 1
+        assert tuple(exported(torch.empty(1, 3, *size)).shape) == scaled_size(size, scale), size
+        assert scaled_size(size, scale) == tuple(round(length * scale) for length in size)

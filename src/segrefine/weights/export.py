@@ -1,6 +1,7 @@
 """Writing a network in the form of other code. Every file is read back and compared before it gets its name."""
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,10 @@ TOLERANCE = 1e-3
 orders float32 sums in other ways.
 """
 
-SIZES = ((2, 75, 101), (1, 64, 96))
-"""Batch, height and width of the images that outputs are compared on; the file is traced on another."""
+LEAST = 64
+"""Least height and width in pixels of an exported network's images, at the smallest scale at which it looks at them.
+Below, some maps are one cell high or wide, for which torch.export would need a program of its own.
+"""
 
 Network = Callable[[Tensor], Tensor]
 """RGB (B, 3, H, W) float32 in [0, 1] -> logits (B, K, H, W)."""
@@ -66,7 +69,7 @@ def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
     net = restore(checkpoint, config["model"], config["backbone"]).eval()
     try:
         with replacing(output) as part:
-            found = largest_difference(FromRGB(net), FORMATS[cfg.format](net, config, part))
+            found = largest_difference(FromRGB(net), FORMATS[cfg.format](net, config, part), least_side(net))
             if not found <= TOLERANCE:  # as for NaN
                 raise UserError(
                     f"format={cfg.format}: outputs of the file differ from the network's by {found:.2g} of the "
@@ -80,12 +83,21 @@ def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
     )
 
 
+def least_side(net: SegmentationModel) -> int:
+    """Return the least height and width in pixels of an exported network's images."""
+    return math.ceil(LEAST / min(getattr(net.encoder, "scales", [1.0])))
+
+
 @torch.no_grad()
-def largest_difference(network: Network, other: Network) -> float:
-    """Largest difference of the two on random images, over the largest output; NaN if an output is NaN."""
+def largest_difference(network: Network, other: Network, least: int = LEAST) -> float:
+    """Compare the two on random images of `least` pixels and more.
+
+    Returns:
+        The largest difference over the largest output; NaN if an output is NaN.
+    """
     generator = torch.Generator().manual_seed(0)
     differences = []
-    for batch, height, width in SIZES:
+    for batch, height, width in ((2, least + 11, least + 37), (1, least, least + 32)):
         images = torch.rand(batch, 3, height, width, generator=generator)
         expected, found = network(images), other(images)
         if found.shape != expected.shape:
@@ -142,10 +154,9 @@ def _torch_export(net: SegmentationModel, config: dict[str, Any], path: Path) ->
 
 
 def _program(net: SegmentationModel) -> torch.export.ExportedProgram:
-    """The network for any number of images of any size from 64 pixels on: below, some maps are one cell high or wide,
-    for which torch.export would need a program of its own.
-    """
-    example = torch.rand(2, 3, 97, 130, generator=torch.Generator().manual_seed(1))
+    """Trace the network for any number of images of any size from `least_side` on."""
+    least, generator = least_side(net), torch.Generator().manual_seed(1)
+    example = torch.rand(2, 3, least + 33, least + 66, generator=generator)
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     return torch.export.export(FromRGB(net), (example,), dynamic_shapes=(free,))
 
