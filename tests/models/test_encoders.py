@@ -1,5 +1,6 @@
 """Encoders against torchvision's own networks, and the positions they declare against where their cells look."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -238,7 +239,7 @@ def test_scaled_sizes_are_rounded_and_at_least_32() -> None:
 
 @pytest.mark.parametrize("scale", [0.6, 1.2, 0.5, 1.25])
 def test_scaled_sizes_of_an_exported_network_are_rounded_alike(scale: float) -> None:
-    """Halves go to the even neighbor."""
+    """Halves are rounded up."""
 
     class Scaled(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -249,4 +250,4 @@ def test_scaled_sizes_of_an_exported_network_are_rounded_alike(scale: float) -> 
     for side in range(66, 130):
         size = side, 2 * side + 1
         assert tuple(exported(torch.empty(1, 3, *size)).shape) == scaled_size(size, scale), size
-        assert scaled_size(size, scale) == tuple(round(length * scale) for length in size)
+        assert scaled_size(size, scale) == tuple(math.floor(length * scale + 0.5) for length in size)
