@@ -80,7 +80,7 @@ An infinite loss is not seen, a NaN is | engine/module.py | engine/test_train.py
 - and not torch.isfinite(loss):
 + and torch.isnan(loss):
 Every step drops the same units | engine/module.py | engine/test_train.py::test_every_step_draws_from_a_seed_of_its_own
-- mix(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
+- mix(self.seed, batches, self.global_rank)
 + mix(self.seed, 0, self.global_rank)
 Biases always decay | engine/optim.py | engine/test_optim.py
 - recipe.bias_lr_multiplier, recipe.bias_decay),

@@ -107,7 +107,8 @@ class SegmentationModule(LightningModule):
         return pad_small(self.net.preprocess(images.float() / 255))
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
-        torch.manual_seed(mix(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
+        batches = self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_index  # so far
+        torch.manual_seed(mix(self.seed, batches, self.global_rank))
         self._ids = batch["id"]
         if self._skips:
             self._statistics = [buffer.clone() for buffer in self.net.buffers()]

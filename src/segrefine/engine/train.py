@@ -142,6 +142,17 @@ def _check_batches(datamodule: SegmentationDataModule, trainer: dict[str, Any]) 
             raise UserError(f"trainer.val_check_interval={interval} is more than the {batches} batches of an epoch.")
 
 
+def _check_batch_norm(net: SegmentationModel, recipe: Recipe, datamodule: SegmentationDataModule) -> None:
+    """Raise UserError for batches of one image whose coarsest map is one cell: one value a channel has no variance."""
+    size = datamodule.train_transform.crop_size or datamodule.image_size("train")
+    norms = not recipe.frozen_norm and any(isinstance(module, _BatchNorm) for module in net.modules())
+    if datamodule.batch_size == 1 and max(size) <= MIN_SIDE and norms:
+        raise UserError(
+            f"datamodule.batch_size=1 with images of {size[0]}x{size[1]} leaves batch norm one value per channel. Set "
+            "datamodule.batch_size=2 or more, a larger datamodule.crop_size or recipe.frozen_norm=true."
+        )
+
+
 def _build_network(
     config: dict[str, Any], datamodule: SegmentationDataModule, resumed: Path | None
 ) -> SegmentationModel:
@@ -169,17 +180,6 @@ def begin(job: Job, cfg: DictConfig, training: Training) -> None:
         write_text(job.folder.environment, describe_environment())
         log.info(describe_network(job))
     training.trainer.loggers = create_loggers(job.config["logger"], job.folder, job.config)
-
-
-def _check_batch_norm(net: SegmentationModel, recipe: Recipe, datamodule: SegmentationDataModule) -> None:
-    """Raise UserError for batches of one image whose coarsest map is one cell: one value a channel has no variance."""
-    size = datamodule.train_transform.crop_size or datamodule.image_size("train")
-    norms = not recipe.frozen_norm and any(isinstance(module, _BatchNorm) for module in net.modules())
-    if datamodule.batch_size == 1 and max(size) <= MIN_SIDE and norms:
-        raise UserError(
-            f"datamodule.batch_size=1 with images of {size[0]}x{size[1]} leaves batch norm one value per channel. Set "
-            "datamodule.batch_size=2 or more, a larger datamodule.crop_size or recipe.frozen_norm=true."
-        )
 
 
 def describe_network(job: Job) -> str:

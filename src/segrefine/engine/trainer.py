@@ -80,10 +80,10 @@ INSTEAD = {
     "callbacks": "a script of your own around segrefine.engine",
     "plugins": "a script of your own around segrefine.engine",
     "default_root_dir": "hydra.run.dir",
-    "deterministic": "deterministic",
+    "deterministic": "deterministic=true",
     "enable_checkpointing": "checkpoint_every_minutes",
     "num_sanity_val_steps": "trainer=debug",
-    "use_distributed_sampler": "nothing: the data modules share images among processes",
+    "use_distributed_sampler": "the data modules, which share images among processes",
 }
 """Arguments of the Trainer that segrefine sets itself -> what a user gives instead."""
 

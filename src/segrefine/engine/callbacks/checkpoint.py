@@ -137,10 +137,9 @@ def _may_save(trainer: Trainer, batch_index: int) -> bool:
     before a validation, which it would skip."""
     if trainer.is_last_batch or trainer.should_stop or (batch_index + 1) % trainer.accumulate_grad_batches:
         return False
-    by_epoch = trainer.check_val_every_n_epoch is not None
-    batches = (batch_index if by_epoch else trainer.fit_loop.total_batch_idx) + 1
+    earlier = 0 if trainer.check_val_every_n_epoch else trainer.current_epoch * trainer.num_training_batches
     interval: Any = trainer.val_check_batch  # inf for none
-    return batches % interval != 0
+    return (earlier + batch_index + 1) % interval != 0
 
 
 def _check_interval(trainer: Trainer) -> None:
