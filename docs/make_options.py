@@ -18,6 +18,7 @@ from segrefine.core.options import nested_options
 from segrefine.core.registry import DATAMODULES, DECODERS
 from segrefine.engine.recipe import Recipe
 from segrefine.engine.trainer import TrainerOptions
+from segrefine.models.build import NetworkOptions
 from segrefine.models.encoders import EncoderOptions
 
 PAGE = Path(__file__).with_name("options.md")
@@ -120,6 +121,7 @@ def page() -> str:
         described = yaml.safe_load(file.read_text()), comments(file)
         lines += [f"\n## `segrefine {command}`\n", *table(kind, "", [described])]
     groups: list[tuple[str, str, type, list[str]]] = [
+        ("model", "all", NetworkOptions, ["fcn8s", "refinenet_2scale"]),
         ("backbone", "all", EncoderOptions, ["vgg16"]),
         ("recipe", "all", Recipe, ["default"]),
         ("trainer", "all", TrainerOptions, ["default"]),

@@ -8,7 +8,7 @@ import torch
 from builders import make_recipe
 from torch import Tensor, nn
 
-from segrefine.engine.optim import create_optimizer, parameter_groups
+from segrefine.engine.optim import center_updates, create_optimizer, filters, parameter_groups
 from segrefine.models.network import SegmentationModel
 
 Group = dict[str, Any]
@@ -133,3 +133,34 @@ def test_first_step_of_adamw_decays_apart_from_the_gradient(fused: bool) -> None
     for group, before, after in stepped("adamw", 1, fused=fused):
         rate, decay = HAND[group]
         torch.testing.assert_close(after, before * (1 - rate * decay) - rate)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_centered_updates_are_those_of_the_optimizer_less_their_mean(optimizer: str) -> None:
+    recipe = make_recipe(optimizer=optimizer, **RATES)
+    changes = []
+    for centered in (False, True):
+        torch.manual_seed(0)
+        net = Tiny()
+        before = [parameter.detach().clone() for parameter in net.parameters()]
+        made = create_optimizer(parameter_groups(net, recipe, recipe.lr), recipe)
+        if centered:
+            center_updates(made, [net.decoder[0].weight])
+        net.decoder(net.encoder(torch.rand(2, 3, 8, 8) + 0.5)).square().sum().backward()
+        made.step()
+        changes.append([now.detach() - then for now, then in zip(net.parameters(), before, strict=True)])
+    names = [name for name, _ in Tiny().named_parameters()]
+    for name, plain, change in zip(names, *changes, strict=True):
+        expected = plain - plain.mean((1, 2, 3), keepdim=True) if name == "decoder.0.weight" else plain
+        assert plain.abs().max() > 1e-4 or name == "encoder.0.bias"  # which the norm behind it takes out again
+        torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_filters_are_the_trained_convolutions_of_a_part(cheap_model: Callable[..., SegmentationModel]) -> None:
+    net = cheap_model("fcn8s", "resnet18").requires_grad_(True)
+    net.encoder.conv1.requires_grad_(False)
+    decoder, everything = ({id(weight) for weight in filters(net, which)} for which in ("decoder", "all"))
+    assert decoder == {id(layer.weight) for layer in net.decoder.score.values()}  # not the transposed ones
+    assert decoder < everything
+    assert id(net.encoder.layer4[0].conv1.weight) in everything
+    assert id(net.encoder.conv1.weight) not in everything

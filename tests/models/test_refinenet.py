@@ -1,6 +1,8 @@
 """RefineNet's blocks and decoders against plain lines with the same weights, and against the papers' structure."""
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -39,7 +41,8 @@ def maps(size: tuple[int, int] = (45, 70)) -> dict[int, Tensor]:
 def options_of(**options: Any) -> RefineNetOptions:
     """Those of RefineNet's config file, with changes."""
     given = read_group("model", "refinenet") | options
-    return RefineNetOptions(**{key: value for key, value in given.items() if key not in ("name", "decoder")})
+    own = {field.name for field in fields(RefineNetOptions)}
+    return RefineNetOptions(**{key: value for key, value in given.items() if key in own})
 
 
 def decoder(**options: Any) -> RefineNetDecoder:
@@ -71,7 +74,14 @@ class ByHand:
 
     def conv(self, x: Tensor, name: str) -> Tensor:
         weight = self.w[f"{name}.weight"]
-        return F.conv2d(x, weight, self.w.get(f"{name}.bias"), padding=weight.shape[-1] // 2)
+        y = F.conv2d(x, weight, self.w.get(f"{name}.bias"), padding=weight.shape[-1] // 2)
+        norm = re.sub(r"conv(s?)(\.?\d+)$", r"norm\1\2", name) if "conv" in name else f"{name[:-1]}1"
+        if f"{norm}.running_var" not in self.w:
+            return y
+        mean, variance, gain, shift = (
+            self.w[f"{norm}.{key}"][:, None, None] for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (y - mean) / (variance + 1e-5).sqrt() * gain + shift
 
     def count(self, prefix: str) -> int:
         return len({name[len(prefix) :].split(".")[0] for name in self.w if name.startswith(prefix)})
@@ -99,7 +109,8 @@ class ByHand:
         paths = []
         for number, tap in enumerate(taps):
             path = self.conv(tap, f"{name}.adapt.{number}.0")
-            for unit in range(1, self.count(f"{name}.adapt.{number}.")):
+            first = 2 if f"{name}.adapt.{number}.1.running_var" in self.w else 1
+            for unit in range(first, self.count(f"{name}.adapt.{number}.")):
                 path = self.unit(path, f"{name}.adapt.{number}.{unit}")
             paths.append(path)
         paths += coarse
@@ -123,7 +134,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_residual_conv_unit(shortcut: bool) -> None:
-    unit, x = ResidualConvUnit(4, shortcut).double(), torch.randn(2, 4, 7, 5).double()
+    unit, x = ResidualConvUnit(4, options_of(rcu_shortcut=shortcut)).double(), torch.randn(2, 4, 7, 5).double()
     w = unit.state_dict()
     hidden = F.conv2d(x.clamp(min=0), w["conv1.weight"], w["conv1.bias"], padding=1).clamp(min=0)
     close(unit(x), F.conv2d(hidden, w["conv2.weight"], padding=1) + (x if shortcut else 0))
@@ -134,7 +145,7 @@ def test_residual_conv_unit(shortcut: bool) -> None:
 def test_fusion_convolves_then_upsamples_to_the_largest_then_sums(kernel_size: int, order: tuple[int, ...]) -> None:
     paths = [torch.randn(2, 3, 9, 13).double(), torch.randn(2, 5, 5, 7).double(), torch.randn(2, 4, 1, 2).double()]
     paths = [paths[number] for number in order]
-    fusion = MultiResolutionFusion([path.shape[1] for path in paths], 3, kernel_size).double()
+    fusion = MultiResolutionFusion([path.shape[1] for path in paths], 3, options_of(kernel_size=kernel_size)).double()
     convolved = [
         F.conv2d(path, conv.weight, padding=kernel_size // 2) for path, conv in zip(paths, fusion.convs, strict=True)
     ]
@@ -351,3 +362,26 @@ def test_options_that_cannot_be_are_refused_in_words(options: dict[str, Any], wo
     with pytest.raises(UserError) as caught:
         decoder(**options)
     assert words in str(caught.value)
+
+
+def test_norms_follow_the_convolutions_of_units_adaptation_and_fusion() -> None:
+    net = decoder(norm=True)
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    # Four adaptations, four times five units of two convolutions, three fusions of two paths.
+    assert len(norms) == 4 + 4 * 5 * 2 + 3 * 2
+    for norm in norms:
+        nn.init.uniform_(norm.running_mean, -1.0, 1.0)  # type: ignore[arg-type]
+        nn.init.uniform_(norm.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+    features = maps()
+    close(net(features), ByHand(net).decode(features, VARIANTS["refinenet"]))
+
+
+def test_the_watched_relus_are_those_without_a_way_around() -> None:
+    pools = [f"blocks.{block}.pool.relu" for block in range(4)]
+    assert list(decoder().relus()) == pools
+    units = decoder(rcu_shortcut=False, adapt_units=1, output_units=1).relus()
+    assert set(units) == {*pools} | {
+        f"blocks.{block}.{place}.relu{number}"
+        for block in range(4) for place in ("adapt.0.1", "refine.0") for number in (1, 2)
+    }  # fmt: skip

@@ -26,6 +26,7 @@ class Options:
     deterministic: bool
     compile: bool
     log_gradients: bool
+    log_dead_units: bool
 
 
 def task(cfg: DictConfig, folder: Path) -> None:

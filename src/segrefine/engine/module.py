@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from segrefine.core.errors import NonFiniteError, UserError
 from segrefine.core.labels import VOID
 from segrefine.core.seeding import mix
-from segrefine.engine.optim import create_optimizer, parameter_groups
+from segrefine.engine.optim import center_updates, create_optimizer, filters, parameter_groups
 from segrefine.engine.recipe import Recipe
 from segrefine.metrics.segmentation import SegmentationMetrics
 from segrefine.models.encoders.base import pad_small
@@ -208,6 +208,8 @@ class SegmentationModule(LightningModule):
         # A fused optimizer takes float16's loss scale out of the gradients by itself, too late for them to be clipped.
         fused = recipe.clip_norm is None or self.trainer.precision != "16-mixed"
         optimizer = create_optimizer(groups, recipe, fused)
+        if recipe.center_updates:
+            center_updates(optimizer, filters(self.net, recipe.center_updates))
         factor = recipe.schedule.factor(int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

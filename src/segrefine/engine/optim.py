@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from annotated_types import Interval
-from torch import nn
+from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
 from segrefine.core.options import NonNegative, Whole
 
 if TYPE_CHECKING:
     from segrefine.engine.recipe import Recipe
+    from segrefine.models.network import SegmentationModel
 
 
 def parameter_groups(net: nn.Module, recipe: "Recipe", lr: float) -> list[dict[str, Any]]:
@@ -43,6 +44,34 @@ def create_optimizer(groups: list[dict[str, Any]], recipe: "Recipe", fused: bool
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, fused=fused)
     return torch.optim.AdamW(groups, fused=fused)
+
+
+def filters(net: "SegmentationModel", which: Literal["decoder", "all"]) -> list[Tensor]:
+    """Return the weights of the trained convolutions, (C out, C in, k, k); transposed ones excepted."""
+    part = net.decoder if which == "decoder" else net
+    layers = [module.weight for module in part.modules() if isinstance(module, nn.Conv2d)]
+    return [weight for weight in layers if weight.requires_grad]
+
+
+def center_updates(optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> None:
+    """Let no step change the mean of a filter: what it would change is taken back from all its weights alike.
+
+    Over maps that a ReLU made positive, a shift of a filter's mean shifts its whole response, so that a few steps can
+    leave a channel negative everywhere. This is gradient centralization (Yong et al., ECCV 2020), applied to the update
+    as the authors do for adaptive optimizers, and with weight decay, which is part of the update.
+    """
+    means: list[Tensor] = []
+
+    def before(*_: Any) -> None:
+        means[:] = [weight.mean((1, 2, 3), keepdim=True) for weight in weights]
+
+    @torch.no_grad()
+    def after(*_: Any) -> None:
+        for weight, mean in zip(weights, means, strict=True):
+            weight.sub_(weight.mean((1, 2, 3), keepdim=True) - mean)
+
+    optimizer.register_step_pre_hook(torch.no_grad()(before))
+    optimizer.register_step_post_hook(after)
 
 
 @dataclass(frozen=True, kw_only=True)

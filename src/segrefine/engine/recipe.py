@@ -35,6 +35,7 @@ class Recipe:
     frozen_norm: bool
     clip_norm: Positive | None
     on_nonfinite: Literal["stop", "skip"]
+    center_updates: Literal["decoder", "all"] | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":

@@ -16,6 +16,7 @@ from segrefine.core.signals import Stopped, StopRequest
 from segrefine.data.build import build_datamodule
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.engine.callbacks.checkpoint import Checkpointing
+from segrefine.engine.callbacks.dead_units import DeadUnits, dead_units
 from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
 from segrefine.engine.callbacks.pictures import LabelWriter, PanelWriter
@@ -207,6 +208,8 @@ def build(job: Job, stop: StopRequest) -> Training:
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
     if config["log_gradients"]:
         callbacks.append(GradientNorms())
+    if config["log_dead_units"]:
+        callbacks.append(DeadUnits())
     return Training(
         trainer=create_trainer(config["trainer"], folder.path, callbacks, config["deterministic"]),
         module=module,
@@ -240,6 +243,7 @@ def finish(job: Job, training: Training) -> Summary:
         val_mIoU=finite(training.checkpointing.best_score),
         peak_memory_bytes=peak_memory(module.device),
         skipped_steps=module.skipped_steps,
+        dead_units=dead_units(training.trainer),
     )
     if training.trainer.is_global_zero:
         report(summary, job.folder)

@@ -1,19 +1,34 @@
 """Networks by name: `create_model`, and how a config of model and backbone becomes a network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from segrefine.core.config import read_group
 from segrefine.core.errors import UserError, did_you_mean
-from segrefine.core.options import make_options
+from segrefine.core.options import Positive, make_options
 from segrefine.core.registry import DECODERS
 from segrefine.models.decoders.base import Decoder
 from segrefine.models.encoders import EncoderOptions, create_encoder
 from segrefine.models.encoders.multiscale import MultiScaleEncoder
+from segrefine.models.init import Init, initialize
 from segrefine.models.network import SegmentationModel
 
 NAMES = {"name", DECODERS.key}
 """Entries of a file of `conf/model` that are not options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Options of `conf/model/*.yaml` that every decoder has, beside its own.
+
+    Attributes:
+        init: how the decoder's convolutions start, see `segrefine.models.init`.
+        input_scales: of the image, with an encoder for each; RefineNet's two-scale variant has 1.2 and 0.6.
+    """
+
+    init: Init = "default"
+    input_scales: Sequence[Positive] = (1.0,)
 
 
 def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, **options: Any) -> SegmentationModel:
@@ -49,10 +64,14 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
         raise UserError(
             f"model.{DECODERS.key}={model[DECODERS.key]}: {kind.__qualname__} must extend segrefine.Decoder."
         )
-    given = {key: value for key, value in model.items() if key not in NAMES | {"input_scales"}}
+    given = {key: value for key, value in model.items() if key not in NAMES}
+    shared = {field.name: given.pop(field.name) for field in fields(NetworkOptions) if field.name in given}
+    network = make_options(NetworkOptions, shared, f"model={model['name']}", "model.")
     options = make_options(kind.Options, given, f"model={model['name']}", "model.")
     encoder_options = make_options(EncoderOptions, backbone, f"backbone={backbone['name']}", "backbone.")
-    scales = model.get("input_scales") or [1.0]
-    encoders = [create_encoder(**vars(encoder_options), needs=kind.needs(options)) for _ in scales]
-    encoder = encoders[0] if list(scales) == [1.0] else MultiScaleEncoder(encoders, scales)
-    return SegmentationModel(encoder, kind(encoder.channels, encoder.centres, num_classes, options))
+    encoders = [create_encoder(**vars(encoder_options), needs=kind.needs(options)) for _ in network.input_scales]
+    single = list(network.input_scales) == [1.0]
+    encoder = encoders[0] if single else MultiScaleEncoder(encoders, network.input_scales)
+    decoder = kind(encoder.channels, encoder.centres, num_classes, options)
+    initialize(decoder, network.init)
+    return SegmentationModel(encoder, decoder)

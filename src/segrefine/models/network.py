@@ -50,6 +50,11 @@ class SegmentationModel(nn.Module):
         self.layout = self.encoder.cpu_layout if device.type == "cpu" else torch.channels_last
         self.to(memory_format=self.layout)  # type: ignore[call-overload]
 
+    def relus(self) -> dict[str, nn.Module]:
+        """Return the ReLUs of encoder and decoder that nothing bypasses, or modules that end in one, by name."""
+        encoder = {f"encoder.{name}": relu for name, relu in self.encoder.relus().items()}
+        return encoder | {f"decoder.{name}": relu for name, relu in self.decoder.relus().items()}
+
     def preprocess(self, images: Tensor) -> Tensor:
         """RGB (B, 3, H, W) float in [0, 1] -> what `forward` takes: less `mean`, over `std`."""
         return (images - self.mean) / self.std

@@ -24,6 +24,7 @@ class Summary:
         weights: 16 hexadecimal digits that tell the network's weights from others.
         val_mIoU: of the best checkpoint, when it was chosen.
         images_per_second: in training; of an evaluation, in that.
+        dead_units: share of dead channels by ReLU, at the end of a training with log_dead_units=true.
         skipped_steps: steps without an update, since the gradient was not finite.
         checkpoint, tta, window: what an evaluation scored, and how; None after a training.
     """
@@ -49,6 +50,7 @@ class Summary:
     images_per_second: float | None = None
     peak_memory_bytes: int | None = None
     skipped_steps: int = 0
+    dead_units: dict[str, float] | None = None
     checkpoint: str | None = None
     tta: dict[str, Any] | None = None
     window: int | list[int] | None = None

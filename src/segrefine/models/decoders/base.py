@@ -36,6 +36,14 @@ class Decoder(nn.Module):
         """What the decoder asks of the encoder beyond the maps (see `create_encoder`)."""
         return ()
 
+    def relus(self) -> dict[str, nn.Module]:
+        """Return the ReLUs that nothing bypasses, by name: a channel that is negative there learns nothing more."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, nn.ReLU)}
+
+    def last_of_branches(self) -> list[nn.Conv2d]:
+        """Return the last convolution of every residual branch, which `init=zero_residual` starts at zero."""
+        return []
+
     def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the grid of the finest map that is used."""
         raise NotImplementedError

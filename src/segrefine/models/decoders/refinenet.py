@@ -38,6 +38,8 @@ class RefineNetOptions:
         crp_links: links of the chained residual pooling: 4 (release and port; the paper draws 2).
         crp_conv_first: the release's "improved" pooling, each convolution before its pool.
         rcu_shortcut, crp_shortcut: identity paths, for ablation.
+        norm: batch norm after every convolution of residual units, of adaptation and of fusion, as RefineNet's
+            descendants have it (DPT, Ranftl et al., ICCV 2021, code); neither paper nor release has any.
     """
 
     cascade: Sequence[Sequence[int]]
@@ -51,6 +53,7 @@ class RefineNetOptions:
     crp_conv_first: bool
     rcu_shortcut: bool
     crp_shortcut: bool
+    norm: bool = False
 
     def __post_init__(self) -> None:
         if self.kernel_size % 2 == 0:
@@ -58,20 +61,23 @@ class RefineNetOptions:
 
 
 class ResidualConvUnit(nn.Module):
-    """ReLU, 3x3 convolution, ReLU, 3x3 convolution, plus identity (paper, section 3.2); no batch norm.
+    """ReLU, 3x3 convolution, ReLU, 3x3 convolution, plus identity (paper, section 3.2).
 
-    As in the port the first convolution has a bias and the second none. `shortcut=False` drops the identity.
+    As in the port the first convolution has a bias and the second none. `rcu_shortcut=False` drops the identity.
     """
 
-    def __init__(self, channels: int, shortcut: bool = True) -> None:
+    def __init__(self, channels: int, options: RefineNetOptions) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=not options.norm)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.shortcut = shortcut
+        self.norm1, self.norm2 = _norm(channels, options), _norm(channels, options)
+        self.shortcut = options.rcu_shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        residual = self.conv2(F.relu(self.conv1(F.relu(x))))
+        residual = self.norm1(self.conv1(self.relu1(x)))
+        residual = self.norm2(self.conv2(self.relu2(residual)))
         return x + residual if self.shortcut else residual
 
 
@@ -81,9 +87,10 @@ class MultiResolutionFusion(nn.Module):
     Convolving before upsampling costs less and is the paper's order. The port upsamples with align_corners=True.
     """
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int, kernel_size: int) -> None:
+    def __init__(self, in_channels: Sequence[int], out_channels: int, options: RefineNetOptions) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(_conv(channels, out_channels, kernel_size) for channels in in_channels)
+        self.convs = nn.ModuleList(_conv(channels, out_channels, options.kernel_size) for channels in in_channels)
+        self.norms = nn.ModuleList(_norm(out_channels, options) for _ in in_channels)
 
     def forward(self, paths: Sequence[Tensor]) -> Tensor:
         """[(B, C_i, h_i, w_i)] -> (B, C, max h, max w)."""
@@ -92,8 +99,8 @@ class MultiResolutionFusion(nn.Module):
             if path.shape[-2] * path.shape[-1] > size[0] * size[1]:
                 size = path.shape[-2:]
         total: Tensor | None = None
-        for conv, path in zip(self.convs, paths, strict=True):
-            path = conv(path)
+        for conv, norm, path in zip(self.convs, self.norms, paths, strict=True):
+            path = norm(conv(path))
             if path.shape[-2:] != size:
                 path = F.interpolate(path, size, mode="bilinear", align_corners=True)
             total = path if total is None else total + path
@@ -110,12 +117,13 @@ class ChainedResidualPooling(nn.Module):
 
     def __init__(self, channels: int, options: RefineNetOptions) -> None:
         super().__init__()
+        self.relu = nn.ReLU()
         self.convs = nn.ModuleList(_conv(channels, channels, options.kernel_size) for _ in range(options.crp_links))
         self.conv_first, self.shortcut = options.crp_conv_first, options.crp_shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        total = path = F.relu(x)
+        total = path = self.relu(x)
         for conv in self.convs:
             path = _pool(conv(path)) if self.conv_first else conv(_pool(path))
             total = total + path if self.shortcut else path
@@ -145,15 +153,16 @@ class RefineNetBlock(nn.Module):
         self.adapt = nn.ModuleList(
             nn.Sequential(
                 _conv(channels, width, options.kernel_size),
-                *_units(width, options.adapt_units, options.rcu_shortcut),
+                *([_norm(width, options)] if options.norm else []),
+                *_units(width, options.adapt_units, options),
             )
             for channels, width in zip(tap_channels, tap_widths, strict=True)
         )
         widths = [*tap_widths, *([] if coarse_channels is None else [coarse_channels])]
         self.width = min(widths)
-        self.fuse = MultiResolutionFusion(widths, self.width, options.kernel_size) if len(widths) > 1 else None
+        self.fuse = MultiResolutionFusion(widths, self.width, options) if len(widths) > 1 else None
         self.pool = ChainedResidualPooling(self.width, options)
-        self.refine = nn.Sequential(*_units(self.width, options.output_units, options.rcu_shortcut))
+        self.refine = nn.Sequential(*_units(self.width, options.output_units, options))
 
     def forward(self, taps: Sequence[Tensor], coarse: Tensor | None) -> Tensor:
         """[(B, C_i, h_i, w_i)] and the coarser block's (B, C, h, w) -> (B, width, max h_i, max w_i)."""
@@ -195,13 +204,29 @@ class RefineNetDecoder(Decoder):
             self.blocks.append(block)
             coarse = block.width
         assert coarse is not None
-        self.refine = nn.Sequential(*_units(coarse, options.classifier_units, options.rcu_shortcut))
+        self.refine = nn.Sequential(*_units(coarse, options.classifier_units, options))
         self.classifier_dropout = nn.Dropout(options.classifier_dropout)
         self.classifier = nn.Conv2d(coarse, num_classes, 3, padding=1)
         nn.init.normal_(self.classifier.weight, std=0.01)  # port and release
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
         finest = min(strides)
         self.to_pixels = Interpolate(finest, centres[taken[finest][0]])
+
+    def relus(self) -> dict[str, nn.Module]:
+        """Return those before the pooling, and those of residual units that have lost their identity path."""
+        kinds = ChainedResidualPooling if self.options.rcu_shortcut else (ChainedResidualPooling, ResidualConvUnit)
+        return {
+            f"{name}.{relu}": module
+            for name, block in self.named_modules()
+            if isinstance(block, kinds)
+            for relu, module in block.named_children()
+            if isinstance(module, nn.ReLU)
+        }
+
+    def last_of_branches(self) -> list[nn.Conv2d]:
+        units = [module.conv2 for module in self.modules() if isinstance(module, ResidualConvUnit) and module.shortcut]
+        pools = [module for module in self.modules() if isinstance(module, ChainedResidualPooling) and module.shortcut]
+        return units + [conv for pool in pools for conv in pool.convs]  # type: ignore[misc]
 
     def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the grid of the finest tap."""
@@ -212,13 +237,17 @@ class RefineNetDecoder(Decoder):
         return self.classifier(self.classifier_dropout(self.refine(x)))
 
 
-def _units(channels: int, count: int, shortcut: bool) -> list[nn.Module]:
-    return [ResidualConvUnit(channels, shortcut) for _ in range(count)]
+def _units(channels: int, count: int, options: RefineNetOptions) -> list[nn.Module]:
+    return [ResidualConvUnit(channels, options) for _ in range(count)]
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
     """A convolution that keeps the size, without bias: the port has none outside residual units and the classifier."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+
+
+def _norm(channels: int, options: RefineNetOptions) -> nn.Module:
+    return nn.BatchNorm2d(channels) if options.norm else nn.Identity()
 
 
 def _pool(x: Tensor) -> Tensor:

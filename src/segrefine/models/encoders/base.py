@@ -45,3 +45,7 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def stages(self) -> list[list[nn.Module]]:
         """The layers in five lists, fine to coarse."""
+
+    def relus(self) -> dict[str, nn.Module]:
+        """Return the ReLUs that nothing bypasses, or modules that end in one, by name."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, nn.ReLU)}

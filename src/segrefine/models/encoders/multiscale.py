@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,6 +38,11 @@ class MultiScaleEncoder(Encoder):
         """Each of the five stages of every encoder."""
         levels = zip(*(encoder.stages for encoder in self.encoders), strict=True)  # type: ignore[arg-type]
         return [[layer for stage in level for layer in stage] for level in levels]
+
+    def relus(self) -> dict[str, nn.Module]:
+        """Return those of every encoder."""
+        encoders: Any = self.encoders
+        return {f"encoders.{i}.{name}": relu for i, each in enumerate(encoders) for name, relu in each.relus().items()}
 
     def forward(self, images: Tensor) -> dict[tuple[int, float], Tensor]:
         """(B, 3, H, W) -> {(stride, scale): (B, C, about H * scale / stride, about W * scale / stride)}."""

@@ -2,6 +2,7 @@
 
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from segrefine.core.errors import UserError
 from segrefine.models.encoders.base import Encoder
@@ -37,6 +38,11 @@ class ResNetEncoder(Encoder):
     def stages(self) -> list[list[nn.Module]]:
         """The layers in five stages, each of which halves the resolution (conv1 and the four stages of blocks)."""
         return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+
+    def relus(self) -> dict[str, nn.Module]:
+        """Return the first ReLU and the residual blocks, each of which ends in one that its identity path runs into."""
+        blocks = (BasicBlock, Bottleneck)
+        return {"relu": self.relu} | {name: part for name, part in self.named_modules() if isinstance(part, blocks)}
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, ceil(H / stride), ceil(W / stride))}, or {4, 8} when dilated."""

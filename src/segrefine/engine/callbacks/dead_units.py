@@ -1,0 +1,88 @@
+"""How much of a network has died: channels that a ReLU sets to zero everywhere."""
+
+import logging
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from segrefine.models.network import SegmentationModel
+
+log = logging.getLogger(__name__)
+
+TOO_MANY = 0.2
+"""Share of dead channels above which the end of a run warns."""
+
+
+class DeadUnits(Callback):
+    """Log `dead/NAME`: the share of channels of a ReLU that are zero on the first batch of a validation.
+
+    Looks at the ReLUs that nothing bypasses, which `Encoder.relus` and `Decoder.relus` name. A channel that is negative
+    everywhere there gets no gradient, so it can stay dead for the rest of the training. A channel that is zero on one
+    batch may live on other images: the larger the batch, the truer the share.
+
+    Attributes:
+        shares: of the latest validation, in [0, 1], by name.
+    """
+
+    def __init__(self) -> None:
+        self.shares: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shares": self.shares}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.shares = state_dict["shares"]
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, *args: Any
+    ) -> None:
+        if batch_index > 0:
+            return
+        net: Any = module.net
+        # Hooks are not seen by a network that was compiled before they were set.
+        with torch.compiler.set_stance("force_eager"), trainer.precision_plugin.forward_context():
+            alive = find_alive(net, module.images(batch))  # type: ignore[operator]
+        # Alive in any process is alive.
+        counts = {name: trainer.strategy.reduce(each.float(), reduce_op="max") for name, each in alive.items()}
+        self.shares = {name: 1 - float(count.mean()) for name, count in counts.items()}
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        module.log_dict({f"dead/{name}": torch.tensor(share) for name, share in self.shares.items()})
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        dead = {name: share for name, share in self.shares.items() if share > TOO_MANY}
+        if dead and trainer.is_global_zero:
+            listed = ", ".join(f"{name} {share:.0%}" for name, share in dead.items())
+            log.warning(
+                f"Dead channels, zero on a whole batch of validation: {listed}. The network did not learn with all of "
+                "itself; docs/training.md says what helps."
+            )
+
+
+def find_alive(net: SegmentationModel, images: Tensor) -> dict[str, Tensor]:
+    """Return which channels (C,) of each of the network's ReLUs are positive anywhere in the images (B, 3, H, W)."""
+    alive: dict[str, Tensor] = {}
+
+    def watch(name: str, relu: nn.Module) -> RemovableHandle:
+        def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            alive[name] = (output > 0).any(dim=3).any(dim=2).any(dim=0)
+
+        return relu.register_forward_hook(look)
+
+    hooks = [watch(name, relu) for name, relu in net.relus().items()]
+    try:
+        with torch.no_grad():
+            net(images, upsampled=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return alive
+
+
+def dead_units(trainer: Trainer) -> dict[str, float] | None:
+    """Return the shares of the latest validation, None for a run that did not look."""
+    found = [callback.shares for callback in trainer.callbacks if isinstance(callback, DeadUnits)]  # type: ignore[attr-defined]
+    return found[0] if found else None
