@@ -59,6 +59,7 @@ class Cure:
 CENTERED = {"center_updates": "decoder"}
 CURES = {
     "none": Cure(),
+    "sgd": Cure(recipe={"optimizer": "sgd"}),
     "fan_in": Cure(fan_in=True),
     "zero_residual": Cure(model={"init": "zero_residual"}),
     "zero_mean": Cure(model={"init": "zero_mean"}),
@@ -77,7 +78,7 @@ CURES = {
 NEEDS_REFINENET = {"norm", "leak", "zero_residual"}
 """Cures without a meaning for FCN, which has neither residual branches nor a pooling."""
 
-TABLE = [f"{cure}@0.001:refinenet" for cure in CURES] + [
+TABLE = [f"{cure}@0.001:refinenet" for cure in CURES if cure != "sgd"] + [
     f"{cure}@0.001:fcn8s" for cure in ("none", "centered", "centered_all", "centered_all+zero_mean")
 ]
 
