@@ -9,7 +9,7 @@ from builders import make_recipe
 from given import loss_of
 
 from segrefine.core.errors import UserError
-from segrefine.engine.module import SegmentationModule
+from segrefine.engine.module import SegmentationModule, halve
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -64,3 +64,19 @@ def test_small_images_count_their_own_pixels_alone(
         assert metrics.confusion.sum() == labels.numel()
         accuracy = (logits.argmax(1) == labels).double().mean().item()
         assert metrics.compute()["pixel_acc"].item() == pytest.approx(accuracy)
+
+
+def test_halved_images_are_averages_and_halved_labels_one_of_their_pixels() -> None:
+    images = torch.randint(256, (2, 3, 8, 12), dtype=torch.uint8)
+    labels = torch.randint(5, (2, 8, 12), dtype=torch.uint8)
+    labels[0, 1, 1] = 255
+    found = halve({"image": images, "label": labels, "id": ["a", "b"]})
+    # Away from the edges a pixel is the mean of 4 x 4, weighted by 1, 3, 3, 1 (a tent of twice the width of a pixel).
+    tent = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    window = images[0, 2, 1:5, 3:7].float()
+    assert found["image"][0, 2, 1, 2].item() == pytest.approx((tent @ window @ tent).item())
+    assert found["image"].shape == (2, 3, 4, 6)
+    assert torch.equal(found["label"], labels[:, 1::2, 1::2])
+    assert found["label"].dtype == torch.uint8
+    odd = halve({"image": images[..., :7, :11], "label": labels[..., :7, :11], "id": []})
+    assert odd["image"].shape[2:] == odd["label"].shape[1:] == (4, 6)

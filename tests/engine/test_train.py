@@ -530,3 +530,20 @@ def test_a_resumed_run_reads_its_checkpoint_as_tensors_and_plain_values_alone(
     train(config("ckpt_path=last", "trainer.max_epochs=3"), folder)
     assert len(asked) >= 2  # ours and Lightning's
     assert set(asked) == {True}
+
+
+def test_the_first_share_of_the_steps_sees_images_of_half_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def images(module: SegmentationModule, batch: dict[str, Any]) -> torch.Tensor:
+        if module.training:
+            seen.append(tuple(batch["image"].shape[2:]))
+        return prepared(module, batch)
+
+    prepared = SegmentationModule.images
+    monkeypatch.setattr(SegmentationModule, "images", images)
+    options = ["recipe.progressive_resizing=0.6", "trainer.limit_test_batches=1"]
+    train(config(*options, "trainer.max_epochs=5", "trainer.check_val_every_n_epoch=5"), tmp_path)
+    assert seen == [(32, 32)] * 6 + [(64, 64)] * 4

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -114,6 +115,9 @@ class SegmentationModule(LightningModule):
             self._statistics = [buffer.clone() for buffer in self.net.buffers()]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        share = self.recipe.progressive_resizing
+        if share and self.global_step < share * self.trainer.estimated_stepping_batches:
+            batch = halve(batch)
         labels = pad_small(batch["label"], VOID)
         loss = Logits(self.net, self.images(batch)).loss(labels, self.class_weights, self.recipe.loss)
         self._loss = loss.detach()
@@ -213,3 +217,12 @@ class SegmentationModule(LightningModule):
         factor = recipe.schedule.factor(int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def halve(batch: Batch) -> Batch:
+    """Return the batch at half its height and width, rounded up: images averaged, labels by nearest neighbor."""
+    size = [(side + 1) // 2 for side in batch["label"].shape[1:]]
+    # uint8 is not resized by every backend, and float32 holds its values exactly.
+    images = F.interpolate(batch["image"].float(), size, mode="bilinear", antialias=True)
+    labels = F.interpolate(batch["label"][:, None].float(), size, mode="nearest-exact")[:, 0]
+    return batch | {"image": images, "label": labels.to(batch["label"].dtype)}

@@ -36,6 +36,7 @@ class Recipe:
     clip_norm: Positive | None
     on_nonfinite: Literal["stop", "skip"]
     center_updates: Literal["decoder", "all"] | None = None
+    progressive_resizing: Annotated[float, Interval(ge=0, le=1)] = 0.0
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
