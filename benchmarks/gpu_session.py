@@ -6,9 +6,9 @@ Options (defaults): epochs (30) and lr (0.0005) of the runs on CamVid, together 
 (560) that the call may last, of which speed_seconds (300) are for measuring speed, compile_seconds (150) for a command.
 
 OUT gets speed.csv, runs.csv and results.tar.gz, which holds what experiments/scripts/collect.py takes of finished runs.
-All are whole at every moment. A row of FROM or a finished run is not done again. A run that was stopped goes on from its
-last checkpoint if WORK is still there, and begins anew if not. No run is begun that would not end in time, by what its
-network took before. Seed by seed, so that what is there is complete for the first seeds.
+All are whole at every moment. A row of FROM or a finished run is not done again. A run that was stopped goes on from
+its last checkpoint if WORK is still there, and begins anew if not. No run is begun that would not end in time, by what
+its network took before. Seed by seed, so that what is there is complete for the first seeds.
 """
 
 import csv
@@ -46,7 +46,17 @@ PEERS = [
 
 SPEED_FIELDS = [
     *("network", "compile", "batch", "size", "precision", "images_per_second", "low", "high", "step_MiB", "peak_MiB"),
-    *("multiply_adds_G", "TFLOP_per_second", "share_of_peak", "command_seconds", "gpu", "torch", "date", "status"),
+    *(
+        "multiply_adds_G",
+        "TFLOP_per_second",
+        "share_of_peak",
+        "share_of_matmul",
+        "command_seconds",
+        "gpu",
+        "torch",
+        "date",
+        "status",
+    ),
 ]
 
 NETWORKS = ["refinenet", "refinenet_crp0", "refinenet_lw", "fcn8s", "fcn16s", "fcn32s"]
@@ -212,6 +222,7 @@ def time_one(session: Session, timing: Timing, table: Path) -> None:
     }
     if not output.is_file():
         append(table, SPEED_FIELDS, row)
+        print(log.read_text()[-2000:], flush=True)
         return
     about = json.loads(output.read_text())
     for result in about["results"]:
@@ -237,6 +248,7 @@ def describe(about: dict[str, Any], result: dict[str, Any], gpu: str) -> dict[st
         "multiply_adds_G": f"{result['multiply_adds_per_image'] / 1e9:.2f}",
         "TFLOP_per_second": f"{rate * work / 1e12:.4g}",
         "share_of_peak": f"{rate * work / peak:.3f}" if peak else "",
+        "share_of_matmul": f"{result['share_of_matmul_rate']:.3f}",
         "torch": torch.removeprefix("torch "),
     }
 
@@ -291,9 +303,10 @@ def train_all(session: Session) -> None:
     begun = False
     while waiting or running:
         free = session.together - len(running)
-        # One at least is begun, since a run may take longer than any call.
-        fitting = [run for run in waiting if took.get(run.network, 0) < session.left() or not begun][:free]
-        for run in fitting if session.left() > 0 else []:
+        fitting = [run for run in waiting if took.get(run.network, 0) < session.left()]
+        if not fitting and not begun:  # a run may take longer than any call
+            fitting = waiting
+        for run in fitting[:free] if session.left() > 0 else []:
             waiting.remove(run)
             resumed = (folder / run.name / "checkpoints" / "last.ckpt").is_file()
             running[run] = start(run.command(session), session.work / f"{run.name}.log"), time.monotonic(), resumed
@@ -306,7 +319,7 @@ def train_all(session: Session) -> None:
             seconds = time.monotonic() - started
             record(session, run, {"seconds": round(seconds), "resumed": "yes" if resumed else ""}, process.returncode)
             if not process.returncode and not resumed:
-                took[run.network] = seconds
+                took[run.network] = max(seconds, took.get(run.network, 0))
     stop([process for process, _, _ in running.values()])
 
 

@@ -36,8 +36,8 @@ def matmul_rate(device: torch.device, precision: torch.dtype | None, side: int |
 
 
 def copy_rate(device: torch.device, size: int | None = None, tries: int = 8) -> float:
-    """Bytes a second read and written in copying `size` bytes, the best of several: 256 MiB, on a GPU 4 GiB."""
-    size = size or (2**32 if device.type == "cuda" else 2**28)
+    """Bytes a second read and written in copying `size` bytes, the best of several: 256 MiB, on a GPU 1 GiB."""
+    size = size or (2**30 if device.type == "cuda" else 2**28)
     source, target = torch.zeros(2, size, dtype=torch.uint8, device=device)
     best = float("inf")
     for _ in range(tries):
