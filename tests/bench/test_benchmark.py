@@ -59,12 +59,17 @@ def test_ours_and_a_peer_are_timed_and_counted(tmp_path: Path, caplog: pytest.Lo
     for row in rows:
         assert row["quartiles"][0] <= row["images_per_second"] <= row["quartiles"][1]
         assert row["memory_bytes"] > 0
+        assert row["held_bytes"] > 0
         assert 0 < row["share_of_matmul_rate"] < 1
         assert row["share_of_copy_rate"] > 0
     net = create_model("refinenet_lw", "resnet18", widths={4: 8, 8: 8, 16: 8, 32: 8})
     assert rows[2]["multiply_adds_per_image"] == count_multiply_adds(net, (64, 96))
     first_layer = 64 * 3 * 7 * 7 * 32 * 48  # in the backward pass it gives no gradient of its input
     assert rows[0]["multiply_adds_per_image"] == 3 * rows[2]["multiply_adds_per_image"] - first_layer
+    weights = sum(weight.nbytes for weight in net.parameters())
+    batch = 2 * 64 * 96 * (3 * 4 + 8)  # images in float32, labels in int64
+    beside = rows[0]["held_bytes"] - 4 * weights - batch  # weights, gradients and AdamW's two moments
+    assert 0 <= beside < 0.01 * weights  # batch norm's statistics, and a step count for each tensor
     assert rows[3]["multiply_adds_per_image"] == 21 * 3 * 9 * 16 * 24
     assert rows[0]["memory_bytes"] > rows[2]["memory_bytes"]
     about = json.loads(output.read_text())

@@ -60,6 +60,14 @@ class TimedNetwork:
         loss.backward()
         self.optimizer.step()
 
+    def held_bytes(self) -> int:
+        """Return the bytes of what stays between steps: weights, gradients, the optimizer's state, and the batch."""
+        state = [value for each in self.optimizer.state.values() for value in each.values()]
+        weights = list(self.net.parameters())
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        kept = [*weights, *gradients, *self.net.buffers(), *state, self.images, self.labels]
+        return sum(tensor.nbytes for tensor in kept)
+
     def predict(self) -> None:
         """Compute the class maps of the images."""
         self.net.eval()
@@ -189,6 +197,7 @@ def compare(
                 "images_per_second": count / median,
                 "quartiles": [count / high, count / low],
                 "memory_bytes": step_memory(function, network.images.device),
+                "held_bytes": network.held_bytes(),
                 "multiply_adds_per_image": counter.get_total_flops() // 2 // count,
                 "share_of_matmul_rate": counter.get_total_flops() / median / ceilings[network.precision],
                 "share_of_copy_rate": traffic.bytes / median / bandwidth,
