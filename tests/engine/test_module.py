@@ -64,3 +64,29 @@ def test_small_images_count_their_own_pixels_alone(
         assert metrics.confusion.sum() == labels.numel()
         accuracy = (logits.argmax(1) == labels).double().mean().item()
         assert metrics.compute()["pixel_acc"].item() == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "refinenet"])
+def test_the_loss_at_the_scores_trains_all_that_is_not_frozen(
+    name: str, cheap_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes refuse a step that leaves a parameter without a gradient."""
+    net = cheap_model(name, "resnet18")
+    module = SegmentationModule(net, make_recipe(loss_at="scores"))
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    monkeypatch.setattr(module, "_rates", lambda: {"decoder/weights": 0.0})
+    monkeypatch.setattr(module, "_may_look", lambda *_: False)
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    labels = torch.randint(3, (2, 64, 64), dtype=torch.uint8)
+    batch = {"image": images, "label": labels, "id": ["a", "b"]}
+    module.eval()  # without dropout
+    loss = module.training_step(batch, 0)
+    stride = {"fcn8s": 8, "refinenet": 4}[name]
+    scores = net(net.preprocess(images / 255), upsampled=False)
+    torch.testing.assert_close(loss, loss_of(scores, labels[:, ::stride, ::stride]))
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
+    logged: list[torch.Tensor] = []
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.append(value))
+    module.validation_step(batch, 0)
+    torch.testing.assert_close(logged[0], loss.detach())
