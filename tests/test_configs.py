@@ -104,13 +104,14 @@ def test_every_choice_composes_into_its_place_alone(group: str, name: str) -> No
 
 @pytest.mark.parametrize("name", names("recipe"))
 @pytest.mark.parametrize("datamodule", names("datamodule"))
-def test_recipes_set_options_that_are_there_and_of_their_own_group_and_the_data_alone(
+def test_recipes_set_options_that_are_there_and_of_their_own_group_the_network_and_the_data_alone(
     name: str, datamodule: str
 ) -> None:
     default, cfg = (plain(composed(f"datamodule={datamodule}", *more)) for more in ([], [f"recipe={name}"]))
-    for part in ("recipe", "datamodule"):
+    parts = ("recipe", "model", "datamodule")
+    for part in parts:
         assert flat(cfg[part]) == flat(default[part])
-    assert cfg | {"recipe": None, "datamodule": None} == default | {"recipe": None, "datamodule": None}
+    assert cfg | dict.fromkeys(parts) == default | dict.fromkeys(parts)
 
 
 def test_recipes_hold_the_published_values() -> None:

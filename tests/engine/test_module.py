@@ -80,3 +80,29 @@ def test_halved_images_are_averages_and_halved_labels_one_of_their_pixels() -> N
     assert found["label"].dtype == torch.uint8
     odd = halve({"image": images[..., :7, :11], "label": labels[..., :7, :11], "id": []})
     assert odd["image"].shape[2:] == odd["label"].shape[1:] == (4, 6)
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "refinenet"])
+def test_the_loss_at_the_scores_trains_all_that_is_not_frozen(
+    name: str, cheap_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes refuse a step that leaves a parameter without a gradient."""
+    net = cheap_model(name, "resnet18")
+    module = SegmentationModule(net, make_recipe(loss_at="scores"))
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    monkeypatch.setattr(module, "_rates", lambda: {"decoder/weights": 0.0})
+    monkeypatch.setattr(module, "_may_look", lambda *_: False)
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    labels = torch.randint(3, (2, 64, 64), dtype=torch.uint8)
+    batch = {"image": images, "label": labels, "id": ["a", "b"]}
+    module.eval()  # without dropout
+    loss = module.training_step(batch, 0)
+    stride = {"fcn8s": 8, "refinenet": 4}[name]
+    scores = net(net.preprocess(images / 255), upsampled=False)
+    torch.testing.assert_close(loss, loss_of(scores, labels[:, ::stride, ::stride]))
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
+    logged: list[torch.Tensor] = []
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.append(value))
+    module.validation_step(batch, 0)
+    torch.testing.assert_close(logged[0], loss.detach())

@@ -182,6 +182,19 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert [path.name for path in tmp_path.rglob(".*")] == [".lock"]  # nothing half written is left
 
 
+def test_a_run_killed_in_an_epoch_drawn_by_class_goes_on_with_the_same_images(tmp_path: Path) -> None:
+    """At the seventh batch and about the eleventh, of four an epoch; images depend on those of the epochs before."""
+    options = ["datamodule.train_size=30", "datamodule.images_per_class=2", "datamodule.images_per_epoch=[8,8]"]
+    options += ["recipe.loss_at=scores", "model.input_scale=1.2"]
+    assert finish(start(tmp_path / "whole", *options)) == 0
+    folder = tmp_path / "killed"
+    assert finish(start(folder, *options, fault=partial(signalled_at, STEP, 7))) == -signal.SIGKILL
+    again = start(folder, *options, "ckpt_path=last", fault=partial(signalled_at, STEP, 5))
+    assert finish(again) == -signal.SIGKILL
+    resume(folder, *options)
+    assert_same(ending(folder), ending(tmp_path / "whole"))
+
+
 @pytest.mark.parametrize(
     ("target", "count", "number", "status", "step"),
     [

@@ -24,6 +24,7 @@ from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
 from segrefine.data.sets.shapes import ShapesDataModule
 from segrefine.engine.module import SegmentationModule
+from segrefine.engine.recipe import Recipe
 from segrefine.engine.train import train
 from segrefine.io.tensors import fingerprint
 from segrefine.metrics.segmentation import IMAGE_COUNTS
@@ -31,7 +32,7 @@ from segrefine.models.build import create_model
 from segrefine.models.logits import Logits
 from segrefine.runs.folder import RunFolder
 from segrefine.runs.summary import Summary
-from segrefine.weights.checkpoint import load_weights, read_checkpoint
+from segrefine.weights.checkpoint import KEY, load_model, load_weights, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -547,3 +548,38 @@ def test_the_first_share_of_the_steps_sees_images_of_half_the_size(
     options = ["recipe.progressive_resizing=0.6", "trainer.limit_test_batches=1"]
     train(config(*options, "trainer.max_epochs=5", "trainer.check_val_every_n_epoch=5"), tmp_path)
     assert seen == [(32, 32)] * 6 + [(64, 64)] * 4
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "refinenet"])
+def test_the_recipe_of_refinenets_release_trains(name: str, tmp_path: Path) -> None:
+    options = [
+        f"model={name}",
+        "recipe=refinenet_2017",
+        "datamodule.train_size=12",
+        "datamodule.images_per_epoch=[3,5]",
+    ]
+    summary = train(config(*options, "datamodule.batch_size=1", "datamodule.images_per_class=1"), tmp_path)
+    losses = [float(row["train/loss"]) for row in rows(tmp_path) if row["train/loss"]]
+    assert 6 <= len(losses) <= 10  # two epochs of 3 to 5
+    assert losses[0] == pytest.approx(math.log(len(summary.per_class)), rel=0.05)  # scores start near zero
+    assert all(math.isfinite(loss) for loss in losses)
+    checkpoint = read_checkpoint(tmp_path / "checkpoints/best.ckpt")
+    assert checkpoint.config["model"]["input_scale"] == 1.2
+    assert load_model(checkpoint.path).encoder.scale == 1.2
+    before = checkpoint.config["recipe"]
+    assert SegmentationModule.load_from_checkpoint(checkpoint.path).recipe.loss_at == before.pop("loss_at") == "scores"
+    assert Recipe.from_config(before).loss_at == "pixels"  # of a run from before the option
+
+
+def test_a_run_from_before_an_option_is_gone_on_with(finished: tuple[Path, Summary], tmp_path: Path) -> None:
+    folder = copytree(finished[0], tmp_path / "run")
+    last = folder / "checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    config_then = content[KEY]["config"]
+    for group, option in (("model", "input_scale"), ("recipe", "loss_at"), ("datamodule", "images_per_class")):
+        del config_then[group][option]
+    torch.save(content, last)
+    train(config(f"ckpt_path={last}", "trainer.max_epochs=3"), folder)
+    assert torch.load(last, weights_only=True)["global_step"] == 6
+    with pytest.raises(UserError, match=r"model\.input_scale=1\.0, not 1\.2"):
+        train(config(f"ckpt_path={finished[0]}/checkpoints/last.ckpt", "model.input_scale=1.2"), tmp_path / "other")

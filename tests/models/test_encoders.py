@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
 from segrefine.models.encoders import BACKBONES, RESNETS, VGGS, create_encoder
-from segrefine.models.encoders.multiscale import MultiScaleEncoder, scaled_size
+from segrefine.models.encoders.base import scaled_size
+from segrefine.models.encoders.multiscale import MultiScaleEncoder
 from segrefine.models.encoders.resnet import ResNetEncoder
 from segrefine.models.encoders.vgg import VGGEncoder
 

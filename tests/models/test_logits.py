@@ -1,6 +1,8 @@
 """The loss against F.cross_entropy and against a pixel-by-pixel sum in float64."""
 
 import math
+from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from given import loss_of
 from torch import Tensor
 
+from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID
 from segrefine.models.logits import Logits
 from segrefine.models.tta import Inference
@@ -179,3 +182,98 @@ def test_validation_in_bands_is_the_whole_ones(
         assert torch.equal(found.classes(), classes)
         assert torch.equal(Inference(net).classes(images), classes)
     assert not loss.requires_grad
+
+
+SCORED = [
+    # (network, encoder, options, stride of its scores, pixel that cell 0 looks at)
+    ("fcn32s", "resnet18", {}, 32, 0.0),
+    ("fcn8s", "resnet18", {}, 8, 0.0),
+    ("fcn8s", "vgg11", {}, 8, 3.5),
+    ("fcn8s", "resnet18", {"input_scale": 1.2}, 8, 0.0),
+    ("refinenet", "resnet18", {}, 4, 0.0),
+    ("refinenet", "vgg11", {"input_scale": 1.2}, 4, 1.5),
+    ("refinenet_2scale", "resnet18", {}, 4, 0.0),
+    ("fcn_dilated", "resnet50", {"upsample": "interpolate"}, 8, 0.0),
+    ("fcn_dilated", "resnet50", {}, None, None),  # cells share the image evenly
+]
+
+
+def looked_at(cell: int, cells: int, side: int, scale: float, stride: int | None, centre: float | None) -> int:
+    """The pixel of an axis that a cell looks at, in whole fractions; the later of two that are as near."""
+    if stride is None or centre is None:
+        return math.floor(Fraction(2 * cell + 1, 2 * cells) * side)
+    inner = max(32, math.floor(Fraction(str(scale)) * side + Fraction(1, 2))) if scale != 1 else side
+    return math.floor((stride * cell + Fraction(centre) + Fraction(1, 2)) * side / inner)
+
+
+@pytest.mark.parametrize("size", [(33, 47), (64, 90)])
+@pytest.mark.parametrize(
+    ("reduction", "weights"), [("mean", None), ("mean", [0.5, 2.0, 0.1]), ("sum", [0.5, 2.0, 0.1])]
+)
+@pytest.mark.parametrize("case", SCORED, ids=str)
+def test_the_loss_at_the_scores_takes_the_labels_that_a_loop_picks(
+    case: Any, size: tuple[int, int], reduction: Any, weights: list[float] | None, cheap_model: Any
+) -> None:
+    name, backbone, options, stride, centre = case
+    net = cheap_model(name, backbone, **options)
+    images = torch.randn(2, 3, *size)
+    labels = torch.randint(3, (2, *size), dtype=torch.uint8)
+    labels[torch.rand(labels.shape) < 0.3] = VOID
+    scores = net(images, upsampled=False)
+    picked = torch.empty(2, *scores.shape[-2:], dtype=torch.int64)
+    for row, column in product(*map(range, scores.shape[-2:])):
+        place = zip((row, column), scores.shape[-2:], size, strict=True)
+        y, x = (looked_at(cell, cells, side, net.encoder.scale, stride, centre) for cell, cells, side in place)
+        picked[:, row, column] = labels[:, y, x]
+    class_weights = None if weights is None else torch.tensor(weights)
+    expected = F.cross_entropy(scores, picked, class_weights, ignore_index=VOID, reduction=reduction)
+    loss = Logits(net, images, "scores").loss(labels, class_weights, reduction)
+    torch.testing.assert_close(loss, expected)
+    trained = [parameter for parameter in net.encoder.parameters() if parameter.requires_grad]
+    torch.testing.assert_close(torch.autograd.grad(loss, trained), torch.autograd.grad(expected, trained))
+
+
+@pytest.mark.parametrize("band", [10**6, 1000])
+def test_validation_with_the_loss_at_the_scores_finds_the_same_classes(
+    band: int, cheap_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segrefine.models.logits.BAND", band)
+    net = cheap_model("fcn8s", "resnet18")
+    images, labels = torch.randn(2, 3, 45, 67), torch.randint(0, 3, (2, 45, 67))
+    loss, classes = Logits(net, images, "scores").loss_and_classes(labels)
+    picked = labels[:, ::8, ::8]
+    torch.testing.assert_close(loss, F.cross_entropy(net(images, upsampled=False), picked), rtol=1e-5, atol=0)
+    assert torch.equal(classes, net(images).argmax(1).to(torch.uint8))
+    assert not loss.requires_grad
+
+
+CAFFE = [(name, "vgg11", {"geometry": "caffe"}) for name in ("fcn8s", "fcn32s")]
+
+
+@pytest.mark.parametrize("size", [(107, 131), (128, 96)])
+@pytest.mark.parametrize(("name", "backbone", "options"), [*(case[:3] for case in SCORED), *CAFFE])
+def test_labels_are_those_of_the_pixels_where_scores_land(
+    name: str, backbone: str, options: Any, size: tuple[int, int], cheap_model: Any
+) -> None:
+    """A score of 1 among zeros is nowhere larger than on the pixel of its label, but at the edge, where it is held."""
+    net = cheap_model(name, backbone, 1, **options)
+    height, width = net(torch.randn(1, 3, *size), upsampled=False).shape[-2:]
+    pixels = net.labels_at((height, width), 1000 + torch.arange(size[0] * size[1]).view(1, *size))[0]
+    beside = (pixels == VOID).sum().item()
+    assert (beside > 0) == (options.get("geometry") == "caffe")
+    assert pixels.unique().numel() == pixels.numel() - max(beside - 1, 0)
+    inner = [cell for cell in product(range(1, height - 1), range(1, width - 1)) if pixels[cell] != VOID]
+    for cell in inner[:: max(1, len(inner) // 20)]:
+        scores = torch.zeros(1, 1, height, width)
+        scores[0, 0, cell[0], cell[1]] = 1
+        landed = net.upsample(scores, size).flatten()
+        assert landed[pixels[cell] - 1000] >= landed.max() - 1e-6
+        assert landed.max() > 0.5
+    assert inner
+
+
+def test_where_no_cell_says_where_it_looks_the_loss_at_the_scores_is_refused(cheap_model: Any) -> None:
+    net = cheap_model("fcn32s", "resnet18")
+    net.decoder.to_pixels = torch.nn.Identity()
+    with pytest.raises(UserError, match=r"recipe\.loss_at=scores: FCNDecoder\.to_pixels has no method `positions`"):
+        Logits(net, torch.randn(1, 3, 32, 32), "scores").loss(torch.zeros(1, 32, 32, dtype=torch.uint8))

@@ -1,5 +1,6 @@
 """Every model over every backbone; what the assembly promises of sizes, dtypes and positions; its words of refusal."""
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -256,3 +257,58 @@ def test_torch_compile_makes_one_graph_for_all_sizes(name: str, backbone: str, c
             images = torch.randn(2, 3, *size)
             torch.testing.assert_close(compiled(images), net(images))
     assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("size", [(40, 32), (33, 47), (61, 40)])
+@pytest.mark.parametrize("scale", [1.2, 0.75])
+@pytest.mark.parametrize(
+    ("name", "backbone", "options"),
+    [
+        ("fcn8s", "resnet18", {}),
+        ("fcn16s", "vgg11", {"geometry": "caffe"}),
+        ("fcn_dilated", "resnet50", {}),
+        ("refinenet", "resnet18", {}),
+        ("refinenet_single", "vgg11", {}),
+    ],
+)
+def test_a_scale_of_the_input_is_the_image_resized_by_hand_before_and_after(
+    name: str, backbone: str, options: Any, scale: float, size: tuple[int, int], cheap_model: Build
+) -> None:
+    plain = deepcopy(cheap_model(name, backbone, **options))
+    scaled = cheap_model(name, backbone, input_scale=scale, **options)
+    scaled.load_state_dict(plain.state_dict())  # under the same names
+    images = torch.randn(2, 3, *size)
+    sides = [max(32, math.floor(side * scale + 0.5)) for side in size]
+    with torch.no_grad():
+        logits = plain(torchvision.transforms.functional.resize(images, sides, antialias=scale < 1))
+        expected = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        found = scaled(images)
+        torch.testing.assert_close(found, expected)
+        assert found.shape[-2:] == size
+        assert (found - plain(images)).abs().max() > 1e-3
+
+
+def test_a_single_entry_of_input_scales_is_the_input_scale(cheap_model: Build) -> None:
+    images, widths = torch.randn(1, 3, 33, 47), dict.fromkeys((4, 8, 16, 32), 4)
+    net = deepcopy(cheap_model("refinenet", "resnet18", widths=widths, input_scale=1.2))
+    listed = cheap_model("refinenet_2scale", "resnet18", widths=widths, input_scales=[1.2])
+    listed.load_state_dict(net.state_dict())
+    assert torch.equal(listed(images), net(images))
+
+
+def test_the_scale_of_one_encoder_leaves_two_as_they_are(cheap_model: Build) -> None:
+    """So a recipe can set it for every network."""
+    net = cheap_model("refinenet_2scale", "resnet18", input_scale=1.5)
+    assert net.encoder.scales == [1.2, 0.6]
+
+
+def test_a_config_from_before_the_options_builds_the_same_network() -> None:
+    """Two encoders under the names that checkpoints of refinenet_2scale have."""
+    now = read_group("model", "refinenet_2scale")
+    before = {key: value for key, value in now.items() if key not in ("input_scale", "init")}
+    assert before["input_scales"] == [1.2, 0.6]
+    with torch.device("meta"):
+        nets = [build_model(model, read_group("backbone", "resnet18"), 3) for model in (now, before)]
+    assert list(nets[0].state_dict()) == list(nets[1].state_dict())
+    assert {name.split(".")[2] for name in nets[1].encoder.state_dict(prefix="e.")} == {"0", "1"}
+    assert nets[1].encoder.scale == 1.2

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from segrefine.core.labels import VOID
 from segrefine.models.build import create_model
 from segrefine.models.encoders import create_encoder
-from segrefine.models.encoders.base import Encoder
+from segrefine.models.encoders.base import Encoder, resize
 from segrefine.models.encoders.vgg import VGGEncoder
 from segrefine.models.network import SegmentationModel
 
@@ -105,7 +105,7 @@ class SmallEncoder(Encoder):
         return [[layer] for layer in self.layers]
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        x, features = images, {}
+        x, features = resize(images, self.scale), {}
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x)
             features[2**number] = x

@@ -35,6 +35,7 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "fcn": ("fcn8s", "resnet18", {}, {}),
     # Few layers: what PyTorch keeps of the sizes, and so its time, grows with each.
     "two_scales": ("refinenet_2scale", "vgg11", WIDTHS | {"cascade": [[32, 8]], "crp_links": 1} | UNITS, {}),
+    "scaled": ("fcn32s", "vgg11", {"input_scale": 1.2}, {"classifier_channels": 4}),
     "same": ("fcn32s", "vgg11", {}, {"classifier_channels": 4}),
 }
 
@@ -114,6 +115,21 @@ def test_a_network_of_two_scales_is_exported_for_any_size(
     check(net, FORMATS["torch_export"](net, {}, tmp_path / "net.pt2"), sizes)
     FORMATS["onnx"](net, {}, tmp_path / "net.onnx")
     check(net, onnx(tmp_path / "net.onnx"), sizes)
+
+
+def test_a_network_that_resizes_images_is_exported_for_any_size(onnx: Any, tmp_path: Path) -> None:
+    """At 1.2 an image of 54 pixels has 65."""
+    net = network("scaled")
+    assert least_side(net) == 54
+    FORMATS["onnx"](net, {}, tmp_path / "net.onnx")
+    check(net, onnx(tmp_path / "net.onnx"), [(3, 54, 117), (1, 131, 65)])
+
+
+def test_a_network_that_resizes_images_is_none_of_other_code(tmp_path: Path) -> None:
+    net = network("refinenet_pytorch")
+    net.encoder.scale = 1.2
+    with pytest.raises(UserError, match=r"format=refinenet_pytorch: other code does not resize images first.* by 1\.2"):
+        FORMATS["refinenet_pytorch"](net, configs("refinenet_pytorch"), tmp_path / "net.pth")
 
 
 def test_from_the_command_line(tmp_path: Path, type_in: TypeIn) -> None:

@@ -2,9 +2,10 @@
 
 import logging
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from segrefine.core.labels import VOID, voc_colour_map
 from segrefine.core.machine import available_cores
 from segrefine.core.options import Auto, Count, Size, Whole
 from segrefine.core.signals import STOP_SIGNALS
+from segrefine.data.class_epochs import ClassEpochs, ClassSampler
 from segrefine.data.class_weights import class_pixels, median_frequency
 from segrefine.data.dataset import Item, SegmentationDataset, Transform
 from segrefine.data.sampler import TrainSampler
@@ -49,6 +51,15 @@ class SegmentationDataModule(LightningDataModule):
         crop_size: Size = None
         num_workers: Whole | Auto = "auto"
         augment: Augmentation | None = None
+        images_per_class: Count | None = None
+        images_per_epoch: Sequence[Count] = (1000, 2000)
+
+        def __post_init__(self) -> None:
+            limits = self.images_per_epoch
+            if len(limits) != 2 or limits[0] > limits[1]:
+                raise UserError(
+                    f"datamodule.images_per_epoch={list(limits)} should be [least, most], the lower number first."
+                )
 
     options: Any
 
@@ -110,18 +121,26 @@ class SegmentationDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled, augmented, full batches only."""
         dataset = self.dataset("train", self.train_transform)
-        if len(dataset) < self.batch_size:
+        sampler = self._train_sampler(len(dataset))
+        if sampler.size < self.batch_size:
             raise UserError(
-                f"datamodule.batch_size={self.batch_size} is more than the {len(dataset)} training images; "
+                f"datamodule.batch_size={self.batch_size} is more than the {sampler.size} training images of an epoch; "
                 "set it to that number or less."
             )
         remedy = "Set datamodule.crop_size (or datamodule.batch_size=1)."
         if self.batch_size > 1 and self.train_transform.crop_size is None and not dataset.one_size():
             raise UserError(f"The training images differ in size. {remedy}")
-        sampler = TrainSampler(
-            len(dataset), self.run_seed, *self._place(), self._epoch, self._batches * self.batch_size
-        )
         return self._loader(dataset, self.batch_size, remedy, drop_last=True, sampler=sampler)
+
+    def _train_sampler(self, size: int) -> TrainSampler:
+        """The order of the `size` training images, from where training begins."""
+        place = (*self._place(), self._epoch, self._batches * self.batch_size)
+        per_class, (least, most) = self.options.images_per_class, self.options.images_per_epoch
+        if per_class is None or size <= least:  # an epoch of the release has all images, too, where they are so few
+            return TrainSampler(size, self.run_seed, *place)
+        epochs = ClassEpochs(self._histograms > 0, per_class, (least, most), self.run_seed)
+        log.info(f"datamodule.images_per_class={per_class}: an epoch has {epochs.size} of the {size} training images.")
+        return ClassSampler(epochs, *place)
 
     def state_dict(self) -> dict[str, int]:
         """Return how far training is, at the end of a batch or of a validation: the epoch and its batches so far."""
@@ -140,13 +159,18 @@ class SegmentationDataModule(LightningDataModule):
 
     def class_pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Of the train split, as `class_weights.class_pixels` gives them: reads every label."""
+        return class_pixels(self._histograms)
+
+    @cached_property
+    def _histograms(self) -> np.ndarray:
+        """Pixels of each class in each image of the train split, (N, K): reads every label, once."""
         dataset = self.dataset("train")
 
         def histogram(index: int) -> np.ndarray:
             return np.bincount(dataset.read_label(index).numpy().ravel(), minlength=VOID)[: self.num_classes]
 
         with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-            return class_pixels(np.stack(list(pool.map(histogram, range(len(dataset))))))
+            return np.stack(list(pool.map(histogram, range(len(dataset)))))
 
     def median_frequency_weights(self) -> Tensor:
         """Weight of each class in the loss, (K,) float32, from the train split; see `class_weights.median_frequency`.

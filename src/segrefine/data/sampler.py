@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from segrefine.core.seeding import mix
@@ -38,8 +39,12 @@ class TrainSampler(Sampler[Draw]):
 
     def __iter__(self) -> Iterator[Draw]:
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator)
+        order = self.examples(generator)
         seeds = torch.randint(2**63 - 1, (self.size,), generator=generator)
         shared = slice(self.rank, len(self) * self.world, self.world)
         pairs = zip(order[shared].tolist(), seeds[shared].tolist(), strict=True)
         yield from [Draw(*pair) for pair in pairs][self.skip :]
+
+    def examples(self, generator: torch.Generator) -> Tensor:
+        """The examples of the epoch in their order, (size,) int64."""
+        return torch.randperm(self.size, generator=generator)

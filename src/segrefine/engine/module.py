@@ -53,6 +53,8 @@ class SegmentationModule(LightningModule):
     ) -> None:
         super().__init__()
         self.net, self._recipe = net, recipe
+        if recipe and recipe.loss_at == "scores":
+            net.decoder.to_pixels.requires_grad_(False)  # the loss does not see it, so it stays as it starts
         self.inference = inference or Inference(net)
         self.seed, self.skipped_steps = seed, 0
         self._skips = recipe is not None and recipe.on_nonfinite == "skip"
@@ -119,7 +121,8 @@ class SegmentationModule(LightningModule):
         if share and self.global_step < share * self.trainer.estimated_stepping_batches:
             batch = halve(batch)
         labels = pad_small(batch["label"], VOID)
-        loss = Logits(self.net, self.images(batch)).loss(labels, self.class_weights, self.recipe.loss)
+        logits = Logits(self.net, self.images(batch), self.recipe.loss_at)
+        loss = logits.loss(labels, self.class_weights, self.recipe.loss)
         self._loss = loss.detach()
         self.log("train/loss", self._loss, prog_bar=True, logger=False)
         # The rate of the recipe; the encoder's is a fixed multiple of it.
@@ -151,7 +154,7 @@ class SegmentationModule(LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
         count, (height, width) = len(batch["id"]), batch["label"].shape[1:]
-        logits = Logits(self.net, self.images(batch))
+        logits = Logits(self.net, self.images(batch), self.recipe.loss_at)
         labels = pad_small(batch["label"], VOID)
         loss, classes = logits.loss_and_classes(labels, self.class_weights, self.recipe.loss)
         if self.recipe.loss == "sum":

@@ -12,6 +12,7 @@ from segrefine.core.errors import UserError
 from segrefine.core.options import Auto, NonNegative, Positive, make_options
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.engine.optim import Schedule
+from segrefine.models.logits import LossAt, Reduction
 from segrefine.models.network import SegmentationModel
 
 log = logging.getLogger(__name__)
@@ -30,13 +31,14 @@ class Recipe:
     bias_decay: bool
     momentum: Annotated[float, Interval(ge=0, lt=1)]
     schedule: Schedule
-    loss: Literal["mean", "sum"]
+    loss: Reduction
     class_weights: Literal["median_frequency"] | Sequence[NonNegative] | None
     frozen_norm: bool
     clip_norm: Positive | None
     on_nonfinite: Literal["stop", "skip"]
     center_updates: Literal["decoder", "all"] | None = None
     progressive_resizing: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    loss_at: LossAt = "pixels"
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from segrefine.core.config import read_group
 from segrefine.core.errors import UserError
 from segrefine.runs.folder import RunFolder, previous
 from segrefine.runs.options import changed_options
@@ -55,7 +56,8 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
     if not checkpoint.config:
         raise UserError(f"{path} is not a checkpoint of a run. To start a new run from its weights, use init_from.")
     for group, keys in (("model", None), ("backbone", None), ("datamodule", {"name"})):
-        before, now = checkpoint.config[group], config[group]
+        now = config[group]
+        before = read_group(group, now["name"]) | checkpoint.config[group]  # a newer option was as it is by default
         for key in sorted(keys or before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 raise UserError(

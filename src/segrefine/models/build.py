@@ -24,11 +24,15 @@ class NetworkOptions:
 
     Attributes:
         init: how the decoder's convolutions start, see `segrefine.models.init`.
-        input_scales: of the image, with an encoder for each; RefineNet's two-scale variant has 1.2 and 0.6.
+        input_scale: by which images are resized before the encoder; the logits have the image's own size. RefineNet's
+            release has 1.2 (guosheng/refinenet, main/gen_net_opts_model_type1.m, do_config_refinenet).
+        input_scales: in place of `input_scale` several, with an encoder for each; RefineNet's two-scale variant has 1.2
+            and 0.6 (same place). One entry is the same as `input_scale`.
     """
 
     init: Init = "default"
-    input_scales: Sequence[Positive] = (1.0,)
+    input_scale: Positive = 1.0
+    input_scales: Sequence[Positive] = ()
 
 
 def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, **options: Any) -> SegmentationModel:
@@ -69,9 +73,10 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
     network = make_options(NetworkOptions, shared, f"model={model['name']}", "model.")
     options = make_options(kind.Options, given, f"model={model['name']}", "model.")
     encoder_options = make_options(EncoderOptions, backbone, f"backbone={backbone['name']}", "backbone.")
-    encoders = [create_encoder(**vars(encoder_options), needs=kind.needs(options)) for _ in network.input_scales]
-    single = list(network.input_scales) == [1.0]
-    encoder = encoders[0] if single else MultiScaleEncoder(encoders, network.input_scales)
+    scales = network.input_scales or [network.input_scale]
+    encoders = [create_encoder(**vars(encoder_options), needs=kind.needs(options)) for _ in scales]
+    encoder = encoders[0] if len(scales) == 1 else MultiScaleEncoder(encoders, scales)
+    encoder.scale = float(max(scales))
     decoder = kind(encoder.channels, encoder.centres, num_classes, options)
     initialize(decoder, network.init)
     return SegmentationModel(encoder, decoder)

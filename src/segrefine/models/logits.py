@@ -16,6 +16,7 @@ BAND = 2**22
 """Logits of a band: 16 MiB of float32, which the caches of a server's processor hold."""
 
 Reduction = Literal["mean", "sum"]
+LossAt = Literal["pixels", "scores"]
 Found = TypeVar("Found")
 
 
@@ -24,16 +25,27 @@ class Logits:
 
     Where they are more than `BAND` numbers and the network's upsampling works by rows, they never exist as a whole: a
     band of rows is computed when it is needed, and again in the backward pass. Values are equal to rounding.
+
+    With `loss_at="scores"` the loss is taken on the decoder's scores (B, K, h, w) as they are, against the labels of
+    the pixels that these look at (`SegmentationModel.labels_at`): RefineNet's release does so.
     """
 
-    def __init__(self, net: Callable[..., Tensor], images: Tensor) -> None:
+    def __init__(self, net: Callable[..., Tensor], images: Tensor, loss_at: LossAt = "pixels") -> None:
         batch, _, self.height, width = images.shape
         row = batch * width * net.num_classes if isinstance(net, SegmentationModel) and net.has_rows else 0
         self.banded = row * self.height > BAND
         self.step = max(BAND // row, 1) if self.banded else self.height
-        if self.banded:
+        self._scores: tuple[SegmentationModel, Tensor] | None = None  # where the loss is taken on them
+        self._rows: Callable[[int, int], Tensor]
+        if self.banded or loss_at == "scores":
             assert isinstance(net, SegmentationModel)
-            self._rows: Callable[[int, int], Tensor] = partial(net.rows, net(images, upsampled=False), width)
+            scores = net(images, upsampled=False)
+            if self.banded:
+                self._rows = partial(net.rows, scores, width)
+            else:
+                self._rows = lambda top, bottom: net.upsample(scores, (self.height, width))
+            if loss_at == "scores":
+                self._scores = net, scores
         else:
             logits = net(images)
             self._rows = lambda top, bottom: logits
@@ -43,7 +55,7 @@ class Logits:
         return (self._rows(*span) for span in self._spans())
 
     def loss(self, labels: Tensor, class_weights: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
-        """Compute the cross-entropy over the pixels that are not void, a scalar in float32.
+        """Compute the cross-entropy over the pixels, or scores, that are not void, a scalar in float32.
 
         Args:
             labels: (B, H, W) uint8 or int64, 0..K-1 or VOID.
@@ -53,6 +65,10 @@ class Logits:
                 adds up over pixels and images, FCN's unnormalized loss (Shelhamer et al., PAMI 2016, "heavy" learning;
                 `normalize: false` in the authors' release); its learning rates are some 1e6 times smaller.
         """
+        if self._scores is not None:
+            net, scores = self._scores
+            labels = net.labels_at((scores.shape[2], scores.shape[3]), labels)
+            return _reduce([_sum(scores, labels, class_weights)], labels, class_weights, reduction)
         sums = self._map(lambda logits, rows: _sum(logits, labels[:, rows], class_weights))
         return _reduce(sums, labels, class_weights, reduction)
 
@@ -66,6 +82,8 @@ class Logits:
         self, labels: Tensor, class_weights: Tensor | None = None, reduction: Reduction = "mean"
     ) -> tuple[Tensor, Tensor]:
         """Compute `loss` without a gradient, and `classes`, from the same bands."""
+        if self._scores is not None:
+            return self.loss(labels, class_weights, reduction), self.classes()
         found = self._map(lambda logits, rows: (_sum(logits, labels[:, rows], class_weights), _best(logits)))
         sums, classes = zip(*found, strict=True)
         return _reduce(sums, labels, class_weights, reduction), torch.cat(classes, 1)

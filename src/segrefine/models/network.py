@@ -1,16 +1,15 @@
 """The assembly of any encoder with any decoder into a segmentation network."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
-from segrefine.core.labels import voc_colour_map
+from segrefine.core.labels import VOID, voc_colour_map
 from segrefine.models.decoders.base import Decoder
-from segrefine.models.encoders.base import MIN_SIDE, Encoder
-from segrefine.models.encoders.multiscale import scaled_size
+from segrefine.models.encoders.base import MIN_SIDE, Encoder, scaled_size
 from segrefine.models.upsampling import Rows
 
 if TYPE_CHECKING:
@@ -78,8 +77,41 @@ class SegmentationModel(nn.Module):
         """The decoder's scores (B, K, h, w) -> logits (B, K, *size) float32, each on the pixels it comes from."""
         scale = self.encoder.scale
         with torch.autocast(scores.device.type, enabled=False):
-            logits = self.decoder.to_pixels(_single(scores), size if scale == 1 else scaled_size(size, scale))
+            logits = self.decoder.to_pixels(_single(scores), scaled_size(size, scale))
             return logits if scale == 1 else F.interpolate(logits, size, mode="bilinear")
+
+    def labels_at(self, cells: tuple[int, int], labels: Tensor) -> Tensor:
+        """The label that each cell of the decoder's scores is to have: that of the pixel it looks at.
+
+        Between two pixels it is the later one. RefineNet's release takes the pixel in the middle of each cell's even
+        share of the image (guosheng/refinenet, main/cnn_layer_dense_softmaxloss_forward.m: imresize, nearest), as it
+        spreads its scores evenly over the image. Here they land where `upsample` puts them, up to half a cell away from
+        there, and labels have to be those of the same pixels.
+
+        Args:
+            cells: height and width of the scores.
+            labels: (B, H, W) uint8 or int64 of the images.
+
+        Returns:
+            (B, *cells), VOID where a cell looks beside the image.
+
+        Raises:
+            UserError: The decoder's `to_pixels` does not say where its cells look.
+        """
+        positions: Any = getattr(self.decoder.to_pixels, "positions", None)
+        if positions is None:
+            raise UserError(
+                f"recipe.loss_at=scores: {type(self.decoder).__name__}.to_pixels has no method `positions`, which says "
+                "where its cells look (see segrefine.models.upsampling). Use recipe.loss_at=pixels."
+            )
+        sides = labels.shape[-2:]
+        grid = zip(cells, sides, scaled_size(sides, self.encoder.scale), strict=True)
+        # The middle of pixel p is at p + 0.5, whatever the scale.
+        middles = [(positions(count, inner) + 0.5) * side / inner for count, side, inner in grid]
+        rows, columns = (each.floor().long().to(labels.device) for each in middles)
+        reduced = labels[:, rows.clamp(0, sides[0] - 1)][:, :, columns.clamp(0, sides[1] - 1)]
+        beside = ((rows < 0) | (rows >= sides[0]))[:, None] | (columns < 0) | (columns >= sides[1])
+        return reduced.masked_fill(beside, VOID)
 
     @property
     def has_rows(self) -> bool:

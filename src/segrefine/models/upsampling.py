@@ -23,15 +23,23 @@ class Rows:
     stride: Any  # a number, or a pair of the same
     centre: float
 
+    def positions(self, cells: int, side: int) -> Tensor:
+        """Where each of so many cells on an axis of the finer grid looks, of `side` pixels: (cells,) float64; for some
+        it is beside the grid."""
+        return self._step() * torch.arange(cells, dtype=torch.float64) + self.centre
+
     def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
         """Rows `top` to `bottom` of the whole at `width`, (B, K, h, w) -> (B, K, bottom - top, width), from the cells
         alone that they come from."""
-        stride = self.stride if isinstance(self.stride, int) else self.stride[0]
+        stride = self._step()
         first = max(math.floor((top - max(self.centre, 0)) / stride), 0)  # row 0 stays that of the cells taken
         first = min(first, scores.shape[2] - 1)  # rows beyond the last centre are held at the last cell
         last = max(math.ceil((bottom - 1 - self.centre) / stride), 0)
         size = (bottom - stride * first, width)
         return self(scores[:, :, first : last + 1], size)[:, :, top - stride * first :]  # type: ignore[operator]
+
+    def _step(self) -> int:
+        return self.stride if isinstance(self.stride, int) else self.stride[0]
 
 
 class Interpolate(Rows, nn.Module):
@@ -59,6 +67,10 @@ class Resize(nn.Module):
     """Bilinear resizing as if the map covered the image evenly, as torchvision's networks end; off by up to half a
     stride.
     """
+
+    def positions(self, cells: int, side: int) -> Tensor:
+        """As `Rows.positions`: the middle of each cell's even share of the `side` pixels."""
+        return (torch.arange(cells, dtype=torch.float64) + 0.5) * side / cells - 0.5
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, K, h, w) -> (B, K, *size)."""

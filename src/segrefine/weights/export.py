@@ -85,7 +85,7 @@ def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
 
 def least_side(net: SegmentationModel) -> int:
     """Return the least height and width in pixels of an exported network's images."""
-    return math.ceil(LEAST / min(getattr(net.encoder, "scales", [1.0])))
+    return math.ceil(LEAST / min(net.encoder.scales))
 
 
 @torch.no_grad()

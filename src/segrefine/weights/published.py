@@ -107,6 +107,8 @@ def to_published(form: Form, net: SegmentationModel) -> dict[str, Tensor]:
     departure = form.departure(net)
     if form.caffe_input and net.decoder.geometry != "caffe":
         departure = departure or "the release's geometry is model.geometry=caffe; this network was made without"
+    if net.encoder.scale != 1:
+        departure = f"other code does not resize images first, as this network does by {net.encoder.scale}"
     if departure:
         raise UserError(f"format={form.name}: {departure}.")
     state = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}

@@ -9,7 +9,8 @@ Every encoder is an `Encoder`, a `torch.nn.Module` with
   stride s looks at pixel `s * j + centre`. Upsampling uses it, so that scores land on the pixels they were computed
   from;
 - `stages`: its layers in five lists, fine to coarse, for freezing the first of them;
-- `scale`: the factor by which the encoder resizes its input first (1 but for the encoder of two scales).
+- `scale`: the factor by which the encoder resizes its input first, for that of several scales the largest. Cells,
+  strides and centres are those of the resized input.
 
 Encoders know nothing of decoders.
 """

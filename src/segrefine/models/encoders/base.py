@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -42,6 +43,11 @@ class Encoder(nn.Module, ABC):
     """The order in memory that is fastest on a CPU; on a GPU it is channels last for all."""
 
     @property
+    def scales(self) -> list[float]:
+        """All scales at which images are looked at, the largest first."""
+        return [self.scale]
+
+    @property
     @abstractmethod
     def stages(self) -> list[list[nn.Module]]:
         """The layers in five lists, fine to coarse."""
@@ -49,3 +55,22 @@ class Encoder(nn.Module, ABC):
     def relus(self) -> dict[str, nn.Module]:
         """Return the ReLUs that nothing bypasses, or modules that end in one, by name."""
         return {name: module for name, module in self.named_modules() if isinstance(module, nn.ReLU)}
+
+
+def resize(images: Tensor, scale: float) -> Tensor:
+    """Images (B, 3, H, W) at `scale`, bilinear, antialiased where they get smaller."""
+    if scale == 1:
+        return images
+    return F.interpolate(images, scaled_size(images.shape[-2:], scale), mode="bilinear", antialias=scale < 1)
+
+
+def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:
+    """Return (H, W) at `scale`, rounded, and no side under `MIN_SIDE`, the least that an encoder takes.
+
+    In whole numbers, which torch.export can follow where it leaves the size free.
+    """
+    if scale == 1:
+        return size[0], size[1]
+    over, under = Fraction(scale).limit_denominator(1000).as_integer_ratio()
+    height, width = (max(MIN_SIDE, (2 * side * over + under) // (2 * under)) for side in size)
+    return height, width

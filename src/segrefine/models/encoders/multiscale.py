@@ -1,14 +1,12 @@
 """An encoder that sees its input at several scales: RefineNet's 4-cascaded 2-scale variant (CVPR 2017, Figure 6c)."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
-from segrefine.models.encoders.base import MIN_SIDE, Encoder
+from segrefine.models.encoders.base import Encoder, resize
 
 
 class MultiScaleEncoder(Encoder):
@@ -22,9 +20,9 @@ class MultiScaleEncoder(Encoder):
         if len(set(scales)) < len(scales) or min(scales) <= 0:
             raise UserError(f"model.input_scales={list(scales)} must be different positive numbers.")
         pairs = sorted(zip(map(float, scales), encoders, strict=True), key=lambda pair: -pair[0])
-        self.scales = [scale for scale, _ in pairs]
+        self._scales = [scale for scale, _ in pairs]
         self.encoders = nn.ModuleList(encoder for _, encoder in pairs)
-        self.scale = self.scales[0]
+        self.scale = pairs[0][0]
         self.mean, self.std = encoders[0].mean, encoders[0].std
         self.channels = {
             (stride, scale): count for scale, encoder in pairs for stride, count in encoder.channels.items()
@@ -32,6 +30,10 @@ class MultiScaleEncoder(Encoder):
         self.centres = {
             (stride, scale): centre for scale, encoder in pairs for stride, centre in encoder.centres.items()
         }
+
+    @property
+    def scales(self) -> list[float]:
+        return self._scales
 
     @property
     def stages(self) -> list[list[nn.Module]]:
@@ -46,18 +48,8 @@ class MultiScaleEncoder(Encoder):
 
     def forward(self, images: Tensor) -> dict[tuple[int, float], Tensor]:
         """(B, 3, H, W) -> {(stride, scale): (B, C, about H * scale / stride, about W * scale / stride)}."""
-        features: dict[tuple[int, float], Tensor] = {}
-        for scale, encoder in zip(self.scales, self.encoders, strict=True):
-            resized = F.interpolate(images, scaled_size(images.shape[-2:], scale), mode="bilinear", antialias=scale < 1)
-            features |= {(stride, scale): tensor for stride, tensor in encoder(resized).items()}
-        return features
-
-
-def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:
-    """Return (H, W) at `scale`, rounded, and no side under `MIN_SIDE`, the least that an encoder takes.
-
-    In whole numbers, which torch.export can follow where it leaves the size free.
-    """
-    over, under = Fraction(scale).limit_denominator(1000).as_integer_ratio()
-    height, width = (max(MIN_SIDE, (2 * side * over + under) // (2 * under)) for side in size)
-    return height, width
+        return {
+            (stride, scale): features
+            for scale, encoder in zip(self.scales, self.encoders, strict=True)
+            for stride, features in encoder(resize(images, scale)).items()
+        }

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
-from segrefine.models.encoders.base import Encoder
+from segrefine.models.encoders.base import Encoder, resize
 
 VGGS = ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
 
@@ -92,8 +92,8 @@ class VGGEncoder(Encoder):
         return stages[:5]
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H / stride) but for Caffe's geometry."""
-        x, stride, features = images, 1, {}
+        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H * scale / stride) but for Caffe's geometry."""
+        x, stride, features = resize(images, self.scale), 1, {}
         for layer in self.features:
             x = layer(x)
             if isinstance(layer, nn.MaxPool2d):
