@@ -57,7 +57,7 @@ class Recipe:
         """
         multiplier = self.encoder_lr_multiplier
         if multiplier == "auto":
-            multiplier = 0.1 if pretrained else 2.5
+            multiplier = 0.1 if pretrained else 4.0
         weights = self.class_weights
         if weights == "median_frequency":
             weights = datamodule.median_frequency_weights().tolist()
