@@ -38,11 +38,23 @@ A skip is scaled as the next finer one should be | models/decoders/fcn.py | mode
 - self.skip_scales.get(stride, 1.0)
 + self.skip_scales.get(stride // 2, 1.0)
 A residual unit lacks its inner ReLU | models/decoders/refinenet.py | models/test_refinenet.py
-- self.conv2(F.relu(self.conv1(F.relu(x))))
-+ self.conv2(self.conv1(F.relu(x)))
+- self.norm2(self.conv2(self.relu2(residual)))
++ self.norm2(self.conv2(residual))
 Chained pooling adds to the map before its ReLU | models/decoders/refinenet.py | models/test_refinenet.py
-- total = path = F.relu(x)
-+ total, path = x, F.relu(x)
+- total = path = self.relu(x)
++ total, path = x, self.relu(x)
+Updates are centered over a whole layer | engine/optim.py | engine/test_optim.py
+- weight.sub_(weight.mean((1, 2, 3), keepdim=True) - mean)
++ weight.sub_(weight.mean() - mean.mean())
+A channel is dead if one image leaves it at zero | engine/callbacks/dead_units.py | engine/test_dead_units.py
+- .any(dim=3).any(dim=2).any(dim=0)
++ .any(dim=3).any(dim=2).all(dim=0)
+Images of half the size at the end | engine/module.py | engine/test_train.py
+- if share and self.global_step < share
++ if share and self.global_step >= share
+Labels of half the size are those of other pixels | engine/module.py | engine/test_module.py
+- mode="nearest-exact")[:, 0]
++ mode="nearest")[:, 0]
 Chained pooling looks at 3x3 pixels | models/decoders/refinenet.py | models/test_refinenet.py
 - F.max_pool2d(x, kernel_size=5, stride=1, padding=2)
 + F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
