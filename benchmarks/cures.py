@@ -85,7 +85,9 @@ TABLE = [f"{cure}@0.001:refinenet" for cure in CURES if cure != "sgd"] + [
 
 def build(name: str, cure: Cure, num_classes: int) -> SegmentationModel:
     """Build the network of a row."""
-    options = cure.model if name.startswith("fcn") else {"widths": WIDTHS} | cure.model
+    options = {"init": "default"} | cure.model
+    if not name.startswith("fcn"):
+        options["widths"] = WIDTHS
     net = create_model(name, backbone="resnet18", num_classes=num_classes, **options)
     if cure.standardized:
         for module in list(net.decoder.modules()):
@@ -196,7 +198,8 @@ def run(row: dict[str, Any], watch: Watch | None = None) -> dict[str, float]:
     rate = float(row["rate"])
     schedule = {"name": "poly", "warmup_steps": WARM_UP}
     given = {"lr": rate, "encoder_lr_multiplier": ENCODER_RATE / rate, "clip_norm": 1.0, "schedule": schedule}
-    recipe = Recipe.from_config(read_group("recipe", "default") | given | cure.recipe)
+    plain = {"center_updates": None, "progressive_resizing": 0.0}  # not as the default recipe has them
+    recipe = Recipe.from_config(read_group("recipe", "default") | plain | given | cure.recipe)
     train(net, recipe, cure, data, int(row["steps"]), watch)
     return score(net, data)
 

@@ -1,10 +1,10 @@
 """How a block of RefineNet dies: the responses of its adapting convolutions during the first steps.
 
-    python benchmarks/dying.py docs/dying.png [seed=0] [steps=200]
+    python benchmarks/dying.py docs/dying.png [seed=0] [steps=150]
 
-Trains as `cures.py` does, without a cure at two rates of AdamW and one of SGD, and with centered updates. Before every
-step it looks at each block's adapting convolution, whose input is positive, and at the ReLU that leads to its pooling,
-on the batch at hand:
+Trains as `cures.py` does, for the first `steps` of its 400: without a cure at two rates of AdamW and one of SGD, and
+with centered updates. Before every step it looks at each block's adapting convolution, whose input is positive, and at
+the ReLU that leads to its pooling, on the batch at hand:
 
 - shift: by how many of their standard deviations the channels' mean responses moved in the step before, root mean
   square over the channels;
@@ -16,12 +16,13 @@ Writes a picture, and beside it the numbers as CSV.
 
 import csv
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from cures import CURES, Watch, run
+from cures import CURES, run
 from torch import Tensor
 
 from segrefine.engine.callbacks.dead_units import find_alive
@@ -40,13 +41,15 @@ BLOCKS = {i: f"stride {32 >> i}, fan-in {4608 >> i}" for i in range(4)}
 class Trace:
     """Collects a row per step and block."""
 
-    def __init__(self, name: str, first: int) -> None:
-        self.name, self.first = name, first
+    def __init__(self, name: str, first: int, stop: int) -> None:
+        self.name, self.first, self.stop = name, first, stop
         self.rows: list[dict[str, Any]] = []
         self._means: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, step: int, net: SegmentationModel, images: Tensor) -> None:
+        if step == self.stop:
+            raise StopIteration
         if step >= self.first and step % 10:
             return
         responses: dict[int, Tensor] = {}
@@ -97,10 +100,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, row in RUNS.items():
         assert row["cure"] in CURES
-        watch: Watch = Trace(name, first=60)
-        common = {"model": "refinenet", "seed": options.get("seed", "0"), "steps": options.get("steps", "200")}
-        print(name, run(row | common, watch), flush=True)
-        rows += watch.rows  # type: ignore[attr-defined]
+        trace = Trace(name, first=60, stop=int(options.get("steps", "150")))
+        with suppress(StopIteration):
+            run(row | {"model": "refinenet", "seed": options.get("seed", "0"), "steps": "400"}, trace)
+        rows += trace.rows
+        print(name, rows[-4:], flush=True)
     with path.with_suffix(".csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
