@@ -162,8 +162,8 @@ def planted(folder: Path, holding: int) -> list[Variant]:
 def test_a_class_in_ten_images_is_compared_over_the_resamples_that_hold_it(tmp_path: Path) -> None:
     variants = planted(tmp_path, 10)
     found = Bootstrap(variants, settings=Settings(20_000)).difference(*variants, "IoU:car")
-    # All images are alike, so the seeds alone vary: Student's t of the 4 degrees of freedom of both variances together,
-    # and of 4 more for the common one having been found from them.
+    # All images are alike, so the seeds alone vary: Student's t of the 4 degrees of freedom that there are, and of up to
+    # 6 as far as each variance is also its own.
     half = (found.high - found.low) / 2
     error = (2 * 0.01**2 / 3) ** 0.5
     assert found.estimate == pytest.approx(0.1)
@@ -244,7 +244,8 @@ def test_one_seed_borrows_the_scatter_of_the_others(tmp_path: Path) -> None:
     bare = Bootstrap([several[1], alone], settings=QUICK).difference(alone, several[1])
     assert lent.note == ""
     assert bare.note == "of one seed"
-    assert lent.high - lent.low > bare.high - bare.low
+    alike = Bootstrap(several, settings=QUICK).difference(*several[:2])
+    assert 1.1 < (lent.high - lent.low) / (alike.high - alike.low) < 1.7  # of 1 and 3 seeds: (1 + 1/3) / (2/3), rooted
 
 
 def test_the_same_comparison_gives_the_same_numbers(tmp_path: Path) -> None:
@@ -301,8 +302,8 @@ def test_two_seeds_that_scatter_alike_count_as_their_pooled_variance() -> None:
 
 
 def test_intervals_and_p_values_never_disagree(tmp_path: Path) -> None:
-    rights = {"fcn32s": 0.8, "fcn16s": 0.803, "fcn8s": 0.806, "fcn4s": 0.81, "refinenet": 0.812}
-    variants = fake_variants(tmp_path, rights, 2, 40)
+    rights = {"fcn32s": 0.8, "fcn16s": 0.81, "fcn8s": 0.82, "fcn4s": 0.83, "refinenet": 0.84}
+    variants = fake_variants(tmp_path, rights, 3, 40)
     asked = [Question(*pair, metric) for pair in combinations(variants, 2) for metric in ("mIoU", "IoU:car")]
     for resamples in (100, 999, 2_000):
         found = Bootstrap(variants, settings=Settings(resamples)).differences(asked)
@@ -329,7 +330,7 @@ def test_many_comparisons_still_show_what_is_large(tmp_path: Path) -> None:
         ({"images": 60}, 0.93),
         ({"images": 60, "seeds": 1, "seed_spread": 0.0}, 0.93),
         ({"same": True}, 0.93),
-        ({"correlation": 0.85, "seeds": 1, "seed_spread": 0.0}, 0.90),
+        ({"correlation": 0.85, "seeds": 1, "seed_spread": 0.0}, 0.86),
         pytest.param({"variants": 9, "step": 0.05}, 0.93, marks=pytest.mark.slow),
         pytest.param({"correlation": 0.5}, 0.93, marks=pytest.mark.slow),
     ],

@@ -36,12 +36,14 @@ class Moderated:
     def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
         """(V, R) by what factor the moderated variances might as well have come out otherwise.
 
-        Each as a variance of its own and the prior degrees of freedom together (Smyth 2004, section 4), and the common
-        variance, as far as it has a part in them, as one of all degrees of freedom.
+        Where there is a prior, the true variances scatter about the moderated ones with its and their own degrees of
+        freedom together (Smyth 2004, section 4); and the moderated ones were found from the common one, of all degrees
+        of freedom, and each one's own, by their shares. Simulation (`docs/statistics.md`) says that it takes both.
         """
         share = (self.prior / np.maximum(self.prior + self.own, 1))[:, None]
         common = _chi_square(np.array([max(self.own.sum(), 1)]), resamples, rng)
-        return (share * common + 1 - share) * _chi_square(self.prior + self.own, resamples, rng)
+        found = share * common + (1 - share) * _chi_square(self.own, resamples, rng)
+        return found * _chi_square(self.prior + self.own, resamples, rng) if self.prior else found
 
 
 def _chi_square(freedom: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
