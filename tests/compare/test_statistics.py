@@ -162,8 +162,8 @@ def planted(folder: Path, holding: int) -> list[Variant]:
 def test_a_class_in_ten_images_is_compared_over_the_resamples_that_hold_it(tmp_path: Path) -> None:
     variants = planted(tmp_path, 10)
     found = Bootstrap(variants, settings=Settings(20_000)).difference(*variants, "IoU:car")
-    # All images are alike, so the seeds alone vary: Student's t of the 4 degrees of freedom that there are, and of up to
-    # 6 as far as each variance is also its own.
+    # All images are alike, so the seeds alone vary: Student's t of the 4 degrees of freedom that there are, and of up
+    # to 6 as far as each variance is also its own.
     half = (found.high - found.low) / 2
     error = (2 * 0.01**2 / 3) ** 0.5
     assert found.estimate == pytest.approx(0.1)

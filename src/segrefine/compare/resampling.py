@@ -167,5 +167,5 @@ def neighbour_correlation(series: np.ndarray, sequences: Sequence[np.ndarray]) -
     lags = [covariance(series, sequences, lag) / covariance(series, sequences, 0) for lag in (1, 2, 3)]
     chance = 2 * (np.log10(len(series)) / len(series)) ** 0.5
     slower = [one ** (1 / lag) for lag, one in enumerate(lags[1:], 2) if min(one, lags[0]) > chance]
-    found = max(lags[0], *slower, 0.0)
+    found = max([lags[0], *slower])
     return float(np.clip(found + (1 + 4 * found) / len(series), 0, 0.97))

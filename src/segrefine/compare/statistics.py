@@ -208,26 +208,22 @@ class Sample:
         variances = [scores.var(ddof=1) if freedom else 0.0 for scores, freedom in zip(self.by_seed, own, strict=True)]
         return moderate(variances, own)
 
-    def of_seeds(self, variances: np.ndarray) -> np.ndarray:
-        """(V, ...) variance of means over seeds without the images' share in it, from (V, ...) of seeds; NaN to 0."""
+    def over_seeds(self, variances: np.ndarray) -> np.ndarray:
+        """(V, ...) variance of means over seeds, from (V, ...) of seeds; 0 where nothing is known of it."""
         count = np.array([len(scores) for scores in self.by_seed])
-        shape = (-1, *[1] * (variances.ndim - 1))
-        left = (variances - self.interactions.reshape(shape)).clip(0)
-        return np.nan_to_num(left) / count.reshape(shape)
+        known = np.where(np.isnan(self.seeds.variances), 0, 1 / count)
+        return np.nan_to_num(variances) * known.reshape(-1, *[1] * (variances.ndim - 1))
 
     @cached_property
     def drawn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Each (V, R): what other seeds would add to a mean; the variance of that as it might be found; and standard
+        """Each (V, R): what other seeds would add to a mean; its variance over seeds as it might be found; and standard
         normal draws for how well the images tell their variance."""
         rng = np.random.default_rng(self.entropy)
         shape = self.deviations.shape
-        noise = rng.standard_normal(shape, np.float32) * self.of_seeds(self.seeds.variances)[:, None] ** 0.5
-        variances = self.seeds.variances[:, None] * self.seeds.draw(shape[1], rng)
-        return (
-            noise.astype(np.float32),
-            self.of_seeds(variances).astype(np.float32),
-            rng.standard_normal(shape, np.float32),
-        )
+        left = (self.over_seeds(self.seeds.variances) - self.over_seeds(self.interactions)).clip(0)
+        noise = rng.standard_normal(shape, np.float32) * left[:, None] ** 0.5
+        found = self.over_seeds(self.seeds.variances[:, None] * self.seeds.draw(shape[1], rng))
+        return noise.astype(np.float32), found.astype(np.float32), rng.standard_normal(shape, np.float32)
 
 
 @dataclass(frozen=True)
@@ -267,13 +263,14 @@ class Contrast:
 
     @cached_property
     def image_variance(self) -> float:
-        """Of the score, by the images."""
-        return float(np.nanvar(self._between(self.sample.deviations)))
+        """Of the score, by the images, without what each seed makes of them: that is in the seeds' variance, too."""
+        shared = self.sample.over_seeds(self.sample.interactions)[list(self.places)].sum()
+        return max(float(np.nanvar(self._between(self.sample.deviations)) - shared), 0.0)
 
     @cached_property
     def error(self) -> float:
         """Standard error, by images and seeds."""
-        seeds = self.sample.of_seeds(self.sample.seeds.variances)[list(self.places)].sum()
+        seeds = self.sample.over_seeds(self.sample.seeds.variances)[list(self.places)].sum()
         return float(self.image_variance + seeds) ** 0.5
 
     def replicates(self) -> np.ndarray:
