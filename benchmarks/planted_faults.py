@@ -199,9 +199,9 @@ Intervals hold for each pair by itself | compare/statistics.py | compare/test_st
 Every run gets resamples of its own | compare/statistics.py | compare/test_statistics.py
 - chunks = np.split(self._weights, range(CHUNK, len(self._weights), CHUNK))
 + chunks = np.split(self.blocks.draw(self.settings.resamples, np.random.default_rng()), range(CHUNK, 10**6, CHUNK))
-The images' share is added to the seeds' variance | compare/statistics.py | compare/test_statistics.py
-- left = (variances - self.interactions.reshape(shape)).clip(0)
-+ left = (variances + self.interactions.reshape(shape)).clip(0)
+What seeds make of single images counts twice | compare/statistics.py | compare/test_statistics.py
+- self._between(self.sample.deviations)) - shared)
++ self._between(self.sample.deviations)))
 Variances are not moderated | compare/moderation.py | compare/test_moderation.py
 - shrunk = (prior * common + own
 + shrunk = (own

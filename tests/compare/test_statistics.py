@@ -264,6 +264,21 @@ def test_all_variants_have_the_same_resamples(tmp_path: Path) -> None:
     np.testing.assert_allclose(both[1:2], bootstrap.resampled([other], "mIoU"), rtol=1e-6)
 
 
+def test_what_seeds_make_of_single_images_counts_once() -> None:
+    """Planted variances: of a seed by itself, of a variant at the images, of a seed at the images."""
+    rng, seeds, images, both = np.random.default_rng(0), 3.0, 2.0, 1.5
+    by_seed = np.tile(seeds * np.array([-1.0, 0.0, 1.0]), (2, 1))
+    noise = images * rng.normal(size=(2, 1, 40_000)) + both * rng.normal(size=(2, 3, 40_000))
+    blocks = Blocks(tuple(np.arange(100)[:, None]))
+    sample = Sample(tuple(by_seed), tuple(by_seed[:, :, None] + noise), blocks, (0, 0))
+    np.testing.assert_allclose(sample.interactions, both**2, rtol=0.03)
+    contrast = Contrast(sample, (0, 1), None)
+    assert contrast.image_variance == pytest.approx(2 * images**2, rel=0.03)
+    assert contrast.error**2 == pytest.approx(2 * images**2 + 2 * seeds**2 / 3, rel=0.03)
+    replicates = contrast.replicates() * contrast.error  # what they deviate by, but for the error's own uncertainty
+    assert np.median(np.abs(replicates)) == pytest.approx(0.6745 * contrast.error, rel=0.1)
+
+
 def still_images(by_seed: np.ndarray, resamples: int = 40_000) -> Sample:
     """Scores of seeds (V, S) of images that vary in nothing."""
     resampled = np.repeat(by_seed[:, :, None], resamples, axis=2)
