@@ -205,15 +205,21 @@ A class path in a config is imported | core/registry.py | core/test_registry.py
 SIGTERM ends a run like Ctrl-C | core/signals.py | core/test_signals.py
 - 130 if number == signal.SIGINT else REQUEUE
 + 130 if number in (signal.SIGINT, signal.SIGTERM) else REQUEUE
-Holm's p-values may fall again | compare/statistics.py | compare/test_statistics.py
-- largest = max(largest, min(1.0, differences[index].p * (len(order) - rank)))
-+ largest = min(1.0, differences[index].p * (len(order) - rank))
+Intervals hold for each pair by itself | compare/statistics.py | compare/test_statistics.py
+- largest = np.fmax(largest, np.abs(contrast.replicates()))
++ largest = np.abs(contrast.replicates())
 Every run gets resamples of its own | compare/statistics.py | compare/test_statistics.py
-- weights = self._weights(len(run.images))
-+ weights = Bootstrap(self.resamples, len(self._scores))._weights(len(run.images))
-The images' share is added to the seeds' variance | compare/statistics.py | compare/test_statistics.py
-- float(self.by_seed.var(ddof=1) - share)
-+ float(self.by_seed.var(ddof=1) + share)
+- chunks = np.split(self._weights, range(CHUNK, len(self._weights), CHUNK))
++ chunks = np.split(self.blocks.draw(self.settings.resamples, np.random.default_rng()), range(CHUNK, 10**6, CHUNK))
+What seeds make of single images counts twice | compare/statistics.py | compare/test_statistics.py
+- self._between(self.sample.deviations)) - shared)
++ self._between(self.sample.deviations)))
+Variances are not moderated | compare/moderation.py | compare/test_moderation.py
+- shrunk = (prior * common + own
++ shrunk = (own
+Blocks do not go on past the end of a sequence | compare/resampling.py | compare/test_resampling.py
+- places = first + (starts[..., None] - first + steps) % size
++ places = np.minimum(starts[..., None] + steps, first + size - 1)
 Runs of different recipes are one variant | runs/options.py | compare/test_variants.py
 - "datamodule.eval_batch_size", "hydra")
 + "datamodule.eval_batch_size", "hydra", "recipe")

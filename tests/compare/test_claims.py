@@ -9,16 +9,17 @@ import yaml
 from fake_runs import draw_counts, write_run
 
 from segrefine.compare.claims import BEGIN, END, Finding, describe, judge, write_claims
+from segrefine.compare.difference import Difference
 from segrefine.compare.plots import PLOTS
-from segrefine.compare.statistics import Bootstrap, Difference
+from segrefine.compare.statistics import Settings
 from segrefine.core.errors import UserError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 CLAIMS: list[dict[str, Any]] = yaml.safe_load((EXPERIMENTS / "claims.yml").read_text())
 
 
-def finding(low: float, high: float, p: float = 0.001, margin: float = 0.0) -> Finding:
-    return Finding(Difference("a", "b", "mIoU", (low + high) / 2, low, high, p, p, (3, 3), margin))
+def finding(low: float, high: float, margin: float = 0.0) -> Finding:
+    return Finding(Difference("a", "b", "mIoU", (low + high) / 2, low, high, 0.5, 1.0, (3, 3), margin))
 
 
 @pytest.mark.parametrize(
@@ -26,11 +27,9 @@ def finding(low: float, high: float, p: float = 0.001, margin: float = 0.0) -> F
     [
         (finding(0.01, 0.03), "as claimed"),
         (finding(-0.03, -0.01), "the other way"),
-        (finding(-0.01, 0.03, p=0.3), "not shown"),
-        (finding(0.01, 0.03, p=0.06), "not shown"),  # lost by Holm's correction
+        (finding(-0.01, 0.03), "not shown"),
         (finding(-0.019, 0.03, margin=0.02), "as claimed"),
-        (finding(-0.019, 0.03, p=0.3, margin=0.02), "not shown"),  # after correction
-        (finding(-0.03, 0.03, p=0.3, margin=0.02), "not shown"),
+        (finding(-0.03, 0.03, margin=0.02), "not shown"),
         (finding(-0.05, -0.03, margin=0.02), "the other way"),
     ],
 )
@@ -39,14 +38,14 @@ def test_outcomes(found: Finding, outcome: str) -> None:
 
 
 def test_verdicts_say_how_much_of_a_claim_holds() -> None:
-    yes, no, open_ = finding(0.01, 0.03), finding(-0.03, -0.01), finding(-0.01, 0.03, p=0.3)
+    yes, no, open_ = finding(0.01, 0.03), finding(-0.03, -0.01), finding(-0.01, 0.03)
     assert judge([yes, yes]) == "holds"
     assert judge([no]) == "the opposite holds"
     assert judge([open_, open_]) == "not shown"
     assert judge([yes, open_, no, no]) == "in part: 1 as claimed, 1 not shown, 2 the other way"
     assert describe(yes) == "a over b: +2.0 (+1.0 to +3.0)"
     assert describe(finding(-0.03, 0.01, margin=0.02)) == "a over b: -1.0 (-3.0 to +1.0, claimed: above -2)"
-    assert describe(finding(float("nan"), 0, p=1)).startswith("a over b: not defined")
+    assert describe(finding(float("nan"), float("nan"))).startswith("a over b: not defined")
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ def top(tmp_path: Path) -> Path:
 
 
 def test_the_table_of_verdicts_is_regenerated_between_its_marks(top: Path) -> None:
-    write_claims(top / "claims.yml", Bootstrap(300))
+    write_claims(top / "claims.yml", Settings(300))
     text = (top / "README.md").read_text()
     assert text.startswith(f"before\n{BEGIN}\n| ")
     assert text.endswith(f"{END}\nafter\n")
@@ -74,12 +73,12 @@ def test_the_table_of_verdicts_is_regenerated_between_its_marks(top: Path) -> No
     assert rows[0].endswith("| holds (1 not run yet) |")
     assert rows[1].endswith("| not run yet |")
     assert "stale" not in text
-    write_claims(top / "claims.yml", Bootstrap(300))
+    write_claims(top / "claims.yml", Settings(300))
     assert (top / "README.md").read_text() == text
 
 
 def test_every_claim_gets_a_page_of_its_own(top: Path) -> None:
-    write_claims(top / "claims.yml", Bootstrap(300))
+    write_claims(top / "claims.yml", Settings(300))
     text = (top / "01_first" / "README.md").read_text()
     for words in ("# 1. Good beats bad", "Does it?", "Source: nobody", "python train.py", "## set", "None."):
         assert words in text
@@ -91,13 +90,13 @@ def test_every_claim_gets_a_page_of_its_own(top: Path) -> None:
 def test_mistakes_in_the_file_are_named(top: Path) -> None:
     (top / "README.md").write_text("no marks")
     with pytest.raises(UserError, match=r"README\.md has no lines"):
-        write_claims(top / "claims.yml", Bootstrap(300))
+        write_claims(top / "claims.yml", Settings(300))
     (top / "claims.yml").write_text("- {folder: x, titel: y}")
     with pytest.raises(UserError, match=r"claim 1 has 'titel'\. Did you mean 'title'"):
-        write_claims(top / "claims.yml", Bootstrap(300))
+        write_claims(top / "claims.yml", Settings(300))
     (top / "claims.yml").write_text("a: [")
     with pytest.raises(UserError, match=r"is broken"):
-        write_claims(top / "claims.yml", Bootstrap(300))
+        write_claims(top / "claims.yml", Settings(300))
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=[claim["folder"] for claim in CLAIMS])
@@ -118,5 +117,5 @@ def test_there_are_twelve_claims() -> None:
 @pytest.mark.slow
 def test_the_committed_verdicts_follow_from_the_committed_results(tmp_path: Path) -> None:
     copy = Path(shutil.copytree(EXPERIMENTS, tmp_path / "experiments"))
-    write_claims(copy / "claims.yml", Bootstrap())
+    write_claims(copy / "claims.yml", Settings())
     assert (copy / "README.md").read_text() == (EXPERIMENTS / "README.md").read_text()

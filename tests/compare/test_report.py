@@ -9,6 +9,7 @@ from fake_runs import CLASSES, draw_counts, write_run
 from PIL import Image
 
 from segrefine.compare.report import compare_runs
+from segrefine.compare.statistics import Settings
 from segrefine.runs.read import find_runs
 
 
@@ -53,7 +54,10 @@ def test_without_a_baseline_every_pair_is_compared_in_the_score_asked_for(sweep:
         *(frozenset(pair) for pair in (("refinenet", "fcn8s"), ("refinenet", "fcn4s"), ("fcn8s", "fcn4s")))
     }
     assert {row["score"] for row in rows} == {"trimap_2"}
-    assert "One seed alone: fcn4s" in (sweep.parent / "out" / "comparison.html").read_text()
+    assert (
+        "One seed alone: fcn4s. How much another seed would change is taken from the other variants."
+        in (sweep.parent / "out" / "comparison.html").read_text()
+    )
 
 
 @pytest.mark.parametrize("void", [1, 40])
@@ -64,7 +68,7 @@ def test_images_without_a_valid_pixel_are_no_obstacle(void: int, tmp_path: Path)
             counts = draw_counts(10 * place + seed, 40, 0.8)
             counts[:void] = 0
             write_run(tmp_path / f"{model}_{seed}", counts, model, seed)
-    tables = compare_runs(find_runs(str(tmp_path / "*")), tmp_path / "out", resamples=200)
+    tables = compare_runs(find_runs(str(tmp_path / "*")), tmp_path / "out", settings=Settings(200))
     assert set(tables) == {"variants", "differences", "classes", "class_differences"}
     verdicts = set(tables["class_differences"]["verdict"])
     if void == 40:
@@ -84,6 +88,8 @@ def test_images_without_a_valid_pixel_are_no_obstacle(void: int, tmp_path: Path)
         (["runs=sweep", "output=out", "baseline=fcn16s"], "no variant 'fcn16s' among the runs. Did you mean 'fcn8s'?"),
         (["runs=sweep", "output=out", "metric=miou"], "metric=miou: "),
         (["runs=sweep", "output=out", "resamples=9"], "resamples=9 should be at least 100."),
+        (["runs=sweep", "output=out", "block_length=0"], "block_length=0 should be"),
+        (["runs=sweep", "output=out", "equivalence=-1"], "equivalence=-1 should be at least 0."),
         (["runs=sweep", "wandb=a/b", "output=out"], "Give runs=DIR, a list of folders or a glob; or wandb="),
         (["runs=sweep", "output=out", "base=fcn8s"], "There is no option 'base'. Did you mean 'baseline'?"),
         (["claims=a.yml", "output=out"], "claims=a.yml writes beside that file: remove output=."),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from segrefine.compare.costs import Measurement, describe_costs, judge_costs
 from segrefine.compare.plots import PLOTS, as_svg, difference_bars, draw_all, pareto_front
 from segrefine.compare.report import write_table
-from segrefine.compare.statistics import Bootstrap, correct
+from segrefine.compare.statistics import Bootstrap, Settings
 from segrefine.compare.tables import differences, mean_and_deviation, new_table, overview, per_class
 from segrefine.compare.variants import Variant
 
@@ -73,11 +73,12 @@ def test_overview_holds_means_costs_and_seeds(variants: list[Variant]) -> None:
 
 
 def test_differences_are_told_in_points(variants: list[Variant]) -> None:
-    found = correct([Bootstrap(500).difference(variants[0], variants[1], "mIoU")])
+    found = [Bootstrap(variants, settings=Settings(500)).difference(*variants)]
     row = differences(found).iloc[0]
     assert float(row["difference"]) == pytest.approx(100 * found[0].estimate, abs=0.01)
     assert row["verdict"] == found[0].verdict
     assert row["seeds"] == "3 and 3"
+    assert row["P(above)"] == "1.00"
 
 
 def test_front_is_what_nothing_beats_in_both() -> None:
@@ -87,7 +88,7 @@ def test_front_is_what_nothing_beats_in_both() -> None:
 
 
 def test_every_plot_draws_every_variant(variants: list[Variant]) -> None:
-    bootstrap = Bootstrap(200)
+    bootstrap = Bootstrap(variants, settings=Settings(200))
     figures = draw_all(variants, "mIoU", bootstrap)
     assert set(figures) == {"accuracy_and_cost", "classes", "regions", "learning_curves"}
     for name, figure in figures.items():
@@ -103,14 +104,15 @@ def test_every_plot_draws_every_variant(variants: list[Variant]) -> None:
 def test_runs_validated_once_have_no_curve(variants: list[Variant]) -> None:
     for run in (run for variant in variants for run in variant.runs):
         run.folder.metrics.write_text("step,val/mIoU\n199,0.5\n")
-    assert "learning_curves" not in draw_all(variants, "mIoU", Bootstrap(200))
+    assert "learning_curves" not in draw_all(variants, "mIoU", Bootstrap(variants, settings=Settings(200)))
 
 
 def test_names_of_many_options_are_drawn_in_lines(variants: list[Variant]) -> None:
     long = [Variant(f"{variant.label} {'recipe.lr=0.0004 ' * 12}".strip(), variant.runs) for variant in variants]
-    difference = difference_bars([Bootstrap(200).difference(long[0], long[1], "mIoU")])
+    bootstrap = Bootstrap(long, settings=Settings(200))
+    difference = difference_bars([bootstrap.difference(*long)])
     names = [text.get_text() for text in difference.axes[0].get_yticklabels()]
-    legend = draw_all(long, "mIoU", Bootstrap(200))["regions"].legends[0]
+    legend = draw_all(long, "mIoU", bootstrap)["regions"].legends[0]
     names += [text.get_text() for text in legend.get_texts()]
     assert len(names) == 3
     assert all(len(line) <= 60 and name.count("lr=") >= 12 for name in names for line in name.split("\n"))
@@ -118,8 +120,9 @@ def test_names_of_many_options_are_drawn_in_lines(variants: list[Variant]) -> No
 
 def test_names_are_not_taken_for_mathematics(variants: list[Variant]) -> None:
     odd = [Variant("_$x^$ & <b>", variants[0].runs)]
-    found = [Bootstrap(200).difference(odd[0], variants[1], "mIoU")]
-    for figure in [*draw_all(odd, "mIoU", Bootstrap(200)).values(), difference_bars(found)]:
+    bootstrap = Bootstrap([*odd, variants[1]], settings=Settings(200))
+    found = [bootstrap.difference(odd[0], variants[1])]
+    for figure in [*draw_all(odd, "mIoU", bootstrap).values(), difference_bars(found)]:
         assert "&lt;b&gt;" in as_svg(figure)
 
 

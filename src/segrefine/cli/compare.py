@@ -9,6 +9,7 @@ from annotated_types import Ge
 from omegaconf import DictConfig
 
 from segrefine.cli.command import run_command
+from segrefine.core.options import Auto, Count, NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class Options:
     baseline: str | None
     metric: str
     resamples: Annotated[int, Ge(100)]
+    block_length: Count | Auto
+    equivalence: NonNegative
     claims: str | None
 
 

@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 
 from segrefine.compare import tables
 from segrefine.compare.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
+from segrefine.compare.difference import Difference
 from segrefine.compare.plots import PLOTS, difference_bars, have_curves, save_figure
 from segrefine.compare.scores import check_metric
-from segrefine.compare.statistics import ONE_SEED, Bootstrap, Difference, correct
+from segrefine.compare.statistics import ONE_SEED, Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant, check_same_images
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.io.atomic import write_text
@@ -50,7 +51,7 @@ class Finding:
         return "as claimed" if self.found.low > -self.found.margin else "the other way"
 
 
-def write_claims(path: Path, bootstrap: Bootstrap) -> None:
+def write_claims(path: Path, settings: Settings) -> None:
     """Regenerate all that follows from the file of claims at `path` and the results beside it."""
     content = _read(path)
     rows = []
@@ -60,7 +61,7 @@ def write_claims(path: Path, bootstrap: Bootstrap) -> None:
             raise UserError(
                 f"{path}: claim {number} has {sorted(unknown)[0]!r}.{did_you_mean(sorted(unknown)[0], KEYS)}"
             )
-        rows += (written := _write_claim(path.parent, number, claim, bootstrap))
+        rows += (written := _write_claim(path.parent, number, claim, settings))
         log.info(f"{number}. {claim['title']}: {'; '.join(f'{row[-1]} (on {row[2]})' for row in written)}")
     columns = ("", "claim", "on", "seeds", "differences in points, with 95 % intervals", "verdict")
     table = tables.new_table(columns, rows)
@@ -102,14 +103,14 @@ def read_results(folder: Path, names: Sequence[str]) -> dict[str, Variant]:
     return found
 
 
-def _write_claim(top: Path, number: int, claim: Mapping[str, Any], bootstrap: Bootstrap) -> list[tuple[str, ...]]:
+def _write_claim(top: Path, number: int, claim: Mapping[str, Any], settings: Settings) -> list[tuple[str, ...]]:
     """Write the claim's folder; returns its rows of the table of verdicts, one a set of results."""
     folder = top / claim["folder"]
     parts: list[str] = []
     rows: list[tuple[str, ...]] = []
     title = f"[{claim['title']}]({claim['folder']}/README.md)"
     sections = [_compare_costs(folder, claim["costs"])] if "costs" in claim else []
-    sections += [_compare_scores(top, claim, name, bootstrap) for name in claim.get("tests", {})]
+    sections += [_compare_scores(top, claim, name, settings) for name in claim.get("tests", {})]
     for section in sections:
         rows.append((str(number), title, section.name, section.seeds, section.summary, section.verdict))
         parts += [f"## {section.name}\n", f"**{section.verdict}**\n", *map(tables.to_markdown, section.shown)]
@@ -147,13 +148,16 @@ def _compare_costs(folder: Path, networks: Sequence[str]) -> Section:
     return Section("costs", "", describe_costs(measured), judge_costs(measured), shown, figures)
 
 
-def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, bootstrap: Bootstrap) -> Section:
+def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Settings) -> Section:
     """The claim's tests on the set of results called `name`."""
     wanted = claim["tests"][name]
     variants = read_results(top / "results" / name, list(dict.fromkeys(one for test in wanted for one in test["pair"])))
-    tests = run_tests(wanted, variants, bootstrap)
-    if not tests:
+    possible = [test for test in wanted if all(one in variants for one in test["pair"])]
+    if not possible:
         return Section(name, "", "", "not run yet")
+    check_same_images([run for variant in variants.values() for run in variant.runs])
+    bootstrap = Bootstrap(list(variants.values()), settings=settings)
+    tests = run_tests(possible, variants, bootstrap)
     seeds = sorted({count for test in tests for count in test.found.seeds})
     missing = f" ({len(wanted) - len(tests)} not run yet)" if len(tests) < len(wanted) else ""
     found, shown = [test.found for test in tests], list(variants.values())
@@ -164,7 +168,7 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, bootstrap: B
         name,
         " to ".join(map(str, seeds)),
         "; ".join(map(describe, tests)),
-        judge(tests) + missing + ONE_SEED * (1 in seeds),
+        judge(tests) + missing + f", {ONE_SEED}" * any(ONE_SEED in test.note for test in found),
         [tables.differences(found), tables.overview(shown)],
         figures,
     )
@@ -173,17 +177,15 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, bootstrap: B
 def run_tests(
     wanted: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant], bootstrap: Bootstrap
 ) -> list[Finding]:
-    """Run the tests whose variants are there, with p-values corrected for their number."""
-    possible = [test for test in wanted if all(name in variants for name in test["pair"])]
-    found = []
-    for test in possible:
+    """Run the tests of a claim as one family."""
+    questions = []
+    for test in wanted:
         one, other = (variants[name] for name in test["pair"])
         metric = test.get("metric", "mIoU")
-        check_same_images([*one.runs, *other.runs])
         for run in (*one.runs, *other.runs):
             check_metric(metric, run)
-        found.append(bootstrap.difference(one, other, metric, test.get("margin", 0) / 100))
-    return [Finding(entry) for entry in correct(found)]
+        questions.append(Question(one, other, metric, test.get("margin", 0) / 100))
+    return [Finding(entry) for entry in bootstrap.differences(questions)]
 
 
 def describe(test: Finding) -> str:
@@ -191,7 +193,7 @@ def describe(test: Finding) -> str:
     found = test.found
     metric = "" if found.metric == "mIoU" else f" in {found.metric}"
     pair = f"{found.one} over {found.other}{metric}"
-    if math.isnan(found.estimate):
+    if math.isnan(found.low):
         return f"{pair}: {found.verdict}"
     low, high = 100 * found.low, 100 * found.high
     margin = f", claimed: above {-100 * found.margin:g}" if found.margin else ""

@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
+from segrefine.compare.difference import Difference
 from segrefine.compare.scores import CLASS, score
-from segrefine.compare.statistics import Bootstrap, Difference
+from segrefine.compare.statistics import Bootstrap
 from segrefine.compare.variants import Variant
 from segrefine.io.atomic import replacing
 from segrefine.metrics.regions import REGIONS, SIZES, TRIMAP_WIDTHS
@@ -152,7 +153,7 @@ def difference_bars(found: Sequence[Difference]) -> Figure:
     axis.set_yticks(range(len(found)), names)
     axis.axvline(0, color="#444444", linewidth=0.8)
     legend = "blue: shown, grey: not shown" + ", dotted: the margin" * any(entry.margin for entry in found)
-    axis.set(xlabel=f"difference in points, with its 95 % interval ({legend})", ylim=(-0.6, len(found) - 0.4))
+    axis.set(xlabel=f"difference in points; the 95 % intervals hold together ({legend})", ylim=(-0.6, len(found) - 0.4))
     return figure
 
 

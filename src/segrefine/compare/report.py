@@ -10,11 +10,12 @@ from omegaconf import DictConfig
 
 from segrefine.compare import tables
 from segrefine.compare.claims import write_claims
+from segrefine.compare.difference import Difference
 from segrefine.compare.page import Page, write_page
 from segrefine.compare.pictures import choose_pictures
 from segrefine.compare.plots import as_svg, difference_bars, draw_all, save_figure
 from segrefine.compare.scores import CLASS, check_metric
-from segrefine.compare.statistics import RESAMPLES, Bootstrap, Difference, correct
+from segrefine.compare.statistics import ONE_SEED, Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant, find_variant, group
 from segrefine.core.errors import UserError
 from segrefine.io.atomic import write_text
@@ -36,11 +37,13 @@ Pair = tuple[Variant, Variant]
 
 def compare(cfg: DictConfig) -> None:
     """Compare runs, or regenerate the verdicts of claims, as `conf/compare.yaml` says."""
+    length = None if cfg.block_length == "auto" else cfg.block_length
+    settings = Settings(cfg.resamples, block_length=length, equivalence=cfg.equivalence)
     if cfg.claims is not None:
         given = [name for name in ("runs", "wandb", "output", "baseline") if cfg[name] is not None]
         if given:
             raise UserError(f"claims={cfg.claims} writes beside that file: remove {given[0]}=.")
-        write_claims(Path(cfg.claims), Bootstrap(cfg.resamples))
+        write_claims(Path(cfg.claims), settings)
         return
     if cfg.output is None:
         raise UserError("Give output=DIR, the folder for the comparison.")
@@ -53,7 +56,7 @@ def compare(cfg: DictConfig) -> None:
         entity, project, wandb_group = (*str(cfg.wandb).split("/", 2), "", "")[:3]
         folders = download_runs(f"{entity}/{project}", output / "wandb", wandb_group or None)
         runs = [read_run(folder) for folder in folders]
-    compare_runs(runs, output, cfg.metric, cfg.baseline, cfg.resamples)
+    compare_runs(runs, output, cfg.metric, cfg.baseline, settings)
 
 
 def compare_runs(
@@ -61,7 +64,7 @@ def compare_runs(
     output: Path,
     metric: str = "mIoU",
     baseline: str | None = None,
-    resamples: int = RESAMPLES,
+    settings: Settings | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Compare finished runs, which `segrefine.runs.read.find_runs` reads, and write the report to the folder `output`.
 
@@ -70,7 +73,7 @@ def compare_runs(
         output: the folder for the tables, the plots and the page.
         metric: the score to compare, such as `mIoU`, `boundary_IoU`, `trimap_2` or `IoU:CLASS`.
         baseline: the variant to compare all others with; None for every pair.
-        resamples: resamples of the images for intervals and p-values.
+        settings: how intervals and p-values are found.
 
     Returns:
         The tables `variants`, `differences`, `classes` and `class_differences`, as text.
@@ -80,7 +83,9 @@ def compare_runs(
     """
     variants = group(runs)
     check_metric(metric, variants[0].runs[0])
-    return write_report(output, variants, choose_pairs(variants, baseline), metric, Bootstrap(resamples))
+    return write_report(
+        output, variants, choose_pairs(variants, baseline), metric, Bootstrap(variants, metric, settings)
+    )
 
 
 def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair]:
@@ -95,9 +100,9 @@ def write_report(
     output: Path, variants: Sequence[Variant], pairs: Sequence[Pair], metric: str, bootstrap: Bootstrap
 ) -> dict[str, pd.DataFrame]:
     """Write tables, plots and `comparison.html` to the folder `output`; returns the tables by name."""
-    found = correct([bootstrap.difference(*pair, metric) for pair in pairs])
+    found = bootstrap.differences([Question(*pair, metric) for pair in pairs])
     classes = variants[0].runs[0].classes
-    by_class = correct([bootstrap.difference(*pair, f"{CLASS}{name}") for pair in pairs for name in classes])
+    by_class = bootstrap.differences([Question(*pair, f"{CLASS}{name}") for pair in pairs for name in classes])
     written = {
         "variants": tables.overview(variants),
         "differences": tables.differences(found),
@@ -133,25 +138,51 @@ def write_report(
 
 def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap: Bootstrap) -> list[str]:
     """Return notes that a reader needs to interpret the numbers."""
-    first = variants[0]
+    first, settings = variants[0], bootstrap.settings
     several = any(len(variant.runs) > 1 for variant in variants)
-    notes = [
+    return [
         f"Scores of {len(first.runs[0].images)} images of {first.summary.split} of {first.summary.datamodule}"
         + ("; mean and standard deviation over the seeds." if several else "."),
-        f"Intervals: 95 %, from {bootstrap.resamples} resamples of the images, the same for all variants"
-        + (", and the variance between seeds as Student's t" if several else "")
-        + ". They are not corrected for the number of comparisons."
-        + (f" Verdicts are, for {len(found)} pairs by Holm's method: p (Holm) is below 0.05." if len(found) > 1 else "")
-        + f" The smallest p that can be found is {2 / (bootstrap.resamples + 1):.4f}.",
+        f"Intervals of differences: 95 %, and they hold together for {_family(found)} of a table. They come from "
+        f"{settings.resamples} resamples of the images, the same for all variants"
+        + (", and from the variance between seeds" if several else "")
+        + ". A verdict says what its interval says, and p is below 0.05 where the interval leaves out zero. Intervals "
+        "of scores, in plots, are each for itself.",
+        f"Practically equal: the whole interval lies within {settings.equivalence:g} points of zero. "
+        "P(above): the share of pairs of seeds in which the first variant is above the second.",
+        *_explain_images(bootstrap),
+        *_explain_seeds(variants, bootstrap, found),
         "Images/s and peak memory are those of each run's own machine and moment; they compare where that is the same.",
     ]
+
+
+def _family(found: Sequence[Difference]) -> str:
+    return f"all {len(found)} pairs" if len(found) > 1 else "the one pair"
+
+
+def _explain_images(bootstrap: Bootstrap) -> list[str]:
+    blocks = bootstrap.blocks
+    if blocks.length == 1:
+        return []
+    return [
+        f"The images are frames of sequences ({len(blocks.sequences)}), and neighbours say much the same (correlation "
+        f"{blocks.correlation:.2f}). They are resampled in blocks of {blocks.length}; {blocks.count} of them are worth "
+        f"about {blocks.effective:.0f} independent ones. Nothing is said of other sequences."
+    ]
+
+
+def _explain_seeds(variants: Sequence[Variant], bootstrap: Bootstrap, found: Sequence[Difference]) -> list[str]:
     single = [variant.label for variant in variants if len(variant.runs) == 1]
-    if single:
-        notes.append(
+    if not single or not found:
+        return []
+    if any(ONE_SEED in entry.note for entry in found):
+        return [
             f"One seed alone: {', '.join(single)}. What is said of these holds for the networks as trained, and leaves "
             "out how much another seed would change."
-        )
-    return notes
+        ]
+    return [
+        f"One seed alone: {', '.join(single)}. How much another seed would change is taken from the other variants."
+    ]
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -1,218 +1,307 @@
-"""Which differences between two variants are more than noise: of the images that were scored and of the seeds.
+"""Which differences between variants are more than noise: of the images that were scored and of the seeds.
 
 The images are resampled as pairs, the same ones for all variants, and the score of the set is recomputed for each
-resample (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13). The seeds are nested in
-the variants: a resample of two to five of them would say too little (`docs/statistics.md` has the coverage), so they
-enter as Student's t of their variance, freed of the share that the images have in it. Two variants that are the same
-trained networks, scored in two ways, are compared network by network.
+resample (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13). The seeds enter by their
+variance, moderated over the variants and freed of the share that the images have in it. All differences that are asked
+for together get intervals that hold together, from the largest studentised difference of every resample (max-t:
+Westfall and Young, "Resampling-Based Multiple Testing", 1993). `docs/statistics.md` says how well that works.
+
+V variants, S seeds of one, R resamples, N images.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from zlib import crc32
 
 import numpy as np
 
-from segrefine.compare.scores import CLASS, score
+from segrefine.compare.difference import EQUIVALENCE, FEW_IMAGES, Difference
+from segrefine.compare.moderation import Moderated, moderate
+from segrefine.compare.resampling import CHUNK, Blocks, choose_blocks
+from segrefine.compare.scores import images_with, scores
+from segrefine.compare.sequences import find_sequences
 from segrefine.compare.variants import Variant
 from segrefine.runs.read import Run
 
-ONE_SEED = ", of one seed"
-"""Added to a verdict where a side has one seed alone: how much another seed would change is left out of it."""
+ONE_SEED = "of one seed"
+"""Noted where a side has one seed alone: how much another seed would change is left out of the verdict."""
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-BLOCK = 1_000
-"""Resamples drawn and scored at a time, which bounds the memory for sets of thousands of images."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How far `one` is above `other` in a score, fractions: the estimate, its 95 % interval, two-sided p-value.
+class Settings:
+    """How variants are compared: resamples, the seed of these, images of a block (None: by the data), and the points
+    within which variants count as practically equal."""
 
-    `p` is that of no difference or, with a `margin`, of `one` being below `other` by just so much. `adjusted_p` is that
-    of Holm's correction where several differences are asked for, else p itself. `images` is the number of images that
-    the score rests on, where these are so few that some resamples hold none of them.
-    """
+    resamples: int = RESAMPLES
+    seed: int = 0
+    block_length: int | None = None
+    equivalence: float = EQUIVALENCE
 
-    one: str
-    other: str
-    metric: str
-    estimate: float
-    low: float
-    high: float
-    p: float
-    adjusted_p: float
-    seeds: tuple[int, int]
+
+@dataclass(frozen=True)
+class Question:
+    """Is `one` above `other` in a score; or, with a margin (a fraction), not below it by more?"""
+
+    one: Variant
+    other: Variant
+    metric: str = "mIoU"
     margin: float = 0.0
-    images: int | None = None
-
-    @property
-    def shown(self) -> bool:
-        """Whether the difference is significantly above or below `-margin` after correction."""
-        return self.adjusted_p < 1 - LEVEL and (self.low > -self.margin or self.high < -self.margin)
-
-    @property
-    def verdict(self) -> str:
-        """The result in plain words, in points (hundredths)."""
-        if np.isnan(self.estimate):
-            if self.metric.startswith(CLASS):
-                return f"not defined: the class {self.metric.removeprefix(CLASS)} never occurs in these images"
-            return f"not defined: these images hold nothing to score for {self.metric}"
-        low, high = 100 * self.low, 100 * self.high
-        if self.margin:
-            found = "excluded" if self.low > -self.margin else "shown"
-            found = found if self.shown else "neither shown nor excluded"
-            words = f"a loss of more than {100 * self.margin:g} points is {found} ({low:+.1f} to {high:+.1f} points)"
-        elif not self.shown:
-            corrected = " after correction" if low > 0 or high < 0 else ""
-            words = f"no difference shown{corrected} ({low:+.1f} to {high:+.1f} points)"
-        elif self.estimate > 0:
-            words = f"better by {low:.1f} to {high:.1f} points"
-        else:
-            words = f"worse by {-high:.1f} to {-low:.1f} points"
-        few = f", on {self.images} image{'s' * (self.images > 1)} alone" if self.images else ""
-        return words + few + ONE_SEED * (min(self.seeds) == 1)
 
 
 class Bootstrap:
-    """Scores of runs over resamples of their images, the same ones for every run; computed once a run and score."""
+    """Scores of variants over resamples of their images, the same ones for every run, and what follows from them.
 
-    def __init__(self, resamples: int = RESAMPLES, seed: int = 0) -> None:
-        self.resamples, self.seed = resamples, seed
-        self._scores: dict[tuple[Run, str], np.ndarray] = {}
-        self._drawn: dict[int, np.ndarray] = {}
-        self._sides: dict[tuple[Variant, str], _Side] = {}
+    Args:
+        variants: all scored on the same images.
+        metric: the score whose differences choose the length of blocks, where images form sequences.
+        settings: see `Settings`.
+    """
 
-    def scores(self, run: Run, metric: str) -> np.ndarray:
-        """(resamples,) scores of the run."""
-        key = run, metric
-        if key not in self._scores:
-            weights = self._weights(len(run.images))
-            blocks = [weights[start : start + BLOCK].astype(float) for start in range(0, self.resamples, BLOCK)]
-            self._scores[key] = np.concatenate([score(run, metric, block) for block in blocks])
-        return self._scores[key]
+    def __init__(self, variants: Sequence[Variant], metric: str = "mIoU", settings: Settings | None = None) -> None:
+        self.variants, self.settings = tuple(variants), settings or Settings()
+        self._samples: dict[str, Sample] = {}
+        self.blocks = self._choose_blocks(metric)
 
-    def _weights(self, count: int) -> np.ndarray:
-        """(resamples, count) uint16: how often each of `count` images is drawn in each resample."""
-        if count not in self._drawn:
-            rng, shares = np.random.default_rng(self.seed), np.full(count, 1 / count)
-            sizes = [min(BLOCK, self.resamples - start) for start in range(0, self.resamples, BLOCK)]
-            drawn = [rng.multinomial(count, shares, size).astype(np.uint16) for size in sizes]
-            self._drawn[count] = np.concatenate(drawn)
-        return self._drawn[count]
+    def _choose_blocks(self, metric: str) -> Blocks:
+        sequences = find_sequences(self.variants[0].runs[0])
+        if max(map(len, sequences)) == 1:
+            return Blocks(sequences)
+        count = len(self.variants[0].runs[0].images)
+        without = [scores(variant.runs, metric, 1 - np.eye(count)).mean(0) for variant in self.variants]
+        influences = np.nan_to_num(np.array(without))
+        if len(self.variants) > 1:  # what an image says of differences is what matters
+            influences -= influences.mean(0)
+        return choose_blocks(sequences, influences, self.settings.block_length)
 
-    def _side(self, variant: Variant, metric: str) -> "_Side":
-        key = variant, metric
-        if key not in self._sides:
-            self._sides[key] = _Side.of(variant, metric, self)
-        return self._sides[key]
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        return self.blocks.draw(self.settings.resamples, np.random.default_rng(self.settings.seed))
 
-    def difference(self, one: Variant, other: Variant, metric: str, margin: float = 0.0) -> Difference:
-        """How far `one` is above `other`, or no more than `margin` below it."""
-        sides = [self._side(variant, metric) for variant in (one, other)]
-        difference = sides[0].above(sides[1])
-        noise = [difference] if _same_networks(one, other) else sides
-        estimate, replicates = difference.estimate, difference.resampled + self._seed_noise(noise)
-        replicates = replicates[np.isfinite(replicates)]
-        low, high = _interval(replicates)
-        tail = min((replicates <= -margin).sum(), (replicates >= -margin).sum())
-        p = min(1.0, 2 * (tail + 1) / (len(replicates) + 1))
-        seeds = len(one.runs), len(other.runs)
-        images = None
-        if len(replicates) < self.resamples:
-            alone = [score(run, metric, np.eye(len(run.images))) for run in (*one.runs, *other.runs)]
-            images = int(np.isfinite(alone).any(0).sum())
-        return Difference(one.label, other.label, metric, estimate, low, high, p, p, seeds, margin, images)
+    def resampled(self, runs: Sequence[Run], metric: str) -> np.ndarray:
+        """(runs, R) scores, float32."""
+        chunks = np.split(self._weights, range(CHUNK, len(self._weights), CHUNK))
+        return np.concatenate([scores(runs, metric, chunk) for chunk in chunks], axis=1).astype(np.float32)
+
+    def sample(self, metric: str) -> "Sample":
+        """Return the scores of all variants; computed once a score."""
+        if metric not in self._samples:
+            runs = [run for variant in self.variants for run in variant.runs]
+            ends = np.cumsum([len(variant.runs) for variant in self.variants])[:-1]
+            by_seed, resampled = np.split(scores(runs, metric), ends), np.split(self.resampled(runs, metric), ends)
+            self._samples[metric] = self._sample(by_seed, resampled, metric)
+        return self._samples[metric]
+
+    def _sample(self, by_seed: Sequence[np.ndarray], resampled: Sequence[np.ndarray], name: str) -> "Sample":
+        # Draws of their own for every score, as what seeds do to one class tells little of what they do to another.
+        return Sample(tuple(by_seed), tuple(resampled), self.blocks, (self.settings.seed, crc32(name.encode())))
+
+    def difference(self, one: Variant, other: Variant, metric: str = "mIoU", margin: float = 0.0) -> Difference:
+        """How far `one` is above `other`, or no more than `margin` below it, where nothing else is asked."""
+        return self.differences([Question(one, other, metric, margin)])[0]
+
+    def differences(self, questions: Sequence[Question]) -> list[Difference]:
+        """Answer the questions as one family: all intervals hold the truth at once in 95 % of cases."""
+        found = [self._contrast(question) for question in questions]
+        judged = [contrast for contrast in found if contrast.defined]
+        largest = np.zeros(self.settings.resamples)
+        for contrast in judged:
+            largest = np.fmax(largest, np.abs(contrast.replicates()))
+        largest.sort()
+        return [self._answer(*each, largest) for each in zip(questions, found, strict=True)]
+
+    def _answer(self, question: Question, contrast: "Contrast", largest: np.ndarray) -> Difference:
+        low, high, p = contrast.interval(largest, question.margin)
+        return Difference(
+            one=question.one.label,
+            other=question.other.label,
+            metric=question.metric,
+            estimate=contrast.estimate,
+            low=max(low, -1.0),  # NaN stays NaN
+            high=min(high, 1.0),
+            p=p,
+            above=contrast.above,
+            seeds=(len(question.one.runs), len(question.other.runs)),
+            margin=question.margin,
+            equivalence=self.settings.equivalence / 100,
+            few=contrast.few,
+            note=contrast.note,
+        )
 
     def interval(self, variant: Variant, metric: str) -> tuple[float, float]:
-        """95 % interval of the variant's own score, over images and seeds; NaN where there is nothing to score."""
-        side = self._side(variant, metric)
-        return _interval(side.resampled + self._seed_noise([side]))
+        """95 % interval of the variant's own score, over images and seeds; NaN where too few images can be scored."""
+        sample, place = self.sample(metric), self.variants.index(variant)
+        contrast = Contrast(sample, (place,), self._few(variant, metric))
+        if not contrast.defined:
+            return np.nan, np.nan
+        low, high, _ = contrast.interval(np.sort(np.abs(contrast.replicates())))
+        return low, high
 
-    def _seed_noise(self, sides: Sequence["_Side"]) -> np.ndarray:
-        """(resamples,) draws of what other seeds would have changed."""
-        spread, freedom = _welch(sides)
-        if spread == 0:
-            return np.zeros(self.resamples)
-        return spread * np.random.default_rng((self.seed, 1)).standard_t(freedom, self.resamples)
+    def _few(self, variant: Variant, metric: str) -> int | None:
+        count = images_with(variant.runs[0], metric)
+        return count if count < FEW_IMAGES else None
+
+    def _contrast(self, question: Question) -> "Contrast":
+        """The difference that is asked for: network by network where both variants score the same networks."""
+        one, other, metric = question.one, question.other, question.metric
+        few, shared = self._few(one, metric), _shared_networks(one, other)
+        if not shared:
+            places = self.variants.index(one), self.variants.index(other)
+            return Contrast(self.sample(metric), places, few)
+        pairs = [list(runs) for runs in zip(*shared, strict=True)]
+        by_seed = scores(pairs[0], metric) - scores(pairs[1], metric)
+        resampled = self.resampled(pairs[0], metric) - self.resampled(pairs[1], metric)
+        sample = self._sample([by_seed], [resampled], f"{one.label} {other.label} {metric}")
+        count = len(shared)
+        every = count == len(one.runs) == len(other.runs)
+        note = "" if every else f"on the {count} network{'s' * (count > 1)} that both share"
+        return Contrast(sample, (0,), few, note)
+
+
+def _shared_networks(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
+    """Return the runs that are the same trained networks, by the weights that their summaries speak of."""
+    known = {run.summary.weights: run for run in other.runs if run.summary.weights is not None}
+    return [(run, known[run.summary.weights]) for run in one.runs if run.summary.weights in known]
 
 
 @dataclass(frozen=True)
-class _Side:
-    """A variant's score, or how far one is above another: by seed, for the set and for every resample of the images."""
+class Sample:
+    """A score of V variants, or of one difference: by seed, for the set and for every resample of the images."""
 
-    by_seed: np.ndarray  # (S,)
-    resampled_by_seed: np.ndarray  # (S, R)
+    by_seed: tuple[np.ndarray, ...]  # V times (S,)
+    resampled: tuple[np.ndarray, ...]  # V times (S, R)
+    blocks: Blocks
+    entropy: tuple[int, int]
 
-    @classmethod
-    def of(cls, variant: Variant, metric: str, bootstrap: Bootstrap) -> "_Side":
-        scores = np.array([score(run, metric) for run in variant.runs])
-        return cls(scores, np.array([bootstrap.scores(run, metric) for run in variant.runs]))
+    @cached_property
+    def means(self) -> np.ndarray:
+        """(V,) over the seeds."""
+        return np.array([scores.mean() for scores in self.by_seed])
 
-    @property
+    @cached_property
+    def deviations(self) -> np.ndarray:
+        """(V, R) of the mean over the seeds in every resample from that of the set; NaN where nothing is scored."""
+        means = np.array([scores.mean(0) for scores in self.resampled])
+        return (means - self.means[:, None]) * self.blocks.inflation**0.5
+
+    @cached_property
+    def interactions(self) -> np.ndarray:
+        """(V,) variance of a seed's score by what it makes of the images at hand, which the resamples hold already: as
+        much as the mean over the seeds varies less with the images than each seed. Of one seed: the others' mean."""
+        found = np.full(len(self.means), np.nan)
+        for place, resampled in enumerate(self.resampled):
+            defined = np.isfinite(resampled).all(0)
+            seeds = len(resampled)
+            if seeds > 1 and defined.any():
+                each, mean = resampled[:, defined].var(1).mean(), resampled[:, defined].mean(0).var()
+                found[place] = (each - mean) * seeds / (seeds - 1) * self.blocks.inflation
+        known = found[np.isfinite(found)]
+        return np.where(np.isfinite(found), found, known.mean() if len(known) else 0.0)
+
+    @cached_property
+    def seeds(self) -> Moderated:
+        """What is known of how the scores of seeds vary."""
+        own = np.array([len(scores) - 1 if np.isfinite(scores).all() else 0 for scores in self.by_seed])
+        variances = [scores.var(ddof=1) if freedom else 0.0 for scores, freedom in zip(self.by_seed, own, strict=True)]
+        return moderate(variances, own)
+
+    def over_seeds(self, variances: np.ndarray) -> np.ndarray:
+        """(V, ...) variance of means over seeds, from (V, ...) of seeds; 0 where nothing is known of it."""
+        count = np.array([len(scores) for scores in self.by_seed])
+        known = np.where(np.isnan(self.seeds.variances), 0, 1 / count)
+        return np.nan_to_num(variances) * known.reshape(-1, *[1] * (variances.ndim - 1))
+
+    @cached_property
+    def drawn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each (V, R): what other seeds would add to a mean; its variance over seeds as it might be found; and standard
+        normal draws for how well the images tell their variance."""
+        rng = np.random.default_rng(self.entropy)
+        shape = self.deviations.shape
+        left = (self.over_seeds(self.seeds.variances) - self.over_seeds(self.interactions)).clip(0)
+        noise = rng.standard_normal(shape, np.float32) * left[:, None] ** 0.5
+        found = self.over_seeds(self.seeds.variances[:, None] * self.seeds.draw(shape[1], rng))
+        return noise.astype(np.float32), found.astype(np.float32), rng.standard_normal(shape, np.float32)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One variant's score, `places` being its place in the sample, or that of one above that of another."""
+
+    sample: Sample
+    places: tuple[int, ...]
+    few: int | None
+    shared: str = ""
+
+    @cached_property
     def estimate(self) -> float:
         """The mean over the seeds."""
-        return float(self.by_seed.mean())
-
-    @cached_property
-    def resampled(self) -> np.ndarray:
-        """(R,) the mean over the seeds for every resample."""
-        return self.resampled_by_seed.mean(0)
+        return float(self._between(self.sample.means))
 
     @property
-    def freedom(self) -> int:
-        """Degrees of freedom of `variance`."""
-        return len(self.by_seed) - 1
+    def defined(self) -> bool:
+        """Whether there is enough to judge."""
+        return self.few is None and np.isfinite(self.estimate)
+
+    @property
+    def above(self) -> float:
+        """Share of pairs of seeds in which the first is above the second, ties by half."""
+        one = self.sample.by_seed[self.places[0]]
+        other = self.sample.by_seed[self.places[1]] if len(self.places) > 1 else np.zeros(1)
+        gaps = np.subtract.outer(one, other)
+        return float((gaps > 0).mean() + (gaps == 0).mean() / 2)
+
+    @property
+    def note(self) -> str:
+        """What limits a verdict on this."""
+        if not self.defined:
+            return self.shared
+        variances = self.sample.seeds.variances[list(self.places)]
+        return ", ".join(filter(None, (self.shared, ONE_SEED if np.isnan(variances).any() else "")))
 
     @cached_property
-    def variance(self) -> float:
-        """Of the mean, as far as it comes of the seeds; 0 where there is but one."""
-        count = len(self.by_seed)
-        defined = np.isfinite(self.resampled)  # a resample may hold no image of a rare class
-        if count == 1 or not defined.any():
-            return 0.0
-        # Scores of seeds differ by the seeds, and by what each made of the images at hand; that second part is in
-        # the resamples already: as much as the mean over seeds varies less with the images than each seed.
-        by_seed, mean = self.resampled_by_seed[:, defined], self.resampled[defined]
-        share = (by_seed.var(1).mean() - mean.var()) * count / (count - 1)
-        return max(float(self.by_seed.var(ddof=1) - share), 0.0) / count
+    def image_variance(self) -> float:
+        """Of the score, by the images, without what each seed makes of them: that is in the seeds' variance, too."""
+        shared = self.sample.over_seeds(self.sample.interactions)[list(self.places)].sum()
+        return max(float(np.nanvar(self._between(self.sample.deviations)) - shared), 0.0)
 
-    def above(self, other: "_Side") -> "_Side":
-        """How far this one is above the other: seed by seed where they have as many, else their means."""
-        if len(self.by_seed) == len(other.by_seed):
-            return _Side(self.by_seed - other.by_seed, self.resampled_by_seed - other.resampled_by_seed)
-        return _Side(np.array([self.estimate - other.estimate]), (self.resampled - other.resampled)[None])
+    @cached_property
+    def error(self) -> float:
+        """Standard error, by images and seeds."""
+        seeds = self.sample.over_seeds(self.sample.seeds.variances)[list(self.places)].sum()
+        return float(self.image_variance + seeds) ** 0.5
 
+    def replicates(self) -> np.ndarray:
+        """(R,) the score's deviation in every resample, with other seeds, over its standard error there."""
+        noise, variances, normal = self.sample.drawn
+        # Pairs that have a variant in common have part of their images' variance in common.
+        drawn = normal[list(self.places)].sum(0) / len(self.places) ** 0.5
+        images = self.image_variance * _wilson_hilferty(drawn, self.sample.blocks.freedom)
+        error = (images + variances[list(self.places)].sum(0)) ** 0.5
+        deviations = self._between(self.sample.deviations) + self._between(noise)
+        return np.divide(deviations, error, out=np.zeros_like(error), where=error > 0)
 
-def _interval(replicates: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of those of the replicates that are defined; NaN if none is."""
-    replicates = replicates[np.isfinite(replicates)]
-    if not len(replicates):
-        return np.nan, np.nan
-    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    def interval(self, largest: np.ndarray, margin: float = 0.0) -> tuple[float, float, float]:
+        """Lower and upper end and p-value for a score above `-margin`, by the sorted largest studentised deviations
+        (R,) of the family; NaN where there is too little to judge. The p-value is below 5 % where, and only where, the
+        interval leaves out `-margin`."""
+        if not self.defined:
+            return np.nan, np.nan, np.nan
+        count = len(largest)
+        critical = float(largest[-max(int((1 - LEVEL) * (count + 1)), 1)])
+        distance = abs(self.estimate + margin)
+        studentised = distance / self.error if self.error else np.inf * bool(distance) if distance else 0.0
+        beyond = count - int(np.searchsorted(largest, studentised))
+        width = critical * self.error
+        return self.estimate - width, self.estimate + width, (beyond + 1) / (count + 1)
 
-
-def _same_networks(one: Variant, other: Variant) -> bool:
-    """Whether both are the same trained networks, by the weights that their summaries speak of."""
-    weights = [[run.summary.weights for run in variant.runs] for variant in (one, other)]
-    return weights[0] == weights[1] and None not in weights[0]
-
-
-def _welch(sides: Sequence[_Side]) -> tuple[float, float]:
-    """Standard error by the seeds of all sides together, and its degrees of freedom (Welch, Biometrika 1947)."""
-    total = sum(side.variance for side in sides)
-    if total == 0:
-        return 0.0, 1.0
-    return total**0.5, total**2 / sum(side.variance**2 / side.freedom for side in sides if side.freedom)
+    def _between(self, values: np.ndarray) -> np.ndarray:
+        return values[self.places[0]] - (values[self.places[1]] if len(self.places) > 1 else 0)
 
 
-def correct(differences: Sequence[Difference]) -> list[Difference]:
-    """With p-values adjusted for their number by Holm's method (Scandinavian Journal of Statistics, 1979)."""
-    order = sorted(range(len(differences)), key=lambda index: differences[index].p)
-    adjusted, largest = dict.fromkeys(order, 1.0), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, differences[index].p * (len(order) - rank)))
-        adjusted[index] = largest
-    return [replace(difference, adjusted_p=adjusted[index]) for index, difference in enumerate(differences)]
+def _wilson_hilferty(normal: np.ndarray, freedom: float) -> np.ndarray:
+    """Chi-square over its degrees of freedom, of standard normal draws (Wilson and Hilferty, PNAS 1931)."""
+    scale = 2 / (9 * freedom)
+    return (1 - scale + normal * scale**0.5).clip(0.05) ** 3

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from segrefine.compare.difference import Difference
 from segrefine.compare.scores import CLASS, PLAIN, score
-from segrefine.compare.statistics import Difference
 from segrefine.compare.variants import Variant
 
 
@@ -40,7 +40,7 @@ def overview(variants: Sequence[Variant]) -> pd.DataFrame:
     for variant in variants:
         runs, summary = variant.runs, variant.summary
         row = {"variant": variant.label, "backbone": summary.backbone, "seeds": str(len(runs))}
-        row |= {name: mean_and_deviation([float(score(run, name)) for run in runs]) for name in PLAIN}
+        row |= {name: mean_and_deviation([score(run, name) for run in runs]) for name in PLAIN}
         row |= {"parameters (M)": f"{summary.params / 1e6:.2f}"}
         row |= {f"multiply-adds (G, {_size(variants)})": f"{summary.flops / 1e9:.2f}"}
         row |= {"images/s": _mean([run.summary.images_per_second for run in runs], 1, 1)}
@@ -53,20 +53,21 @@ def per_class(variants: Sequence[Variant]) -> pd.DataFrame:
     """Return the IoU of every class, with mean and deviation over the seeds."""
     rows = []
     for name in variants[0].runs[0].classes:
-        values = [[float(score(run, f"{CLASS}{name}")) for run in variant.runs] for variant in variants]
+        values = [[score(run, f"{CLASS}{name}") for run in variant.runs] for variant in variants]
         rows.append((name, *map(mean_and_deviation, values)))
     return new_table(("class", *(variant.label for variant in variants)), rows)
 
 
 def differences(found: Sequence[Difference]) -> pd.DataFrame:
-    """Return what `Bootstrap.difference` found, in points."""
-    columns = ("variant", "against", "score", "difference", "95 % interval", "p", "p (Holm)", "seeds", "verdict")
+    """Return what `Bootstrap.differences` found, in points."""
+    columns = ("variant", "against", "score", "difference", "95 % interval", "p", "P(above)", "seeds", "verdict")
     rows = []
     for entry in found:
         numbers = ["not defined"] * 4
         if not math.isnan(entry.estimate):
-            interval = f"{100 * entry.low:+.2f} to {100 * entry.high:+.2f}"
-            numbers = [f"{100 * entry.estimate:+.2f}", interval, f"{entry.p:.4f}", f"{entry.adjusted_p:.4f}"]
+            judged = f"{100 * entry.low:+.2f} to {100 * entry.high:+.2f}", f"{entry.p:.4f}"
+            few = "too few images", "too few images"
+            numbers = [f"{100 * entry.estimate:+.2f}", *(judged if entry.few is None else few), f"{entry.above:.2f}"]
         seeds = " and ".join(map(str, entry.seeds))
         rows.append((entry.one, entry.other, entry.metric, *numbers, seeds, entry.verdict))
     return new_table(columns, rows)

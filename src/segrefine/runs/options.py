@@ -8,6 +8,7 @@ from segrefine.core.config import flatten
 HARMLESS = {
     *("ckpt_path", "init_from", "strict", "checkpoint_every_minutes", "log_gradients", "log_dead_units"),
     *("datamodule.root", "datamodule.download", "datamodule.cache", "datamodule.num_workers"),
+    "datamodule.sequence_pattern",
 }
 """Options that may change when a run resumes, without a word: it ends as it would have."""
 

@@ -2,13 +2,14 @@
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Interval
@@ -45,12 +46,15 @@ class FolderDataModule(FileDataModule):
             classes: file of names, one a line; or the names; or None: as many as the masks' highest value asks for.
             label_map: {value in the masks: class, or 255 for void}; None: values are classes as they are.
             void: value in the masks that does not count; label_map goes before it.
+            sequence_pattern: regular expression with two groups that finds in an image's id the name of the sequence
+                that it is a frame of, and its number there; None: images are independent.
             train_list, val_list, test_list: files of lines "image mask", paths relative to root; None: by folder.
         """
 
         classes: str | Sequence[str | int] | None = None
         label_map: Mapping[LabelValue, LabelValue] | None = None
         void: LabelValue | None = VOID
+        sequence_pattern: str | None = None
         train_list: str | None = None
         val_list: str | None = None
         test_list: str | None = None
@@ -67,6 +71,19 @@ class FolderDataModule(FileDataModule):
         self.label_map, self.void = options.label_map or None, options.void
         self.lists = {split: getattr(options, f"{split}_list") for split in SPLITS}
         self._unreadable: list[BadFileError] = []
+        if options.sequence_pattern:
+            _sequence_pattern(options.sequence_pattern)
+
+    @classmethod
+    def sequence(cls, image: str, options: Mapping[str, Any]) -> tuple[str, int] | None:
+        """By `sequence_pattern`."""
+        pattern = options.get("sequence_pattern")
+        found = _sequence_pattern(pattern).search(image) if pattern else None
+        if found and not found[2].isdecimal():
+            raise UserError(
+                f"datamodule.sequence_pattern={pattern} finds {found[2]!r} in {image}, which is no number of a frame."
+            )
+        return (found[1], int(found[2])) if found else None
 
     @cached_property
     def classes(self) -> list[str]:
@@ -144,6 +161,20 @@ class FolderDataModule(FileDataModule):
                 f"{listing(absent)}. If the values are no class numbers, give datamodule.classes or label_map."
             )
         return count
+
+
+def _sequence_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile `sequence_pattern`; UserError if it is no regular expression with two groups."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"datamodule.sequence_pattern={pattern} is no regular expression: {error}.") from error
+    if compiled.groups != 2:
+        raise UserError(
+            f"datamodule.sequence_pattern={pattern} has {compiled.groups} groups; it needs two, the sequence's name "
+            r"and the frame's number, such as '(.+)_(\d+)'."
+        )
+    return compiled
 
 
 def distinct(path: Path) -> np.ndarray | BadFileError:

@@ -1,0 +1,113 @@
+"""How much the seeds of a variant scatter, with what the other variants tell of it: moderated variances.
+
+Three seeds say little of a variance. Where the seeds of all variants scatter alike, all of them together say more: each
+variant's variance is shrunk towards a common one (Smyth, "Linear models and empirical Bayes methods for assessing
+differential expression in microarray experiments", 2004, section 6.2; `squeezeVar` and `fitFDist` of limma).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import digamma, polygamma
+from scipy.stats import chi2
+
+DIFFER = 0.01
+"""Bartlett's test below this p-value: the variances clearly differ, and each variant keeps its own."""
+
+SMALLEST = 1e-5
+"""Variances below this share of the median count as so much, as in limma's `fitFDist`: zero has no logarithm."""
+
+
+@dataclass(frozen=True)
+class Moderated:
+    """Variances of seeds after moderation, for V variants.
+
+    Attributes:
+        variances: (V,) moderated; NaN where a variant of one seed has nothing to borrow.
+        own: (V,) degrees of freedom of each variant's own variance, seeds less one.
+        prior: degrees of freedom of the common variance; 0 if each keeps its own.
+    """
+
+    variances: np.ndarray
+    own: np.ndarray
+    prior: float
+
+    def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
+        """(V, R) by what factor the moderated variances might as well have come out otherwise.
+
+        Where there is a prior, the true variances scatter about the moderated ones with its and their own degrees of
+        freedom together (Smyth 2004, section 4); and the moderated ones were found from the common one, of all degrees
+        of freedom, and each one's own, by their shares. Simulation (`docs/statistics.md`) says that it takes both.
+        """
+        share = (self.prior / np.maximum(self.prior + self.own, 1))[:, None]
+        common = _chi_square(np.array([max(self.own.sum(), 1)]), resamples, rng)
+        found = share * common + (1 - share) * _chi_square(self.own, resamples, rng)
+        return found * _chi_square(self.prior + self.own, resamples, rng) if self.prior else found
+
+
+def _chi_square(freedom: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """(V, R) draws of chi-square over its degrees of freedom (V,); 1 where there are none."""
+    drawn = rng.chisquare(np.maximum(freedom, 1)[:, None], (len(freedom), resamples))
+    return np.where(freedom[:, None] > 0, drawn / np.maximum(freedom, 1)[:, None], 1.0)
+
+
+def moderate(variances: Sequence[float] | np.ndarray, own: Sequence[int] | np.ndarray) -> Moderated:
+    """Shrink variances (V,) with `own` (V,) degrees of freedom towards a common one, as far as they are alike.
+
+    A variance without degrees of freedom is ignored, and replaced by the common one where at least two others have
+    some and do not clearly differ.
+    """
+    variances, own = np.asarray(variances, float), np.asarray(own)
+    several = own > 0
+    raw, freedom = variances[several], own[several]
+    if len(raw) < 2 or bartlett(raw, freedom) < DIFFER:
+        return Moderated(np.where(several, variances, np.nan), own, 0.0)
+    prior, common = fit_prior(raw, freedom)
+    prior = min(prior, float(freedom.sum()))  # the common variance is not known better than from all seeds together
+    shrunk = (prior * common + own * np.where(several, variances, 0)) / (prior + own)
+    return Moderated(shrunk, own, prior)
+
+
+def bartlett(variances: np.ndarray, freedom: np.ndarray) -> float:
+    """Return the p-value of Bartlett's test (1937) that variances (V,) are all the same; 1 if all are zero."""
+    total, pooled = freedom.sum(), (freedom * variances).sum() / freedom.sum()
+    if pooled == 0:
+        return 1.0
+    floored = np.maximum(variances, SMALLEST * pooled)
+    statistic = total * np.log(pooled) - (freedom * np.log(floored)).sum()
+    correction = 1 + ((1 / freedom).sum() - 1 / total) / (3 * (len(variances) - 1))
+    return float(chi2.sf(statistic / correction, len(variances) - 1))
+
+
+def fit_prior(variances: np.ndarray, freedom: np.ndarray) -> tuple[float, float]:
+    """Return degrees of freedom and value of the common variance, by the moments of the logarithms (Smyth, 6.2).
+
+    Where the logarithms vary no more than chance, these are infinity and the pooled mean.
+    """
+    pooled = float((freedom * variances).sum() / freedom.sum())
+    floored = np.maximum(variances, SMALLEST * np.median(variances))
+    if pooled == 0 or (floored <= 0).any():
+        return np.inf, pooled
+    logs = np.log(floored) - digamma(freedom / 2) + np.log(freedom / 2)
+    excess = float(logs.var(ddof=1) - polygamma(1, freedom / 2).mean())
+    if excess <= 0:
+        return np.inf, pooled
+    half = trigamma_inverse(excess)
+    return 2 * half, float(np.exp(logs.mean() + digamma(half) - np.log(half)))
+
+
+def trigamma_inverse(value: float) -> float:
+    """Return x of trigamma(x) = value > 0, by Newton's method on 1 / trigamma (Smyth 2004, appendix)."""
+    if value > 1e7:
+        return value**-0.5
+    if value < 1e-6:
+        return 1 / value
+    x = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(polygamma(1, x))
+        step = trigamma * (1 - trigamma / value) / float(polygamma(2, x))
+        x += step
+        if -step / x < 1e-8:
+            break
+    return x
