@@ -54,7 +54,8 @@ def test_other_commands_have_help_too(script: str, type_in: TypeIn) -> None:
         ("fcn8s", "fcn8s is no option. Give NAME=VALUE, such as model=fcn8s."),
         (
             "-m +experiment/camvid=fcn8s,refinenet datamodule.root=.",
-            "Its options: augment, batch_size, crop_size, eval_batch_size, num_workers, seed, test_size, train_size, "
+            "Its options: augment, batch_size, crop_size, eval_batch_size, images_per_class, images_per_epoch, "
+            "num_workers, seed, test_size, train_size, "
             "val_size. If the swept files of experiments/ choose another datamodule, give datamodule=NAME as well.",
         ),
         ("hydra/launcher=paralel", "hydra/launcher has no value 'paralel'. Did you mean 'parallel'"),
@@ -62,7 +63,7 @@ def test_other_commands_have_help_too(script: str, type_in: TypeIn) -> None:
         ("recipe.momentun=1", "Did you mean 'recipe.momentum'"),
         (
             "model=fcn_dilated model.crp_links=2",
-            "model.crp_links is no option of model=fcn_dilated. Its options: upsample",
+            "model.crp_links is no option of model=fcn_dilated. Its options: init, input_scale, upsample",
         ),
     ],
 )

@@ -279,13 +279,13 @@ def write_finished(run: Path, config: dict[str, Any]) -> None:
 
 def test_a_finished_run_of_other_options_is_refused_by_name(sweep: Sweep) -> None:
     words = ["seed=0,1", "hydra.sweep.dir=multirun/mine"]
-    for run, rate in (("seed-0", 0.5), ("seed-1", 0.0004)):
+    for run, rate in (("seed-0", 0.5), ("seed-1", 0.0005)):
         config = {"recipe": {"lr": rate}, "logger": {"csv": False}, "datamodule": {"num_workers": 17}}
         write_finished(sweep.top / "multirun/mine" / run, config)
     status, said = sweep.run(*words)
     assert status == 2
     message = next(line for line in said.splitlines() if line.startswith("error: "))
-    assert "seed-0 was finished with other options: recipe.lr=0.0004 (was 0.5). Remove it" in message
+    assert "seed-0 was finished with other options: recipe.lr=0.0005 (was 0.5). Remove it" in message
     assert "finished before: " in said  # the other one
 
 

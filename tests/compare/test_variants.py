@@ -70,7 +70,7 @@ def test_a_variant_is_named_after_what_tells_it_apart(tmp_path: Path) -> None:
     assert labels(plain, fewer, other) == ["refinenet crp_links=4", "refinenet crp_links=1", "fcn8s"]
     assert labels(plain, other) == ["refinenet", "fcn8s"]
     loss = write_run(tmp_path / "d", COUNTS, "fcn8s", recipe__lr=0.1)
-    assert labels(other, loss) == ["fcn8s recipe.lr=0.0004", "fcn8s recipe.lr=0.1"]
+    assert labels(other, loss) == ["fcn8s recipe.lr=0.0005", "fcn8s recipe.lr=0.1"]
     weights = write_run(tmp_path / "e", COUNTS, "fcn8s", backbone__weights="/somewhere/vgg.pth")
     assert labels(other, weights) == ["fcn8s backbone.weights=None", "fcn8s backbone.weights=vgg.pth"]
     backbone = write_run(tmp_path / "f", COUNTS, "fcn8s", backbone__name="resnet50")

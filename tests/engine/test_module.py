@@ -43,7 +43,7 @@ def test_small_images_count_their_own_pixels_alone(
 ) -> None:
     """The network sees the last row and column repeated; loss and scores are those of the real pixels."""
     net = cheap_model("fcn32s", "resnet18").eval()
-    module = SegmentationModule(net, make_recipe(loss=reduction)).eval()
+    module = SegmentationModule(net, make_recipe(loss=reduction, progressive_resizing=0.0)).eval()
     logged: list[torch.Tensor] = []
     monkeypatch.setattr(module, "log", lambda name, value, **_: logged.append(value))
     monkeypatch.setattr(module, "_rates", lambda: {"decoder/weights": 0.0})
@@ -88,7 +88,7 @@ def test_the_loss_at_the_scores_trains_all_that_is_not_frozen(
 ) -> None:
     """Several processes refuse a step that leaves a parameter without a gradient."""
     net = cheap_model(name, "resnet18")
-    module = SegmentationModule(net, make_recipe(loss_at="scores"))
+    module = SegmentationModule(net, make_recipe(loss_at="scores", progressive_resizing=0.0))
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
     monkeypatch.setattr(module, "_rates", lambda: {"decoder/weights": 0.0})
     monkeypatch.setattr(module, "_may_look", lambda *_: False)
