@@ -24,9 +24,8 @@ from segrefine.models.build import build_model
 CHECKOUT = Path(__file__).parents[2]
 sys.path.append(str(CHECKOUT / "benchmarks"))
 
-import gpu_session  # noqa: E402
-
 import gpu_kit  # noqa: E402
+import gpu_session  # noqa: E402
 
 
 @pytest.fixture
