@@ -8,7 +8,6 @@ is 64 wide. It is scored on 100 scenes of val, which are also what a channel has
 FILE.csv has are skipped, so a run that was cut off goes on.
 """
 
-import csv
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import torch
 from lightning import seed_everything
 from torch import Tensor, nn
 
+from rows import append, read
 from segrefine.core.config import read_group
 from segrefine.data.build import create_datamodule
 from segrefine.data.datamodule import SegmentationDataModule
@@ -219,18 +219,10 @@ def parse(arguments: list[str]) -> list[dict[str, str]]:
 
 def main() -> None:
     file = Path(sys.argv[1])
-    done = list(csv.DictReader(file.open())) if file.is_file() else []
+    done = read(file)
     for row in parse(sys.argv[2:]):
-        if any(row.items() <= old.items() for old in done):
-            continue
-        found = {key: str(value) for key, value in (row | run(row)).items()}
-        new = not file.is_file()
-        with file.open("a", newline="") as out:
-            table = csv.DictWriter(out, FIELDS, restval="")
-            if new:
-                table.writeheader()
-            table.writerow(found)
-        print(found, flush=True)
+        if not any(row.items() <= old.items() for old in done):
+            append(file, FIELDS, row | run(row))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ its last checkpoint if WORK is still there, and begins anew if not. No run is be
 its network took before. Seed by seed, so that what is there is complete for the first seeds.
 """
 
-import csv
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gpu_kit
+from rows import append, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,22 +117,6 @@ class Session:
     def left(self) -> float:
         """Seconds until everything has to stop."""
         return self.seconds - self.elapsed()
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") if path.is_file() else open(os.devnull) as file:
-        return list(csv.DictReader(file))
-
-
-def append(path: Path, names: list[str], row: dict[str, Any]) -> None:
-    """Add a row to a table, in one write."""
-    head = not path.is_file()
-    with path.open("a", newline="") as file:
-        table = csv.DictWriter(file, names, restval="")
-        if head:
-            table.writeheader()
-        table.writerow(row)
-    print({name: value for name, value in row.items() if value != ""}, flush=True)
 
 
 # Speed

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from rows import read
+
 HERE = Path(__file__).parents[1]
 LINE = re.compile(r"step (\d+):.* val/mIoU ([\d.]+)")
 FIELDS = ["name", "seed", "step", "seconds", "mIoU"]
@@ -104,7 +106,7 @@ def main() -> None:
     seeds = given.pop("seeds", "0,1,2").split(",")
     targets = [float(target) for target in given.pop("targets", "0.75,0.85").split(",")]
     file = output.with_suffix(".csv")
-    rows = list(csv.DictReader(file.open())) if file.is_file() else []
+    rows = read(file)
     for seed in seeds:
         for name, options in given.items():
             if any((row["name"], row["seed"]) == (name, seed) for row in rows):

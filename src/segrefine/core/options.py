@@ -66,6 +66,12 @@ def make_options(kind: type[Options], given: Mapping[str, Any], where: str, pref
     return kind(**check_values(kind, given, prefix))
 
 
+def defaults(kind: type) -> dict[str, Any]:
+    """Return the defaults of a dataclass's fields, of those that have one."""
+    values = {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+    return values | {field.name: field.default_factory() for field in fields(kind) if callable(field.default_factory)}
+
+
 def check_values(kind: type, given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the values as the fields of a dataclass hold them.
 

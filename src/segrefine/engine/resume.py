@@ -4,8 +4,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from segrefine.core.config import read_group
 from segrefine.core.errors import UserError
+from segrefine.core.options import defaults
+from segrefine.core.registry import DECODERS
+from segrefine.engine.recipe import Recipe
+from segrefine.models.build import NetworkOptions
+from segrefine.models.encoders import EncoderOptions
 from segrefine.runs.folder import RunFolder, previous
 from segrefine.runs.options import changed_options
 from segrefine.weights.checkpoint import Checkpoint, read_checkpoint
@@ -21,7 +25,7 @@ def checkpoint_to_resume(
     if checkpoint is None:
         return None
     refuse_other_run(checkpoint, config, classes)
-    changed = changed_options(checkpoint.config, config)
+    changed = changed_options(complete(checkpoint.config), complete(config))
     if changed:
         log.warning(f"Resuming with other options than before, so to another end: {', '.join(changed)}.")
     return checkpoint.path
@@ -56,9 +60,8 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
     if not checkpoint.config:
         raise UserError(f"{path} is not a checkpoint of a run. To start a new run from its weights, use init_from.")
     for group, keys in (("model", None), ("backbone", None), ("datamodule", {"name"})):
-        now = config[group]
-        before = read_group(group, now["name"]) | checkpoint.config[group]  # a newer option was as it is by default
-        for key in sorted(keys or before.keys() | now.keys()):
+        before, now = complete(checkpoint.config)[group], complete(config)[group]
+        for key in sorted((keys or before.keys() | now.keys()) - {"init"}):  # the weights are the checkpoint's
             if before.get(key) != now.get(key):
                 raise UserError(
                     f"{path} is of a run with {group}.{key}={before.get(key)}, not {now.get(key)}. To resume it, "
@@ -67,3 +70,17 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
                 )
     if checkpoint.classes != classes:
         raise UserError(f"{path} knows the classes {', '.join(checkpoint.classes)}; the data has {', '.join(classes)}.")
+
+
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    """Add the options that an older config lacks, with what was in effect then: the defaults of their classes, which
+    can differ from those of the files in `conf/`."""
+    kinds = {
+        "model": (NetworkOptions, DECODERS.find(config["model"].get(DECODERS.key)).Options),
+        "backbone": (EncoderOptions,),
+        "recipe": (Recipe,),
+    }
+    return config | {
+        group: {name: value for kind in own for name, value in defaults(kind).items()} | config[group]
+        for group, own in kinds.items()
+    }

@@ -16,7 +16,7 @@ from segrefine.core.signals import Stopped, StopRequest
 from segrefine.data.build import build_datamodule
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.engine.callbacks.checkpoint import Checkpointing
-from segrefine.engine.callbacks.dead_units import DeadUnits, dead_units
+from segrefine.engine.callbacks.dead_units import DeadUnits
 from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
 from segrefine.engine.callbacks.pictures import LabelWriter, PanelWriter
@@ -68,6 +68,7 @@ class Training:
     module: SegmentationModule
     checkpointing: Checkpointing
     timer: Throughput
+    dead_units: DeadUnits | None
 
 
 def train(cfg: DictConfig, path: Path) -> Summary:
@@ -208,13 +209,15 @@ def build(job: Job, stop: StopRequest) -> Training:
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
     if config["log_gradients"]:
         callbacks.append(GradientNorms())
-    if config["log_dead_units"]:
-        callbacks.append(DeadUnits())
+    dead_units = DeadUnits() if config["log_dead_units"] else None
+    if dead_units:
+        callbacks.append(dead_units)
     return Training(
         trainer=create_trainer(config["trainer"], folder.path, callbacks, config["deterministic"]),
         module=module,
         checkpointing=checkpointing,
         timer=timer,
+        dead_units=dead_units,
     )
 
 
@@ -243,7 +246,7 @@ def finish(job: Job, training: Training) -> Summary:
         val_mIoU=finite(training.checkpointing.best_score),
         peak_memory_bytes=peak_memory(module.device),
         skipped_steps=module.skipped_steps,
-        dead_units=dead_units(training.trainer),
+        dead_units=training.dead_units.shares if training.dead_units else None,
     )
     if training.trainer.is_global_zero:
         report(summary, job.folder)

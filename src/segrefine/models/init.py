@@ -21,7 +21,6 @@ def initialize(decoder: Decoder, init: Init) -> None:
       channels (Huang et al., "Centered Weight Normalization", ICCV 2017).
     - `zero_residual` starts the last convolution of every residual branch at zero (Goyal et al. 2017, section 5.1); a
       decoder without branches stays as it is.
-
     """
     convolutions = [module for module in decoder.modules() if isinstance(module, nn.Conv2d)]
     if init == "release":

@@ -8,11 +8,11 @@ from segrefine.core.config import flatten
 HARMLESS = {
     *("ckpt_path", "init_from", "strict", "checkpoint_every_minutes", "log_gradients", "log_dead_units"),
     *("datamodule.root", "datamodule.download", "datamodule.cache", "datamodule.num_workers"),
-    "datamodule.sequence_pattern",
+    *("datamodule.sequence_pattern", "model.init"),
 }
 """Options that may change when a run resumes, without a word: it ends as it would have."""
 
-NO_DIFFERENCE = (HARMLESS - {"init_from", "strict"}) | {
+NO_DIFFERENCE = (HARMLESS - {"init_from", "strict", "model.init"}) | {
     *("seed", "checkpoint", "logger", "submission", "save_predictions", "split"),
     *("datamodule.eval_batch_size", "hydra"),
 }

@@ -80,9 +80,3 @@ def find_alive(net: SegmentationModel, images: Tensor) -> dict[str, Tensor]:
         for hook in hooks:
             hook.remove()
     return alive
-
-
-def dead_units(trainer: Trainer) -> dict[str, float] | None:
-    """Return the shares of the latest validation, None for a run that did not look."""
-    found = [callback.shares for callback in trainer.callbacks if isinstance(callback, DeadUnits)]  # type: ignore[attr-defined]
-    return found[0] if found else None
