@@ -1,10 +1,14 @@
-"""How often 95 % intervals hold the truth, and what differences they find: `python benchmarks/interval_coverage.py`.
+"""How often 95 % intervals hold the truth, and what differences they find.
+
+    python benchmarks/interval_coverage.py [power]      both tables, or that of power alone
 
 An image is hard or easy, a seed good or bad, and each variant and each seed finds each image easier or harder than
 another would; from these follows the share of its pixels that a run gets right. In sequences what images have in common
 follows an autoregression. The true difference is that of all images and all seeds there could be.
 """
 
+import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -13,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from segrefine.compare.plan import Planner
 from segrefine.compare.scores import score, scores
 from segrefine.compare.statistics import Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant
@@ -158,33 +163,52 @@ def power(tries: int, seed_spread: float = 0.07, resamples: int = 1_000) -> dict
     """The difference in points that is found in 80 % of simulations: nine variants of 3 seeds, 100 images.
 
     Images say little but of all networks alike. None differs from another, so the lower end of an interval, turned
-    about, is the least difference that would have been found. Beside it, of the seeds alone: Welch's t-test with Holm's
-    first step, and an oracle that knows the standard error of a difference.
+    about, is the least difference that would have been found. Beside it what `plan=true` forecasts for these seeds, and
+    three other methods: Welch's t-test of the seeds with Holm's first step, a plain hierarchical bootstrap with
+    Bonferroni's, and an oracle that knows the standard error of a difference.
     """
     world = World(variants=9, seed_spread=seed_spread, step=0.0, at_image=0.2)
     places = list(combinations(range(9), 2))
     normal = np.abs(np.random.default_rng(0).standard_normal((20_000, 9)) @ _contrasts(places)) / 2**0.5
-    needed: dict[str, dict[str, list[float]]] = {name: {"here": [], "Welch and Holm": []} for name in FAMILIES}
+    needed: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in FAMILIES}
+    forecasts: dict[str, list[float]] = defaultdict(list)
+    held: dict[str, dict[str, int]] = {name: defaultdict(int) for name in FAMILIES}
     first: list[float] = []
-    hits = dict.fromkeys(FAMILIES, 0)
     for attempt in range(tries):
         variants = draw_variants(np.random.default_rng((2, attempt)), world)
         bootstrap = Bootstrap(variants, settings=Settings(resamples, attempt))
         by_seed = [scores(variant.runs, "mIoU") for variant in variants]
         first.append(by_seed[0].mean() - by_seed[1].mean())
+        resampled = _resample_seeds(bootstrap, attempt) @ _contrasts(places)
         for name, count in FAMILIES.items():
-            found = bootstrap.differences([Question(variants[one], variants[other]) for one, other in places[:count]])
-            hits[name] += all(each.low <= 0 <= each.high for each in found)
+            questions = [Question(variants[one], variants[other]) for one, other in places[:count]]
+            found = bootstrap.differences(questions)
+            held[name]["here"] += all(each.low <= 0 <= each.high for each in found)
             needed[name]["here"].append(-found[0].low)
+            forecasts[name].append(float(Planner(bootstrap, questions).reach(world.seeds)[0]))
             welch = stats.ttest_ind(by_seed[0], by_seed[1], equal_var=False)
             needed[name]["Welch and Holm"].append(-float(welch.confidence_interval(1 - 0.05 / count).low))
+            tails = np.quantile(resampled[:, :count], [0.025 / count, 1 - 0.025 / count], axis=0)
+            held[name]["hierarchical"] += bool(((tails[0] <= 0) & (tails[1] >= 0)).all())
+            needed[name]["hierarchical"].append(-float(tails[0, 0]))
     rows = {}
     for name, count in FAMILIES.items():
         oracle = (np.quantile(normal[:, :count].max(1), 0.95) + stats.norm.ppf(0.8)) * np.std(first)
         rows[name] = {key: 100 * float(np.quantile(ends, 0.8)) for key, ends in needed[name].items()}
-        rows[name] |= {"oracle": 100 * float(oracle), "held": hits[name] / tries}
+        rows[name] |= {"oracle": 100 * float(oracle), "forecast": 100 * float(np.mean(forecasts[name]))}
+        rows[name] |= {f"{key} held": count / tries for key, count in held[name].items()}
         rows[name]["seed"] = 100 * float(np.std(first)) * (3 / 2) ** 0.5
     return rows
+
+
+def _resample_seeds(bootstrap: Bootstrap, attempt: int) -> np.ndarray:
+    """(R, V) mean scores of variants over seeds drawn with replacement, in every resample of the images."""
+    rng = np.random.default_rng((3, attempt))
+    means = []
+    for each in bootstrap.sample("mIoU").resampled:
+        drawn = rng.integers(0, len(each), each.shape)
+        means.append(np.take_along_axis(each, drawn, axis=0).mean(0))
+    return np.stack(means, axis=1)
 
 
 def _contrasts(places: list[tuple[int, int]]) -> np.ndarray:
@@ -223,12 +247,16 @@ WORLDS = {
 if __name__ == "__main__":
     TRIES = 300
     print("| simulated | all intervals hold | half width, points |\n| --- | --- | --- |")
-    for title, world in WORLDS.items():
+    for title, world in WORLDS.items() if sys.argv[1:] != ["power"] else ():
         share, width = coverage(world, TRIES)
         print(f"| {title} | {share:.1%} | {100 * width:.1f} |", flush=True)
-    print("\n| nine variants, 3 seeds | found in 80 %, points | Welch and Holm | oracle | all intervals hold |")
-    print("| --- | --- | --- | --- | --- |")
+    columns = ("here", "forecast", "Welch and Holm", "hierarchical", "oracle")
+    print(f"\n| nine variants, 3 seeds | {' | '.join(columns)} | all hold, here | hierarchical |")
+    print("| --- " * 8 + "|")
     table = power(TRIES)
     for name, row in table.items():
-        print(f"| {name} | {row['here']:.1f} | {row['Welch and Holm']:.1f} | {row['oracle']:.1f} | {row['held']:.1%} |")
+        cells = [f"{row[column]:.1f}" for column in columns] + [
+            f"{row[f'{key} held']:.1%}" for key in ("here", "hierarchical")
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
     print(f"\nSeeds deviate by {table['all 36 pairs']['seed']:.2f} points.")

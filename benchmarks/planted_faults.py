@@ -70,7 +70,7 @@ Tiles do not reach the end of the image | models/tta.py | models/test_tta.py
 Logits are averaged over scales, not probabilities | models/tta.py | models/test_tta.py
 - (logits.softmax(dim=1) for logits in self._view(view, mirrored, size))
 + self._view(view, mirrored, size)
-The smaller scale is resized without smoothing | models/encoders/multiscale.py | models/test_encoders.py
+The smaller scale is resized without smoothing | models/encoders/base.py | models/test_encoders.py
 - antialias=scale < 1)
 + antialias=False)
 The mean loss is divided by void pixels too | models/logits.py | models/test_logits.py
@@ -209,8 +209,8 @@ Intervals hold for each pair by itself | compare/statistics.py | compare/test_st
 - largest = np.fmax(largest, np.abs(contrast.replicates()))
 + largest = np.abs(contrast.replicates())
 Every run gets resamples of its own | compare/statistics.py | compare/test_statistics.py
-- chunks = np.split(self._weights, range(CHUNK, len(self._weights), CHUNK))
-+ chunks = np.split(self.blocks.draw(self.settings.resamples, np.random.default_rng()), range(CHUNK, 10**6, CHUNK))
+- scores(runs, metric, self._weights)
++ scores(runs, metric, self.blocks.draw(self.settings.resamples, np.random.default_rng()))
 What seeds make of single images counts twice | compare/statistics.py | compare/test_statistics.py
 - self._between(self.sample.deviations)) - shared)
 + self._between(self.sample.deviations)))
@@ -220,9 +220,21 @@ Variances are not moderated | compare/moderation.py | compare/test_moderation.py
 Blocks do not go on past the end of a sequence | compare/resampling.py | compare/test_resampling.py
 - places = first + (starts[..., None] - first + steps) % size
 + places = np.minimum(starts[..., None] + steps, first + size - 1)
-Runs of different recipes are one variant | runs/options.py | compare/test_variants.py
+Runs of different recipes are one variant | runs/options.py | compare/test_names.py
 - "datamodule.eval_batch_size", "hydra")
 + "datamodule.eval_batch_size", "hydra", "recipe")
+A name says what only half of the variants share | compare/names.py | compare/test_names.py
+- if 2 * count > len(values):
++ if 2 * count >= len(values):
+Variants told apart share a letter | compare/ranking.py | compare/test_ranking.py
+- if not any(group < larger for larger in unique)]
++ if not any(group > larger for larger in unique)]
+More seeds leave the error as it is | compare/statistics.py | compare/test_plan.py
+- return np.array([self.planned or len(scores) for scores in self.by_seed])
++ return np.array([len(scores) for scores in self.by_seed])
+The worst tenth is the best | compare/scores.py | compare/test_statistics.py
+- order = known[np.argsort(values[known], kind="stable")]
++ order = known[np.argsort(-values[known], kind="stable")]
 Sweeps whose values differ by a sign share a folder | cli/sweeps.py | cli/test_sweeps.py::test_what_does_not_fit_into_a_name_is_told_apart_by_a_digest
 - return words if words == plain else f"{words}_{_digest(text)}"
 + return words

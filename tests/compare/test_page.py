@@ -18,8 +18,10 @@ from builders import make
 from PIL import Image
 
 from segrefine.compare import pictures as pictures_module
-from segrefine.compare.page import Page, write_page
-from segrefine.compare.pictures import Picture, Pictures, Shares, choose_pictures, measure, rank
+from segrefine.compare.difference import Difference
+from segrefine.compare.page import MOST_ROWS, Page, write_page
+from segrefine.compare.pictures import MAPS, Picture, Pictures, Shares, choose_pictures, measure, rank
+from segrefine.compare.ranking import Ranked
 from segrefine.compare.tables import new_table
 from segrefine.compare.variants import Variant
 from segrefine.core.config import read_group
@@ -31,6 +33,8 @@ from segrefine.runs.read import Run
 from segrefine.runs.summary import Summary
 from segrefine.viz import VOID_COLOUR, colourise, errors
 
+# Minus signs are typographical on the page.
+# ruff: noqa: RUF001
 COUNT = 4
 HOSTILE = "<script>alert(1)</script> \"quoted\" 'single' & \udcff {{ script }} </script><!--"
 SHOWN = HOSTILE.replace("\udcff", "\\udcff")
@@ -195,12 +199,51 @@ MORE = {"More": new_table(("Class", SHOWN), (("disc", HOSTILE), ("x" * 200, "0.5
 PLOT = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 3"><rect width="4" height="3" fill="green"/></svg>'
 
 
+ONE_TWO = ("one", "two", HOSTILE)
+
+
+def make_ranking(names: tuple[str, ...] = ONE_TWO) -> list[Ranked]:
+    """Scores 0.9, 0.8, .. give or take 0.05."""
+    about = {"model": "fcn8s", "backbone": "resnet18", "datamodule": "shapes", "split": "test", "seed": 0}
+    summary = Summary(**about, params=2_000_000, flops=3_000_000_000, mIoU=None)
+    run = Run(RunFolder(Path("x")), {}, summary, (), (), (), np.empty((0, 0, 0)))
+    scores = [0.9 - 0.1 * place for place in range(len(names))]
+    return [
+        Ranked(Variant(name, (run,)), at, at - 0.05, at + 0.05, "ab") for name, at in zip(names, scores, strict=True)
+    ]
+
+
+def make_differences(names: tuple[str, ...] = ONE_TWO) -> list[Difference]:
+    """Every pair, 10 points a place with an interval of 15 to each side."""
+    pairs = [(one, other) for one in range(len(names)) for other in range(one)]
+    return [
+        Difference(names[one], names[other], "mIoU", at, at - 0.15, at + 0.15, 0.1, 0.25, (1, 1))
+        for one, other in pairs
+        for at in [-0.1 * (one - other)]
+    ]
+
+
+def make_page(**parts: Any) -> Page:
+    content: dict[str, Any] = {"title": "Title", "answer": [], "shared": "", "ranking": make_ranking(), "front": PLOT}
+    content |= {"differences": [], "plots": {}, "pictures": None, "tables": {}, "notes": []}
+    return Page(**content | parts)
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     names = ("first", f"second {HOSTILE}", "third", "fourth")
     path = tmp_path / "made" / "page.html"
-    tables, pictures = {f"Scores {HOSTILE}": TABLE}, make_pictures(names)
-    write_page(path, Page(f"Title {HOSTILE}", tables, {"Plot": PLOT}, pictures, MORE, [HOSTILE]))
+    whole = make_page(
+        title=f"Title {HOSTILE}",
+        answer=[f"Answer {HOSTILE}"],
+        shared=HOSTILE,
+        differences=make_differences(),
+        plots={"Plot": PLOT},
+        pictures=make_pictures(names),
+        tables={f"Scores {HOSTILE}": TABLE} | MORE,
+        notes=[HOSTILE],
+    )
+    write_page(path, whole)
     return path
 
 
@@ -223,7 +266,7 @@ def test_the_file_stands_alone(page: Path) -> None:
     allowed, script = re.findall(r"script-src 'sha256-(.*?)'|<script>(.*?)</script>", text, re.DOTALL)
     assert b64decode(allowed[0]) == hashlib.sha256(script[1].encode()).digest()
     assert not re.search("{%|{#", text)
-    places = [text.index(f">{name}</h2>") for name in ("Plots", "Pictures", "More")]
+    places = [text.index(f">{name}</h") for name in ("Differences", "Plots", "Pictures", "More", "Notes")]
     assert places == sorted(places)
 
 
@@ -231,11 +274,11 @@ def test_no_name_becomes_markup(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
-    assert text.count("<script") == text.count("</script>") == 2
+    assert text.count("<script") == text.count("</script>") == 3
     data = embedded(page)
     assert data["models"][2] == data["classes"][1]["name"] == SHOWN
     assert data["images"][1]["id"] == f"second {SHOWN}"
-    _, table = (ElementTree.fromstring(found) for found in re.findall(r"<table>.*?</table>", text, re.DOTALL))
+    table = ElementTree.fromstring(re.findall(r"<table>.*?</table>", text, re.DOTALL)[-1])
     cells = [cell.text for kind in ("th", "td") for cell in table.iter(kind)]
     assert cells == ["Class", SHOWN, "disc", SHOWN, "x" * 200, "0.50"]
 
@@ -257,11 +300,12 @@ def test_embedded_pictures_are_those_of_panels(page: Path) -> None:
 
 
 def test_a_page_without_pictures_says_why(tmp_path: Path) -> None:
-    write_page(tmp_path / "page.html", Page("Title", {"Plots": TABLE}, {}, None, {}, ["No <pictures>."]))
+    write_page(tmp_path / "page.html", make_page(tables={"Scores": TABLE}, notes=["No <pictures>."]))
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "No &lt;pictures&gt;." in text
     assert 'id="pictures"' not in text
     assert 'id="plots"' not in text
+    assert 'id="differences"' not in text
     assert text.count("<table>") == 1
 
 
@@ -271,9 +315,30 @@ def test_the_page_of_many_pictures_stays_small(tmp_path: Path, scenes: ShapesDat
     noise = np.random.default_rng(0)
     predictions = np.stack([np.where(noise.random(labels.shape) < 0.05, 1, labels) for _ in range(8)]).astype(np.uint8)
     item = Picture("x", pixels, labels, predictions, measure(labels, predictions))
-    pictures = Pictures(tuple("abcdefgh"), tuple(CLASSES), scenes.palette, (item,) * 24)
-    write_page(tmp_path / "page.html", Page("Title", {}, {}, pictures, {}, []))
+    pictures = Pictures(tuple("abcdefgh"), tuple(CLASSES), scenes.palette, (item,) * (MAPS // 8))
+    write_page(tmp_path / "page.html", make_page(pictures=pictures))
     assert (tmp_path / "page.html").stat().st_size < 5_000_000
+
+
+def test_a_table_too_long_for_a_page_is_named(tmp_path: Path) -> None:
+    long = new_table(("Row",), [("tiny row",)] * (MOST_ROWS + 1))
+    write_page(tmp_path / "page.html", make_page(tables={"Long": long}))
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "tiny row" not in text
+    assert "<h2>Long</h2><p>This table is too long for a page. It is in a file beside it.</p>" in text
+
+
+def test_the_ranking_draws_every_interval_in_one_range(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", make_page(ranking=make_ranking()))
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    places = [
+        [float(value) for value in row] for row in re.findall(r"left:([\d.]+)%;right:([\d.]+)%.*?left:([\d.]+)%", text)
+    ]
+    # From 0.65 to 0.95, with 4 % of that to each side.
+    ends = [
+        [100 * (at - 0.65 + 0.012) / 0.324 for at in (score - 0.05, score, score + 0.05)] for score in (0.9, 0.8, 0.7)
+    ]
+    np.testing.assert_allclose(places, [[low, 100 - high, at] for low, at, high in ends], atol=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -393,12 +458,75 @@ def test_the_viewer_shows_overlay_error_and_all_models(browser_page: Any) -> Non
 
 def test_a_click_on_a_header_sorts(browser_page: Any) -> None:
     header = browser_page.get_by_role("button", name="mIoU")
-    first = browser_page.locator("tbody td:first-child")
+    first = browser_page.locator("#table-1 tbody td:first-child")
     header.click()
     assert first.all_inner_texts() == ["c", "a", "b"]
     header.click()
     assert first.all_inner_texts() == ["a", "c", "b"]
     assert browser_page.locator("th[aria-sort=ascending]").inner_text().startswith("mIoU")
+
+
+def test_the_baseline_turns_the_differences(browser_page: Any) -> None:
+    rows = browser_page.locator("#forest li")
+    assert rows.locator(".who").all_inner_texts() == ["two", SHOWN]
+    assert rows.first.locator(".words").inner_text().split("\n") == ["−10.0 points (−25.0 to +5.0)", "undecided"]
+    assert rows.last.locator(".words").inner_text().split("\n")[1] == "worse"
+    browser_page.select_option("#baseline", "2")
+    assert rows.locator(".who").all_inner_texts() == ["one", "two"]
+    assert rows.first.locator(".words").inner_text().split("\n") == ["+20.0 points (+5.0 to +35.0)", "better"]
+    zero, dot = (rows.first.locator(part).bounding_box()["x"] for part in (".range u", ".range b"))
+    assert zero < dot
+
+
+def test_a_cell_of_the_matrix_shows_its_pair_and_pictures(browser_page: Any) -> None:
+    matrix = browser_page.locator("#matrix")
+    assert matrix.locator("tbody button").all_inner_texts() == ["+10.0", "+20.0", "−10.0", "+10.0", "−20.0", "−10.0"]
+    matrix.locator("tbody button").nth(4).press("Enter")
+    pair = browser_page.locator("#pair")
+    assert pair.inner_text().startswith(
+        f"{SHOWN} against one: −20.0 points (−35.0 to −5.0), worse. A seed of the first "
+    )
+    assert "in 25.0 % of pairs" in pair.inner_text()
+    assert matrix.locator("[aria-pressed=true]").inner_text() == "−20.0"
+    pair.get_by_role("link").click()
+    chosen = [browser_page.locator(f"#model-{side} option:checked").inner_text() for side in "ab"]
+    assert chosen == [SHOWN, "one"]
+
+
+def test_long_tables_can_be_searched(tmp_path: Path, browser: Any) -> None:
+    rows = [(f"name {number}", "even" if number % 2 == 0 else "odd") for number in range(20)]
+    write_page(tmp_path / "page.html", make_page(tables={"Long": new_table(("Name", "Kind"), rows), "Short": TABLE}))
+    shown = browser.new_page()
+    shown.goto((tmp_path / "page.html").as_uri())
+    assert shown.locator("input[type=search]").count() == 1
+    shown.locator("input[type=search]").fill("1 ODD")
+    left = shown.locator("#table-1 tbody tr:visible td:first-child").all_inner_texts()
+    assert left == ["name 1", "name 11", "name 13", "name 15", "name 17", "name 19"]
+    shown.close()
+
+
+def test_the_page_of_many_variants_is_quick_and_small(tmp_path: Path, browser: Any) -> None:
+    names = tuple(f"variant {number}" for number in range(50))
+    table = new_table(tuple("abcdefghi"), [tuple("123456789")] * (50 * 49 // 2))
+    path = tmp_path / "page.html"
+    write_page(path, make_page(ranking=make_ranking(names), differences=make_differences(names), tables={"T": table}))
+    assert path.stat().st_size < 2_000_000
+    shown = browser.new_page()
+    shown.goto(path.as_uri())
+    seconds = shown.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000
+    assert seconds < 10  # under 2 on a quiet machine (docs/statistics.md)
+    assert shown.locator("#matrix button").count() == 50 * 49
+    shown.close()
+
+
+@pytest.mark.parametrize("width", [400, 1300, 2000])
+def test_the_answer_fits_every_screen(browser_page: Any, width: int) -> None:
+    browser_page.set_viewport_size({"width": width, "height": 900})
+    assert browser_page.evaluate("document.documentElement.scrollWidth") == width
+    for selector in (".answer", ".ranking tbody tr:first-child .range"):
+        box = browser_page.locator(selector).first.bounding_box()
+        assert box["y"] + box["height"] < 900, selector
+        assert box["width"] > 20, selector
 
 
 def test_the_page_fits_a_phone(browser_page: Any) -> None:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from segrefine.compare.difference import Difference
 from segrefine.compare.resampling import Blocks
-from segrefine.compare.scores import check_metric, images_with, score, scores
+from segrefine.compare.scores import check_metric, image_scores, images_with, score, scores, worst_mean
 from segrefine.compare.statistics import Bootstrap, Contrast, Question, Sample, Settings
 from segrefine.compare.variants import Variant
 from segrefine.core.errors import UserError
@@ -52,9 +52,30 @@ def test_the_score_of_a_resample_is_that_of_its_images(tmp_path: Path) -> None:
         "IoU:road": iou("")[1],
         "trimap_2 - mIoU": iou("trimap_2_").mean() - iou("").mean(),
     }
+    hits, truth, guess = np.moveaxis(run.counts[chosen, :3].astype(float), 1, 0)
+    each = (hits / (truth + guess - hits)).mean(1)  # the fakes hold every class
+    expected |= {"image_mIoU": each.mean(), "worst_10": each.min()}  # 0.7 images of 7
     for metric, value in expected.items():
         assert scores([run], metric, weights) == pytest.approx(np.array([[value]]), rel=1e-6), metric
     assert score(run, "mIoU") == pytest.approx(run.summary.mIoU, rel=1e-12)
+
+
+def test_the_worst_tenth_counts_the_last_image_in_part() -> None:
+    values = np.array([0.3, 0.1, np.nan, 0.2])
+    assert worst_mean(values, 0.5) == pytest.approx((0.1 + 0.2 / 2) / 1.5)
+    assert worst_mean(values, 1.0) == pytest.approx(0.2)
+    weights = np.array([[1, 1, 1, 1], [0, 0, 5, 4], [4, 1, 0, 0], [0, 0, 1, 0]])
+    expected = [(0.1 + 0.2 / 2) / 1.5, 0.2, (0.1 + 1.5 * 0.3) / 2.5, np.nan]
+    np.testing.assert_allclose(worst_mean(values, 0.5, weights), expected)
+    assert np.isnan(worst_mean(values[2:3], 0.5))
+
+
+def test_an_image_counts_the_classes_of_its_label_alone(tmp_path: Path) -> None:
+    counts = draw_counts(0, 2, 0.8)
+    counts[0, :3, 2] = 0, 0, 50  # predicted, but not there
+    hits, truth, guess = counts[0, :3].astype(float)
+    run = read_run(write_run(tmp_path / "run", counts))
+    assert image_scores(run)[0] == pytest.approx((hits / (truth + guess - hits))[:2].mean())
 
 
 def test_a_class_that_no_image_holds_is_left_out_of_the_mean(tmp_path: Path) -> None:

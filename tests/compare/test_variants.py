@@ -63,33 +63,6 @@ def test_runs_that_differ_in_the_seed_alone_are_one_variant(tmp_path: Path) -> N
     assert [run.seed for run in variant.runs] == [0, 1, 2]
 
 
-def test_a_variant_is_named_after_what_tells_it_apart(tmp_path: Path) -> None:
-    plain = write_run(tmp_path / "a", COUNTS, "refinenet")
-    fewer = write_run(tmp_path / "b", COUNTS, "refinenet", model__crp_links=1)
-    other = write_run(tmp_path / "c", COUNTS, "fcn8s")
-    assert labels(plain, fewer, other) == ["refinenet crp_links=4", "refinenet crp_links=1", "fcn8s"]
-    assert labels(plain, other) == ["refinenet", "fcn8s"]
-    loss = write_run(tmp_path / "d", COUNTS, "fcn8s", recipe__lr=0.1)
-    assert labels(other, loss) == ["fcn8s recipe.lr=0.0005", "fcn8s recipe.lr=0.1"]
-    weights = write_run(tmp_path / "e", COUNTS, "fcn8s", backbone__weights="/somewhere/vgg.pth")
-    assert labels(other, weights) == ["fcn8s backbone.weights=None", "fcn8s backbone.weights=vgg.pth"]
-    backbone = write_run(tmp_path / "f", COUNTS, "fcn8s", backbone__name="resnet50")
-    assert labels(other, backbone) == ["fcn8s resnet18", "fcn8s resnet50"]
-
-
-def test_what_a_run_started_from_makes_another_variant(tmp_path: Path) -> None:
-    """Although a run that goes on may leave it out."""
-    folders = [write_run(tmp_path / name, COUNTS, init_from=path) for name, path in (("a", None), ("b", "/x/voc.pth"))]
-    assert labels(*folders) == ["fcn8s init_from=None", "fcn8s init_from=voc.pth"]
-
-
-def test_what_evaluate_scored_otherwise_is_another_variant(tmp_path: Path) -> None:
-    trained = write_run(tmp_path / "a", COUNTS)
-    scales = {"scales": [0.75, 1.0], "flip": False}
-    scored = write_run(tmp_path / "b", COUNTS, tta=scales, window=None, checkpoint="/x/best.ckpt")
-    assert labels(trained, scored) == ["fcn8s tta.scales=[1.0]", "fcn8s tta.scales=[0.75,1.0]"]
-
-
 def test_two_runs_of_one_seed_are_refused(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, COUNTS, seed=3) for name in "ab"]
     with pytest.raises(UserError, match=r"a and .*b are both fcn8s with seed 3: remove one"):
@@ -225,3 +198,15 @@ def test_a_variant_is_found_by_its_label(tmp_path: Path) -> None:
     assert find_variant(variants, "refinenet") is variants[1]
     with pytest.raises(UserError, match=r"no variant 'refinet' among the runs\. Did you mean 'refinenet'"):
         find_variant(variants, "refinet")
+
+
+def test_labels_rename_variants(tmp_path: Path) -> None:
+    runs = [read_run(write_run(tmp_path / model, COUNTS, model)) for model in ("fcn8s", "refinenet")]
+    assert [variant.label for variant in group(runs, {"refinenet": "RefineNet of 2017"})] == [
+        "fcn8s",
+        "RefineNet of 2017",
+    ]
+    with pytest.raises(UserError, match=r"labels: there is no variant 'fcn8' among the runs\. Did you mean 'fcn8s'"):
+        group(runs, {"fcn8": "x"})
+    with pytest.raises(UserError, match=r"'fcn8s' and 'refinenet' would both be called 'refinenet'"):
+        group(runs, {"fcn8s": "refinenet"})

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import wandb
+from PIL import Image
 
 from segrefine.core.errors import UserError
 from segrefine.runs.read import find_folders
-from segrefine.runs.wandb import KEPT, download_runs
+from segrefine.runs.wandb import KEPT, download_runs, log_report
 
 FILES = {
     **{f"run/{name}": f"{name} as logged" for name in ("per_image.csv", "metrics.csv", "config.yaml", "summary.json")},
@@ -100,7 +103,7 @@ def test_what_is_there_whole_is_not_fetched_again(tmp_path: Path) -> None:
 def test_runs_without_the_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Api.projects["me/shapes"] += [Run("other", {"run/summary.json": "{}"}), Run("old", {})]
     assert len(download_runs("me/shapes", tmp_path)) == 2
-    assert "left out: other by name (other), old by name (old)" in caplog.text
+    assert "skipped: other by name (other), old by name (old)" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
@@ -131,3 +134,46 @@ def test_an_id_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="which is no id"):
         download_runs("me/shapes", tmp_path / "runs")
     assert not (tmp_path / "out").exists()
+
+
+class Logged:
+    """A W&B run that keeps what it is given."""
+
+    url, dir = "https://example.org/run", "x/files"
+
+    def __init__(self) -> None:
+        self.content: dict[str, Any] = {}
+
+    def __enter__(self) -> "Logged":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.content["finished"] = True
+
+    def log(self, content: dict[str, Any]) -> None:
+        self.content |= content
+
+
+def test_a_report_is_logged_as_tables_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, asked = Logged(), []
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    monkeypatch.setattr(wandb, "init", lambda **options: (asked.append(options), run)[1])
+    Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "differences.png")
+    table = pd.DataFrame([("fcn8s", "better by 1.0 to 2.0 points")], columns=["variant", "verdict"])
+    log_report(tmp_path, {"differences": table}, "team/project")
+    wanted = {"job_type": "comparison", "entity": "team", "project": "project", "dir": tmp_path}
+    assert asked[0] | wanted == asked[0]
+    assert run.content["tables/differences"].columns == ["variant", "verdict"]
+    assert run.content["tables/differences"].data == [["fcn8s", "better by 1.0 to 2.0 points"]]
+    assert (run.content["plots/differences"].image.size, run.content["finished"]) == ((5, 4), True)
+
+
+def test_a_report_that_the_service_refuses_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(**options: Any) -> None:
+        raise wandb.errors.CommError("no\nroute")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    log_report(tmp_path, {}, "project")
+    assert caplog.messages == ["W&B did not take the report (CommError: no route)."]

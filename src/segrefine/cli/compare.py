@@ -1,6 +1,6 @@
 """`segrefine compare`: tables, statistics, plots and a page of finished runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,9 @@ class Options:
     resamples: Annotated[int, Ge(100)]
     block_length: Count | Auto
     equivalence: NonNegative
+    labels: Mapping[str, str] | None
+    plan: bool
+    wandb_report: bool
     claims: str | None
 
 

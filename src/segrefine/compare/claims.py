@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from segrefine.compare import tables
 from segrefine.compare.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
 from segrefine.compare.difference import Difference
+from segrefine.compare.plan import Planner
 from segrefine.compare.plots import PLOTS, difference_bars, have_curves, save_figure
 from segrefine.compare.scores import check_metric
 from segrefine.compare.statistics import ONE_SEED, Bootstrap, Question, Settings
@@ -185,7 +186,8 @@ def run_tests(
         for run in (*one.runs, *other.runs):
             check_metric(metric, run)
         questions.append(Question(one, other, metric, test.get("margin", 0) / 100))
-    return [Finding(entry) for entry in bootstrap.differences(questions)]
+    planner = Planner(bootstrap, questions)
+    return [Finding(entry) for entry in planner.seeds_needed(bootstrap.differences(questions))]
 
 
 def describe(test: Finding) -> str:

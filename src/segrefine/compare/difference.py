@@ -1,4 +1,4 @@
-"""How far one variant is above another, and what that says in words."""
+"""How far one variant is above another, and the verdict on that."""
 
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ class Difference:
         equivalence: below this, a difference makes no odds.
         few: the number of images that the score rests on, where these are too few; interval and p are NaN then.
         note: what else limits the verdict, such as `of one seed`.
+        needed: seeds of each that would probably decide it, 0 if images rather than seeds are too few; None: not asked.
     """
 
     one: str
@@ -40,6 +41,7 @@ class Difference:
     equivalence: float = EQUIVALENCE / 100
     few: int | None = None
     note: str = ""
+    needed: int | None = None
 
     @property
     def shown(self) -> bool:
@@ -58,8 +60,13 @@ class Difference:
         return "worse" if self.high < 0 else "undecided"
 
     @property
+    def can_be_planned(self) -> bool:
+        """Whether more seeds are what a reader would ask for next."""
+        return self.outcome == "undecided" and self.few is None and not self.margin
+
+    @property
     def verdict(self) -> str:
-        """The result in plain words, in points (hundredths)."""
+        """Return the verdict as text, in points (hundredths)."""
         if np.isnan(self.estimate):
             if self.metric.startswith(CLASS):
                 return f"not defined: the class {self.metric.removeprefix(CLASS)} never occurs in these images"
@@ -83,5 +90,13 @@ class Difference:
             "better": f"better by {low:.1f} to {high:.1f} points",
             "worse": f"worse by {-high:.1f} to {-low:.1f} points",
             "equal": f"practically equal {interval}",
-            "undecided": f"undecided {interval}",
+            "undecided": f"undecided {interval}{self._outlook}",
         }[self.outcome]
+
+    @property
+    def _outlook(self) -> str:
+        if self.needed is None:
+            return ""
+        if self.needed:
+            return f": {self.needed} seeds of each would probably decide"
+        return ": more seeds alone would hardly decide"

@@ -51,7 +51,108 @@ function makeSortable(table) {
   });
 }
 
-for (const table of document.querySelectorAll(".table table")) makeSortable(table);
+/** A field above a long table that leaves the rows which hold all words typed. */
+function makeSearchable(table) {
+  const rows = [...table.tBodies[0].rows];
+  if (rows.length < 12) return;
+  const field = element("input", { type: "search", class: "search", placeholder: "Search the rows", "aria-label": "Search the rows" });
+  const texts = rows.map((row) => row.textContent.toLowerCase());
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(/\s+/);
+    rows.forEach((row, index) => { row.hidden = !words.every((word) => texts[index].includes(word)); });
+  });
+  table.parentElement.before(field);
+}
+
+for (const table of document.querySelectorAll(".table table:not(.ranking, .matrix)")) {
+  makeSortable(table);
+  makeSearchable(table);
+}
+
+// Differences: those with one variant as bars, and all of them as a matrix. Points.
+
+const differences = find("difference-data") ? JSON.parse(find("difference-data").textContent) : null;
+const TURNED = { better: "worse", worse: "better" };
+const WORDS_FOR = { better: "better", worse: "worse", equal: "practically equal", undecided: "undecided" };
+const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
+
+/** The difference of one variant above another, or undefined if it was not asked for. */
+function differenceOf(one, other) {
+  const straight = differences.pairs.find((pair) => pair.one === one && pair.other === other);
+  if (straight) return straight;
+  const pair = differences.pairs.find((each) => each.one === other && each.other === one);
+  if (!pair) return undefined;
+  const [estimate, low, high] = pair.points.map((value) => -value);
+  return { ...pair, one, other, points: [estimate, high, low], above: 1 - pair.above, outcome: TURNED[pair.outcome] ?? pair.outcome, turned: true };
+}
+
+const inWords = ({ points }) => `${signed(points[0])} points (${signed(points[1])} to ${signed(points[2])})`;
+
+function showPair(pair) {
+  const names = [pair.one, pair.other].map((place) => differences.names[place]);
+  const line = `${names[0]} against ${names[1]}: ${inWords(pair)}, ${WORDS_FOR[pair.outcome]}. A seed of the first is above one of the second in ${percent(pair.above)} of pairs.`;
+  find("pair").replaceChildren(line);
+  const places = data ? names.map((name) => data.models.indexOf(name)) : [-1];
+  if (!places.includes(-1)) {
+    const link = element("a", { href: "#pictures" }, "See their pictures");
+    link.addEventListener("click", () => { choose("a", places[0]); choose("b", places[1]); });
+    find("pair").append(" ", link, ".");
+  }
+  for (const cell of document.querySelectorAll("#matrix [aria-pressed]")) cell.setAttribute("aria-pressed", cell.dataset.pair === `${pair.one} ${pair.other}`);
+}
+
+function showForest() {
+  const baseline = Number(find("baseline").value);
+  const pairs = differences.names.map((_, place) => differenceOf(place, baseline)).filter(Boolean);
+  pairs.sort((one, other) => other.points[0] - one.points[0]);
+  const ends = pairs.flatMap((pair) => pair.points).concat(0);
+  const least = Math.min(...ends), range = Math.max(...ends) - least || 1;
+  const place = (value) => `${(2 + (96 * (value - least)) / range).toFixed(2)}%`;
+  find("forest").replaceChildren(...pairs.map((pair) => {
+    const [estimate, low, high] = pair.points;
+    const zero = element("u"), line = element("i"), dot = element("b");
+    zero.style.left = place(0);
+    line.style.left = place(low);
+    line.style.right = `calc(100% - ${place(high)})`;
+    dot.style.left = place(estimate);
+    const bar = element("span", { class: `range ${pair.outcome}`, "aria-hidden": "true" }, zero, line, dot);
+    const words = element("span", { class: "words" }, inWords(pair), element("em", {}, WORDS_FOR[pair.outcome]));
+    const button = element("button", { type: "button" }, element("span", { class: "who" }, differences.names[pair.one]), bar, words);
+    button.addEventListener("click", () => showPair(pair));
+    return element("li", {}, button);
+  }));
+  find("pair").textContent = "A click on a row or a cell shows the pair.";
+}
+
+function showMatrix() {
+  const { names } = differences;
+  const largest = Math.max(...differences.pairs.map((pair) => Math.abs(pair.points[0]))) || 1;
+  const head = element("tr", {}, element("td"), ...names.map((name, place) => element("th", { scope: "col", title: name }, String(place + 1))));
+  const rows = names.map((name, one) => element("tr", {}, element("th", { scope: "row" }, `${one + 1} ${name}`), ...names.map((_, other) => {
+    const pair = one === other ? undefined : differenceOf(one, other);
+    if (!pair) return element("td");
+    const button = element("button", {
+      type: "button", class: pair.outcome, "data-pair": `${one} ${other}`, "aria-pressed": "false",
+      "aria-label": `${name} against ${names[other]}: ${inWords(pair)}, ${WORDS_FOR[pair.outcome]}`, title: `${names[other]}: ${inWords(pair)}`,
+    }, signed(pair.points[0]));
+    button.style.setProperty("--strength", `${Math.round(12 + 55 * Math.sqrt(Math.abs(pair.points[0]) / largest))}%`);
+    button.addEventListener("click", () => showPair(pair));
+    return element("td", {}, button);
+  })));
+  find("matrix").append(element("thead", {}, head), element("tbody", {}, ...rows));
+  find("matrix-frame").hidden = false;
+}
+
+function startDifferences() {
+  const { names, pairs } = differences;
+  const others = new Set(pairs.map((pair) => pair.other));
+  const every = pairs.length > names.length - 1 || names.length === 2;
+  const offered = every ? names.map((_, place) => place) : [...others];
+  find("baseline").append(...offered.map((place) => element("option", { value: place }, names[place])));
+  find("baseline").addEventListener("change", showForest);
+  showForest();
+  if (every && names.length > 2) showMatrix();
+}
 
 // Pictures
 
@@ -228,3 +329,4 @@ function startPictures() {
 }
 
 if (data) startPictures();
+if (differences) startDifferences();

@@ -1,4 +1,4 @@
-"""The page of `compare.py`: one HTML file with all tables, plots and pictures in it, which loads nothing else."""
+"""The page of a comparison: one HTML file with all tables, plots and pictures in it, which loads nothing else."""
 
 import hashlib
 import re
@@ -14,7 +14,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from segrefine.compare.difference import Difference
 from segrefine.compare.pictures import Picture, Pictures
+from segrefine.compare.ranking import Ranked
 from segrefine.core.labels import VOID
 from segrefine.core.text import printable
 from segrefine.io.atomic import write_text
@@ -22,24 +24,35 @@ from segrefine.viz import VOID_ERROR_COLOUR, WRONG_COLOUR, colourise, errors
 
 QUALITY = 90  # of the photographs, JPEG: a tenth of the size of PNG, which the label maps keep
 
+MOST_ROWS = 1_500
+"""Of a table on the page: a browser takes seconds for more, which are in the files beside it."""
+
 
 @dataclass(frozen=True)
 class Page:
     """What the page holds. The template escapes all texts.
 
     Attributes:
-        tables: DataFrames of text by their titles, above the plots.
+        answer: sentences that say what was found, and what was not.
+        shared: what holds for each variant whose name does not say otherwise.
+        ranking: the variants, the best first.
+        front: the text of an SVG file beside the ranking.
+        differences: those that were asked for.
         plots: the text of SVG files by title.
         pictures: images side by side, or None.
-        details: DataFrames of text below the pictures.
+        tables: DataFrames of text by their titles.
         notes: what a reader has to know.
     """
 
     title: str
-    tables: Mapping[str, pd.DataFrame]
+    answer: Sequence[str]
+    shared: str
+    ranking: Sequence[Ranked]
+    front: str
+    differences: Sequence[Difference]
     plots: Mapping[str, str]
     pictures: Pictures | None
-    details: Mapping[str, pd.DataFrame]
+    tables: Mapping[str, pd.DataFrame]
     notes: Sequence[str]
 
 
@@ -52,13 +65,59 @@ def write_page(path: Path, page: Page) -> None:
     script, style = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     text = templates.get_template("page.html").render(
         page=page,
+        rows=_rank_rows(page.ranking),
+        front=_plot("Accuracy and cost", page.front),
+        differences=_describe_differences(page),
         plots=[_plot(title, svg) for title, svg in page.plots.items()],
+        tables={title: table for title, table in page.tables.items() if len(table) <= MOST_ROWS},
+        left_out=[title for title, table in page.tables.items() if len(table) > MOST_ROWS],
         pictures=_describe_all(page.pictures) if page.pictures else None,
         style=style,
         script=script,
         script_hash=f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )
     write_text(path, printable(text))
+
+
+def _rank_rows(ranking: Sequence[Ranked]) -> list[dict[str, Any]]:
+    """Rows of the ranking; places of bars in % of the range that all intervals span."""
+    values = np.array([(one.low, one.score, one.high) for one in ranking])
+    values[:, [0, 2]] = np.where(np.isnan(values[:, [0, 2]]), values[:, [1]], values[:, [0, 2]])
+    least, most = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
+    margin = 0.04 * (most - least) or 0.01
+    places = 100 * (values - least + margin) / (most - least + 2 * margin)
+    return [
+        {
+            "name": one.variant.label,
+            "whole": one.variant.whole,
+            "score": "absent" if np.isnan(one.score) else f"{one.score:.3f}",
+            "interval": "" if np.isnan(one.low) else f"{one.low:.3f} to {one.high:.3f}",
+            "letters": one.letters,
+            "seeds": len(one.variant.runs),
+            "flops": f"{one.variant.summary.flops / 1e9:.2f}",
+            "params": f"{one.variant.summary.params / 1e6:.1f}",
+            "bar": None if np.isnan(place).any() else [round(float(each), 2) for each in place],
+        }
+        for one, place in zip(ranking, places, strict=True)
+    ]
+
+
+def _describe_differences(page: Page) -> dict[str, Any] | None:
+    """Return what page.js draws: for every pair the places of both variants in the ranking, and points."""
+    names = [one.variant.label for one in page.ranking]
+    pairs = [
+        {
+            "one": names.index(entry.one),
+            "other": names.index(entry.other),
+            "points": [round(100 * value, 2) for value in (entry.estimate, entry.low, entry.high)],
+            "above": round(entry.above, 2),
+            "outcome": entry.outcome,
+            "verdict": printable(entry.verdict),
+        }
+        for entry in page.differences
+        if np.isfinite([entry.estimate, entry.low, entry.high]).all()
+    ]
+    return {"names": [printable(name) for name in names], "pairs": pairs} if pairs else None
 
 
 def _plot(title: str, svg: str) -> dict[str, Any]:

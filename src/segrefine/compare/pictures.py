@@ -21,6 +21,9 @@ from segrefine.runs.folder import RunFolder
 from segrefine.runs.read import Run
 
 LIMIT = 24
+MAPS = 240
+"""Predictions on a page, of all images and variants together, which keeps it below 10 MB."""
+
 MAX_SIDE = 512
 """Pixels of the longer side of a picture: about as wide as the page shows it."""
 
@@ -55,11 +58,15 @@ class Pictures:
 
 
 def choose_pictures(variants: Sequence[Variant], limit: int = LIMIT) -> tuple[Pictures | None, list[str]]:
-    """Up to `limit` images in which the variants differ most, and remarks in plain words on what is not shown and why.
+    """Choose the images in which the variants differ most. Reads the label maps of all images and downloads nothing.
 
-    A variant's predictions are those of its first run that left any in `predictions/`. Without two such variants, or
-    without the data, there are no pictures, and the last remark says so. Every pair of variants has its most different
-    images among them, as far as the limit goes. Reads the label maps of all images, and downloads nothing.
+    Args:
+        variants: each with the predictions of its first run that left any in `predictions/`.
+        limit: the number of images at most; fewer of many variants (`MAPS`).
+
+    Returns:
+        The pictures, and remarks on what is not shown and why. Every pair of variants has its most different images
+        among them, as far as the limit goes. None without two variants that left predictions, or without the data.
     """
     runs = {variant.label: run for variant in variants if (run := _predicting_run(variant)) is not None}
     without = [variant.label for variant in variants if variant.label not in runs]
@@ -75,7 +82,7 @@ def choose_pictures(variants: Sequence[Variant], limit: int = LIMIT) -> tuple[Pi
         source = _Source(list(runs.values()))
     except (UserError, OSError) as error:
         return None, [*remarks, f"There are no pictures, since the data cannot be read: {error}"]
-    items = list(islice(source.most_different(), limit))
+    items = list(islice(source.most_different(), min(limit, max(MAPS // len(runs), 4))))
     if source.faults:
         remarks.append(
             f"{len(source.faults)} of the images are not shown. The first: {next(iter(source.faults.values()))}"

@@ -62,6 +62,24 @@ def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Boots
     return figure
 
 
+def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> Figure:
+    """The score over multiply-adds, each point with its variant's place in the ranking: to stand beside that."""
+    figure, (axis,) = new_figure(1, 1, width=5.0, height=3.6)
+    points = [(variant.summary.flops / 1e9, _mean_score(variant, metric)) for variant in ranked]
+    front = pareto_front(points)
+    axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
+    for place, ((x, y), variant) in enumerate(zip(points, ranked, strict=True), 1):
+        low, high = bootstrap.interval(variant, metric)
+        bar = [[max(y - low, 0)], [max(high - y, 0)]]
+        axis.errorbar(x, y, bar, fmt="o", markersize=6, capsize=2, color=COLOURS[0], ecolor="#9dbfd6")
+        axis.annotate(str(place), (x, y), (5, 4), textcoords="offset points", fontsize="small")
+    axis.set(xlabel="multiply-adds for an image (G)", ylabel=metric, xscale="log")
+    axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
+    return figure
+
+
 def _apart(values: Sequence[float]) -> list[float]:
     """Of rising positive values those that are a sixth of their range, on a scale of logarithms, from one another."""
     chosen = list(values[:1])
@@ -191,6 +209,7 @@ PLOTS: dict[str, Callable[[Sequence[Variant], Bootstrap], Figure]] = {
 def save_figure(figure: Figure, path: Path) -> None:
     with replacing(path) as part:
         figure.savefig(part)
+    figure.set_layout_engine("none")  # it is laid out now: to do it again for another format takes as long
 
 
 def as_svg(figure: Figure) -> str:

@@ -1,7 +1,8 @@
-"""`compare.py`: finished runs to tables, statistics, plots and a page, all in one folder."""
+"""`segrefine compare`: finished runs to tables, statistics, plots and a page, all in one folder."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -11,16 +12,19 @@ from omegaconf import DictConfig
 from segrefine.compare import tables
 from segrefine.compare.claims import write_claims
 from segrefine.compare.difference import Difference
+from segrefine.compare.names import name_runs
 from segrefine.compare.page import Page, write_page
-from segrefine.compare.pictures import choose_pictures
-from segrefine.compare.plots import as_svg, difference_bars, draw_all, save_figure
+from segrefine.compare.pictures import Pictures, choose_pictures
+from segrefine.compare.plan import Plan, Planner
+from segrefine.compare.plots import accuracy_and_flops, as_svg, difference_bars, draw_all, save_figure
+from segrefine.compare.ranking import answer, rank_variants
 from segrefine.compare.scores import CLASS, check_metric
 from segrefine.compare.statistics import ONE_SEED, Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant, find_variant, group
 from segrefine.core.errors import UserError
 from segrefine.io.atomic import write_text
 from segrefine.runs.read import Run, find_runs, read_run
-from segrefine.runs.wandb import download_runs
+from segrefine.runs.wandb import download_runs, log_report
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +39,31 @@ TITLES = {
 Pair = tuple[Variant, Variant]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Variants compared in one score, and what came out.
+
+    Attributes:
+        found: a difference for every pair that was asked for.
+        by_class: the same in every class's IoU.
+        plans: what more seeds would find; empty unless asked for.
+    """
+
+    variants: Sequence[Variant]
+    metric: str
+    baseline: str | None
+    bootstrap: Bootstrap
+    found: Sequence[Difference]
+    by_class: Sequence[Difference]
+    plans: Sequence[Plan]
+
+
 def compare(cfg: DictConfig) -> None:
     """Compare runs, or regenerate the verdicts of claims, as `conf/compare.yaml` says."""
     length = None if cfg.block_length == "auto" else cfg.block_length
-    settings = Settings(cfg.resamples, block_length=length, equivalence=cfg.equivalence)
+    settings = Settings(cfg.resamples, block_length=length, equivalence=cfg.equivalence, plan=cfg.plan)
     if cfg.claims is not None:
-        given = [name for name in ("runs", "wandb", "output", "baseline") if cfg[name] is not None]
+        given = [name for name in ("runs", "wandb", "output", "baseline", "labels") if cfg[name] is not None]
         if given:
             raise UserError(f"claims={cfg.claims} writes beside that file: remove {given[0]}=.")
         write_claims(Path(cfg.claims), settings)
@@ -56,7 +79,9 @@ def compare(cfg: DictConfig) -> None:
         entity, project, wandb_group = (*str(cfg.wandb).split("/", 2), "", "")[:3]
         folders = download_runs(f"{entity}/{project}", output / "wandb", wandb_group or None)
         runs = [read_run(folder) for folder in folders]
-    compare_runs(runs, output, cfg.metric, cfg.baseline, settings)
+    written = compare_runs(runs, output, cfg.metric, cfg.baseline, cfg.labels, settings)
+    if cfg.wandb_report:
+        log_report(output, written, "/".join(cfg.wandb.split("/")[:2]) if cfg.wandb else "segrefine")
 
 
 def compare_runs(
@@ -64,6 +89,7 @@ def compare_runs(
     output: Path,
     metric: str = "mIoU",
     baseline: str | None = None,
+    labels: Mapping[str, str] | None = None,
     settings: Settings | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Compare finished runs, which `segrefine.runs.read.find_runs` reads, and write the report to the folder `output`.
@@ -71,21 +97,20 @@ def compare_runs(
     Args:
         runs: trained runs or evaluations, all of the same images and classes.
         output: the folder for the tables, the plots and the page.
-        metric: the score to compare, such as `mIoU`, `boundary_IoU`, `trimap_2` or `IoU:CLASS`.
+        metric: the score to compare, such as `mIoU`, `boundary_IoU`, `worst_10`, `trimap_2` or `IoU:CLASS`.
         baseline: the variant to compare all others with; None for every pair.
+        labels: names of variants -> names to give them instead.
         settings: how intervals and p-values are found.
 
     Returns:
-        The tables `variants`, `differences`, `classes` and `class_differences`, as text.
+        The tables `variants`, `differences`, `classes`, `class_differences` and, where asked for, `plan`, as text.
 
     Raises:
         UserError: the runs cannot be compared, or there is no such metric or baseline.
     """
-    variants = group(runs)
+    variants = group(runs, labels)
     check_metric(metric, variants[0].runs[0])
-    return write_report(
-        output, variants, choose_pairs(variants, baseline), metric, Bootstrap(variants, metric, settings)
-    )
+    return write_report(output, analyse(variants, metric, baseline, settings or Settings()))
 
 
 def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair]:
@@ -96,20 +121,30 @@ def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair
     return [(one, other) for one in variants if one is not other]
 
 
-def write_report(
-    output: Path, variants: Sequence[Variant], pairs: Sequence[Pair], metric: str, bootstrap: Bootstrap
-) -> dict[str, pd.DataFrame]:
-    """Write tables, plots and `comparison.html` to the folder `output`; returns the tables by name."""
-    found = bootstrap.differences([Question(*pair, metric) for pair in pairs])
+def analyse(variants: Sequence[Variant], metric: str, baseline: str | None, settings: Settings) -> Comparison:
+    """Compute every difference that is asked for."""
+    pairs, bootstrap = choose_pairs(variants, baseline), Bootstrap(variants, metric, settings)
+    questions = [Question(*pair, metric) for pair in pairs]
+    planner = Planner(bootstrap, questions)
+    found = planner.seeds_needed(bootstrap.differences(questions))
     classes = variants[0].runs[0].classes
     by_class = bootstrap.differences([Question(*pair, f"{CLASS}{name}") for pair in pairs for name in classes])
+    plans = planner.plan(found) if settings.plan else []
+    return Comparison(variants, metric, baseline, bootstrap, found, by_class, plans)
+
+
+def write_report(output: Path, comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """Write tables, plots and `comparison.html` to the folder `output`; returns the tables by name."""
+    variants, found = comparison.variants, comparison.found
     written = {
         "variants": tables.overview(variants),
         "differences": tables.differences(found),
         "classes": tables.per_class(variants),
-        "class_differences": tables.differences(by_class),
+        "class_differences": tables.differences(comparison.by_class),
     }
-    figures = draw_all(variants, metric, bootstrap)
+    if comparison.plans:
+        written["plan"] = tables.plans(comparison.plans)
+    figures = draw_all(variants, comparison.metric, comparison.bootstrap)
     if found:
         figures["differences"] = difference_bars(found)
     for name, table in written.items():
@@ -118,22 +153,57 @@ def write_report(
         save_figure(figure, output / f"{name}.png")
     log.info("choosing the images in which the variants differ most")
     pictures, remarks = choose_pictures(variants)
-    above = {"Variants": written["variants"], f"Differences in {metric}, points": written["differences"]}
-    below = {"IoU of each class": written["classes"], "Differences by class, points": written["class_differences"]}
-    page = Page(
-        f"{variants[0].summary.datamodule}, {variants[0].summary.split}: {len(variants)} variants",
-        {title: table for title, table in above.items() if len(table)},
-        {title: as_svg(figures[name]) for name, title in TITLES.items() if name in figures},
-        pictures,
-        {title: table for title, table in below.items() if len(table)},
-        [*explain(variants, found, bootstrap), *remarks],
-    )
-    write_page(output / "comparison.html", page)
+    plots = {title: as_svg(figures[name]) for name, title in TITLES.items() if name in figures}
+    page = make_page(comparison, written, plots, pictures)
+    write_page(output / "comparison.html", replace(page, notes=[*page.notes, *remarks]))
     log.info(tables.to_markdown(written["variants"]))
     for difference in found:
-        log.info(f"{difference.one} against {difference.other}, {metric}: {difference.verdict}")
+        log.info(f"{difference.one} against {difference.other}, {comparison.metric}: {difference.verdict}")
+    if "plan" in written:
+        log.info(tables.to_markdown(written["plan"]))
+    log.info("".join(f"{sentence} " for sentence in page.answer).strip())
     log.info(f"everything is in {output}; open {output / 'comparison.html'} in a browser")
     return written
+
+
+def make_page(
+    comparison: Comparison, written: Mapping[str, pd.DataFrame], plots: Mapping[str, str], pictures: Pictures | None
+) -> Page:
+    """Put the page together, the answer first."""
+    variants, metric, found = comparison.variants, comparison.metric, comparison.found
+    count = len(variants)
+    ranking = rank_variants(comparison.bootstrap, metric, found)
+    summary = variants[0].summary
+    front = as_svg(accuracy_and_flops([one.variant for one in ranking], metric, comparison.bootstrap))
+    details = {
+        "Scores and costs": written["variants"],
+        f"Differences in {metric}, points": written["differences"],
+        "What more seeds would show, points": written.get("plan"),
+        "IoU of each class": written["classes"],
+        "Differences by class, points": written["class_differences"],
+    }
+    return Page(
+        title=f"{metric} of {count} variant{'s' * (count > 1)} on {summary.split} of {summary.datamodule}",
+        answer=[*answer(ranking, metric, found, comparison.baseline), *_caution(comparison.bootstrap)],
+        shared=name_runs([run for variant in variants for run in variant.runs]).shared,
+        ranking=ranking,
+        front=front,
+        differences=found,
+        plots=plots,
+        pictures=pictures,
+        tables={title: table for title, table in details.items() if table is not None and len(table)},
+        notes=explain(variants, found, comparison.bootstrap),
+    )
+
+
+def _caution(bootstrap: Bootstrap) -> list[str]:
+    blocks = bootstrap.blocks
+    if blocks.length == 1:
+        return []
+    return [
+        f"The {blocks.count} images are frames of sequences and worth about {blocks.effective:.0f} independent ones; "
+        "nothing is said of other sequences."
+    ]
 
 
 def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap: Bootstrap) -> list[str]:
@@ -151,7 +221,8 @@ def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap:
         f"Practically equal: the whole interval lies within {settings.equivalence:g} points of zero. "
         "P(above): the share of pairs of seeds in which the first variant is above the second.",
         *_explain_images(bootstrap),
-        *_explain_seeds(variants, bootstrap, found),
+        *_explain_seeds(variants, found),
+        *(f"{variant.label} is, in full: {variant.whole}." for variant in variants if variant.whole),
         "Images/s and peak memory are those of each run's own machine and moment; they compare where that is the same.",
     ]
 
@@ -171,7 +242,7 @@ def _explain_images(bootstrap: Bootstrap) -> list[str]:
     ]
 
 
-def _explain_seeds(variants: Sequence[Variant], bootstrap: Bootstrap, found: Sequence[Difference]) -> list[str]:
+def _explain_seeds(variants: Sequence[Variant], found: Sequence[Difference]) -> list[str]:
     single = [variant.label for variant in variants if len(variant.runs) == 1]
     if not single or not found:
         return []

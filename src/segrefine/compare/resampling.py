@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 
 CHUNK = 500
-"""Resamples drawn and scored at a time, which bounds the memory for sets of thousands of images."""
+"""Resamples drawn at a time, which bounds the memory for sets of thousands of images."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,15 @@ from segrefine.runs.read import Run
 
 PLAIN = ("mIoU", "boundary_IoU", "pixel_acc", "mean_acc", "fwIoU")
 
+CHUNK = 500
+"""Resamples scored at a time, which bounds the memory for sets of thousands of images."""
+
 IOU_COUNTS = {"mIoU": "", "boundary_IoU": "boundary_"}
 """Means of IoU over classes, and how the names of the counts they need begin; those of a region with its name."""
+
+WORST = {"image_mIoU": 1.0, "worst_10": 0.1}
+"""Scores by image: the mean over all of them, or over the worst tenth, of the mIoU of the classes in an image's label
+(Wang et al., "Revisiting evaluation metrics for semantic segmentation", NeurIPS 2023)."""
 
 MINUS = " - "
 """`trimap_2 - mIoU` is how far a run's score near boundaries is above that of its whole images."""
@@ -26,9 +33,9 @@ CLASS = "IoU:"
 
 
 def check_metric(metric: str, run: Run) -> None:
-    """UserError if the run has no such score: one of `PLAIN`, a region (`trimap_2`, `size_0_16`) or `IoU:CLASS`."""
+    """Raise UserError unless the run has the score: of `PLAIN` or `WORST`, a region (`trimap_2`), or `IoU:CLASS`."""
     regions = [region for region in REGIONS if f"{region}_truth" in run.count_names]
-    known = [*PLAIN, *regions, *(f"{CLASS}{name}" for name in run.classes)]
+    known = [*PLAIN, *WORST, *regions, *(f"{CLASS}{name}" for name in run.classes)]
     for part in metric.split(MINUS) if metric not in known else []:
         if part not in known:
             raise UserError(f"metric={metric}: {run.folder.path} has no score {part!r}.{did_you_mean(part, known)}")
@@ -47,17 +54,55 @@ def scores(runs: Sequence[Run], metric: str, weights: np.ndarray | None = None) 
     if (parts := _parts(runs[0], metric)) != [metric]:
         first, *others = (scores(runs, part, weights) for part in parts)
         return first - sum(others)
+    if metric in WORST:
+        return np.stack([worst_mean(image_scores(run), WORST[metric], weights) for run in runs])
     counts = np.stack([_counts(run, metric) for run in runs], axis=1)  # (N, runs, C, K)
     if weights is None:
-        totals = counts.sum(0).astype(np.float64)
-    else:
-        flat = weights.astype(np.float32) @ counts.reshape(len(counts), -1).astype(np.float32)
-        totals = np.moveaxis(flat.reshape(len(weights), *counts.shape[1:]), 1, 0).astype(np.float64)
+        return _ratios(counts.sum(0).astype(np.float64), metric)
+    flat = counts.reshape(len(counts), -1).astype(np.float32)
+    chunks = []
+    for chunk in np.split(weights, range(CHUNK, len(weights), CHUNK)):
+        totals = (chunk.astype(np.float32) @ flat).reshape(len(chunk), *counts.shape[1:])
+        chunks.append(_ratios(np.moveaxis(totals, 1, 0).astype(np.float64), metric))
+    return np.concatenate(chunks, axis=1)
+
+
+def _ratios(totals: np.ndarray, metric: str) -> np.ndarray:
+    """(...) scores of (..., C, K) counts summed over images."""
     if metric in PLAIN and metric not in IOU_COUNTS:
         return scores_from_counts(torch.from_numpy(totals))[metric].numpy()
     hits, truth, prediction = np.moveaxis(totals, -2, 0)
+    return _mean_ratio(hits, truth + prediction - hits)
+
+
+def image_scores(run: Run) -> np.ndarray:
+    """(N,) mIoU of the classes in each image's label; NaN of an image that is void."""
+    hits, truth, prediction = np.moveaxis(run.rows().astype(np.float64), 1, 0)
+    return _mean_ratio(hits, np.where(truth > 0, truth + prediction - hits, 0))
+
+
+def _mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """Mean of parts / wholes over the last dimension, where the whole is above zero; NaN where none is."""
+    there = wholes > 0
+    ratios = np.divide(parts, wholes, out=np.zeros_like(parts), where=there)
     with np.errstate(invalid="ignore"):
-        return torch.from_numpy(hits / (truth + prediction - hits)).nanmean(-1).numpy()
+        return ratios.sum(-1) / there.sum(-1)
+
+
+def worst_mean(values: np.ndarray, share: float, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean of the lowest `share` of values (N,), NaN skipped: a number, or (R,) of resamples with weights (R, N)."""
+    known = np.flatnonzero(np.isfinite(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    if weights is None:
+        return worst_mean(values, share, np.ones((1, len(values))))[0]
+    means = []
+    for chunk in np.split(weights, range(CHUNK, len(weights), CHUNK)):
+        drawn = chunk[:, order].astype(np.float64)
+        until = drawn.cumsum(1)
+        taken = np.clip(share * drawn.sum(1, keepdims=True) - (until - drawn), 0, drawn)
+        with np.errstate(invalid="ignore"):
+            means.append(taken @ values[order] / taken.sum(1))
+    return np.concatenate(means)
 
 
 def images_with(run: Run, metric: str) -> int:
@@ -77,4 +122,6 @@ def _counts(run: Run, metric: str) -> np.ndarray:
         return run.rows()[..., [run.classes.index(metric.removeprefix(CLASS))]]
     if metric in PLAIN and metric not in IOU_COUNTS:
         return run.counts[:, : len(COUNTS)]
+    if metric in WORST:
+        return run.rows()
     return run.rows(IOU_COUNTS.get(metric, f"{metric}_"))

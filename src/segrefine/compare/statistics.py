@@ -10,7 +10,7 @@ V variants, S seeds of one, R resamples, N images.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from zlib import crc32
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from segrefine.compare.difference import EQUIVALENCE, FEW_IMAGES, Difference
 from segrefine.compare.moderation import Moderated, moderate
-from segrefine.compare.resampling import CHUNK, Blocks, choose_blocks
+from segrefine.compare.resampling import Blocks, choose_blocks
 from segrefine.compare.scores import images_with, scores
 from segrefine.compare.sequences import find_sequences
 from segrefine.compare.variants import Variant
@@ -33,13 +33,21 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Settings:
-    """How variants are compared: resamples, the seed of these, images of a block (None: by the data), and the points
-    within which variants count as practically equal."""
+    """How variants are compared.
+
+    Attributes:
+        resamples: of the images.
+        seed: of the resamples.
+        block_length: images of a block; None: by the data.
+        equivalence: points within which variants count as practically equal.
+        plan: whether to tell what more seeds would find.
+    """
 
     resamples: int = RESAMPLES
     seed: int = 0
     block_length: int | None = None
     equivalence: float = EQUIVALENCE
+    plan: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,7 @@ class Bootstrap:
 
     def resampled(self, runs: Sequence[Run], metric: str) -> np.ndarray:
         """(runs, R) scores, float32."""
-        chunks = np.split(self._weights, range(CHUNK, len(self._weights), CHUNK))
-        return np.concatenate([scores(runs, metric, chunk) for chunk in chunks], axis=1).astype(np.float32)
+        return scores(runs, metric, self._weights).astype(np.float32)
 
     def sample(self, metric: str) -> "Sample":
         """Return the scores of all variants; computed once a score."""
@@ -105,12 +112,8 @@ class Bootstrap:
 
     def differences(self, questions: Sequence[Question]) -> list[Difference]:
         """Answer the questions as one family: all intervals hold the truth at once in 95 % of cases."""
-        found = [self._contrast(question) for question in questions]
-        judged = [contrast for contrast in found if contrast.defined]
-        largest = np.zeros(self.settings.resamples)
-        for contrast in judged:
-            largest = np.fmax(largest, np.abs(contrast.replicates()))
-        largest.sort()
+        found = [self.contrast(question) for question in questions]
+        largest = find_largest(found, self.settings.resamples)
         return [self._answer(*each, largest) for each in zip(questions, found, strict=True)]
 
     def _answer(self, question: Question, contrast: "Contrast", largest: np.ndarray) -> Difference:
@@ -144,7 +147,7 @@ class Bootstrap:
         count = images_with(variant.runs[0], metric)
         return count if count < FEW_IMAGES else None
 
-    def _contrast(self, question: Question) -> "Contrast":
+    def contrast(self, question: Question) -> "Contrast":
         """The difference that is asked for: network by network where both variants score the same networks."""
         one, other, metric = question.one, question.other, question.metric
         few, shared = self._few(one, metric), _shared_networks(one, other)
@@ -161,6 +164,20 @@ class Bootstrap:
         return Contrast(sample, (0,), few, note)
 
 
+def find_largest(family: Sequence["Contrast"], resamples: int) -> np.ndarray:
+    """Return the largest studentised deviation of the family in each resample, (R,), sorted."""
+    largest = np.zeros(resamples)
+    for contrast in family:
+        if contrast.defined:
+            largest = np.fmax(largest, np.abs(contrast.replicates()))
+    return np.sort(largest)
+
+
+def find_critical(largest: np.ndarray) -> float:
+    """Return how many standard errors an interval reaches to each side, by what `find_largest` found."""
+    return float(largest[-max(int((1 - LEVEL) * (len(largest) + 1)), 1)])
+
+
 def _shared_networks(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
     """Return the runs that are the same trained networks, by the weights that their summaries speak of."""
     known = {run.summary.weights: run for run in other.runs if run.summary.weights is not None}
@@ -169,12 +186,25 @@ def _shared_networks(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
 
 @dataclass(frozen=True)
 class Sample:
-    """A score of V variants, or of one difference: by seed, for the set and for every resample of the images."""
+    """A score of V variants, or of one difference: by seed, for the set and for every resample of the images.
+
+    `planned` is the number of seeds that each variant would have if more were trained; None for those that it has.
+    """
 
     by_seed: tuple[np.ndarray, ...]  # V times (S,)
     resampled: tuple[np.ndarray, ...]  # V times (S, R)
     blocks: Blocks
     entropy: tuple[int, int]
+    planned: int | None = None
+
+    def with_seeds(self, seeds: int, resamples: int) -> "Sample":
+        """Return the sample as if every variant had this many seeds, with only the first of its resamples."""
+        return replace(self, planned=seeds, resampled=tuple(each[:, :resamples] for each in self.resampled))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(V,) seeds."""
+        return np.array([self.planned or len(scores) for scores in self.by_seed])
 
     @cached_property
     def means(self) -> np.ndarray:
@@ -202,16 +232,22 @@ class Sample:
         return np.where(np.isfinite(found), found, known.mean() if len(known) else 0.0)
 
     @cached_property
+    def overlaps(self) -> np.ndarray:
+        """(V,) what the variance of a mean by its seeds, those there are, and that by the images have in common."""
+        count = np.array([len(scores) for scores in self.by_seed])
+        return np.where(np.isnan(self.seeds.variances), 0.0, np.nan_to_num(self.interactions) / count)
+
+    @cached_property
     def seeds(self) -> Moderated:
         """What is known of how the scores of seeds vary."""
         own = np.array([len(scores) - 1 if np.isfinite(scores).all() else 0 for scores in self.by_seed])
         variances = [scores.var(ddof=1) if freedom else 0.0 for scores, freedom in zip(self.by_seed, own, strict=True)]
-        return moderate(variances, own)
+        found = moderate(variances, own)
+        return replace(found, own=self.counts - 1) if self.planned else found
 
     def over_seeds(self, variances: np.ndarray) -> np.ndarray:
         """(V, ...) variance of means over seeds, from (V, ...) of seeds; 0 where nothing is known of it."""
-        count = np.array([len(scores) for scores in self.by_seed])
-        known = np.where(np.isnan(self.seeds.variances), 0, 1 / count)
+        known = np.where(np.isnan(self.seeds.variances), 0, 1 / self.counts)
         return np.nan_to_num(variances) * known.reshape(-1, *[1] * (variances.ndim - 1))
 
     @cached_property
@@ -254,18 +290,30 @@ class Contrast:
         return float((gaps > 0).mean() + (gaps == 0).mean() / 2)
 
     @property
+    def knows_seeds(self) -> bool:
+        """Whether anything is known of how the scores of its seeds vary."""
+        return not np.isnan(self.sample.seeds.variances[list(self.places)]).any()
+
+    @property
     def note(self) -> str:
         """What limits a verdict on this."""
-        if not self.defined:
-            return self.shared
-        variances = self.sample.seeds.variances[list(self.places)]
-        return ", ".join(filter(None, (self.shared, ONE_SEED if np.isnan(variances).any() else "")))
+        limits = [self.shared, ONE_SEED if self.defined and not self.knows_seeds else ""]
+        return ", ".join(filter(None, limits))
 
     @cached_property
     def image_variance(self) -> float:
         """Of the score, by the images, without what each seed makes of them: that is in the seeds' variance, too."""
-        shared = self.sample.over_seeds(self.sample.interactions)[list(self.places)].sum()
+        shared = self.sample.overlaps[list(self.places)].sum()
         return max(float(np.nanvar(self._between(self.sample.deviations)) - shared), 0.0)
+
+    @cached_property
+    def deviations(self) -> np.ndarray:
+        """(R,) of the score in every resample. More seeds, where planned, average out what each makes of an image."""
+        found = self._between(self.sample.deviations)
+        if self.sample.planned is None or not np.nanvar(found):
+            return found
+        left = self.sample.over_seeds(self.sample.interactions)[list(self.places)].sum()
+        return found * ((self.image_variance + left) / np.nanvar(found)) ** 0.5
 
     @cached_property
     def error(self) -> float:
@@ -280,7 +328,7 @@ class Contrast:
         drawn = normal[list(self.places)].sum(0) / len(self.places) ** 0.5
         images = self.image_variance * _wilson_hilferty(drawn, self.sample.blocks.freedom)
         error = (images + variances[list(self.places)].sum(0)) ** 0.5
-        deviations = self._between(self.sample.deviations) + self._between(noise)
+        deviations = self.deviations + self._between(noise)
         return np.divide(deviations, error, out=np.zeros_like(error), where=error > 0)
 
     def interval(self, largest: np.ndarray, margin: float = 0.0) -> tuple[float, float, float]:
@@ -290,11 +338,10 @@ class Contrast:
         if not self.defined:
             return np.nan, np.nan, np.nan
         count = len(largest)
-        critical = float(largest[-max(int((1 - LEVEL) * (count + 1)), 1)])
         distance = abs(self.estimate + margin)
         studentised = distance / self.error if self.error else np.inf * bool(distance) if distance else 0.0
         beyond = count - int(np.searchsorted(largest, studentised))
-        width = critical * self.error
+        width = find_critical(largest) * self.error
         return self.estimate - width, self.estimate + width, (beyond + 1) / (count + 1)
 
     def _between(self, values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from segrefine.compare.difference import Difference
+from segrefine.compare.plan import Plan
 from segrefine.compare.scores import CLASS, PLAIN, score
 from segrefine.compare.variants import Variant
 
@@ -40,7 +41,7 @@ def overview(variants: Sequence[Variant]) -> pd.DataFrame:
     for variant in variants:
         runs, summary = variant.runs, variant.summary
         row = {"variant": variant.label, "backbone": summary.backbone, "seeds": str(len(runs))}
-        row |= {name: mean_and_deviation([score(run, name) for run in runs]) for name in PLAIN}
+        row |= {name: mean_and_deviation([score(run, name) for run in runs]) for name in (*PLAIN, "worst_10")}
         row |= {"parameters (M)": f"{summary.params / 1e6:.2f}"}
         row |= {f"multiply-adds (G, {_size(variants)})": f"{summary.flops / 1e9:.2f}"}
         row |= {"images/s": _mean([run.summary.images_per_second for run in runs], 1, 1)}
@@ -71,6 +72,14 @@ def differences(found: Sequence[Difference]) -> pd.DataFrame:
         seeds = " and ".join(map(str, entry.seeds))
         rows.append((entry.one, entry.other, entry.metric, *numbers, seeds, entry.verdict))
     return new_table(columns, rows)
+
+
+def plans(planned: Sequence[Plan]) -> pd.DataFrame:
+    """Return what more seeds would find, in points."""
+    columns = ("seeds of each", "a typical pair shows", "every pair shows", "undecided pairs that it would decide")
+    return new_table(
+        columns, [(str(one.seeds), f"{one.typical:.1f}", f"{one.worst:.1f}", str(one.decided)) for one in planned]
+    )
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

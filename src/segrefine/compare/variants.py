@@ -3,37 +3,46 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
-from segrefine.core.config import flatten
+from segrefine.compare.names import name_runs
 from segrefine.core.errors import UserError, did_you_mean
-from segrefine.runs.options import NO_DIFFERENCE, PLAIN_INFERENCE
 from segrefine.runs.read import Run
 from segrefine.runs.summary import Summary
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Runs that differ in nothing but their seed, in its order; `label` says how they differ from the others."""
+    """Runs that differ in nothing but their seed, in its order.
+
+    Attributes:
+        label: how they differ from the others.
+        whole: all that sets them apart, where the label leaves some of it out.
+    """
 
     label: str
     runs: tuple[Run, ...]
+    whole: str = ""
 
     @property
     def summary(self) -> Summary:
         return self.runs[0].summary
 
 
-def group(runs: Sequence[Run]) -> list[Variant]:
+def group(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> list[Variant]:
     """Group the runs into variants, named after what tells them apart, in the order in which they come.
 
+    Args:
+        runs: of one set of images.
+        labels: names of variants -> names to give them instead.
+
     Raises:
-        UserError: runs were not scored on the same images and classes, or two of a variant have the same seed.
+        UserError: runs were not scored on the same images and classes, two of a variant have the same seed, or `labels`
+            names no variant or gives two of them the same name.
     """
     check_same_images(runs)
+    names = name_runs(runs)
     variants: dict[str, list[Run]] = {}
-    for run, label in zip(runs, _labels(runs), strict=True):
+    for run, label in zip(runs, names.labels, strict=True):
         variants.setdefault(label, []).append(run)
     for label, members in variants.items():
         members.sort(key=lambda run: (run.seed is None, run.seed))
@@ -42,7 +51,20 @@ def group(runs: Sequence[Run]) -> list[Variant]:
                 raise UserError(
                     f"{one.folder.path} and {other.folder.path} are both {label} with seed {one.seed}: remove one."
                 )
-    return [Variant(label, tuple(members)) for label, members in variants.items()]
+    new = _check_labels(labels or {}, list(variants))
+    return [Variant(new[label], tuple(members), names.whole.get(label, "")) for label, members in variants.items()]
+
+
+def _check_labels(labels: Mapping[str, str], found: Sequence[str]) -> dict[str, str]:
+    """Return the new name of every variant."""
+    for label in labels:
+        if label not in found:
+            raise UserError(f"labels: there is no variant {label!r} among the runs.{did_you_mean(label, found)}")
+    new = {label: str(labels.get(label, label)) for label in found}
+    for one, other in pairwise(sorted(found, key=lambda label: new[label])):
+        if new[one] == new[other]:
+            raise UserError(f"labels: {one!r} and {other!r} would both be called {new[one]!r}.")
+    return new
 
 
 def check_same_images(runs: Sequence[Run]) -> None:
@@ -73,45 +95,3 @@ def find_variant(variants: Sequence[Variant], label: str) -> Variant:
     if label not in named:
         raise UserError(f"There is no variant {label!r} among the runs.{did_you_mean(label, named)}")
     return named[label]
-
-
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """For every run its model, its backbone where these differ, and the options in which runs differ that others of the
-    same model, backbone or data have as well."""
-    options = [_options(run) for run in runs]
-    groups = ("model", "backbone", "datamodule", "recipe")
-    differing: dict[str, set[str]] = {}
-    for own in options:
-        for key in own:
-            alike = [other for other in options if _comparable(key, own, other, groups)]
-            if any(other[key] != own[key] for other in alike if key in other):
-                differing.setdefault(key, set()).add(str(own.get(f"{key.split('.')[0]}.name")))
-    several = len({own["backbone.name"] for own in options}) > 1
-    labels = []
-    for own in options:
-        parts = [own["model.name"], *([own["backbone.name"]] if several else [])]
-        for key in sorted(differing.keys() - {"model.name", "backbone.name"}):
-            if key in own and str(own.get(f"{key.split('.')[0]}.name")) in differing[key]:
-                parts.append(f"{key.removeprefix('model.')}={_brief(own[key])}")
-        labels.append(" ".join(parts))
-    return labels
-
-
-def _comparable(key: str, one: Mapping[str, Any], other: Mapping[str, Any], groups: Sequence[str]) -> bool:
-    """Whether an option means the same in both: one of a model does in runs of that model alone."""
-    name = f"{key.split('.')[0]}.name"
-    return key.split(".")[0] not in groups or key == name or one.get(name) == other.get(name)
-
-
-def _options(run: Run) -> dict[str, Any]:
-    """Every option by its dotted name that may tell variants apart."""
-    config = flatten(PLAIN_INFERENCE | dict(run.config))
-    return {
-        key: value
-        for key, value in config.items()
-        if not isinstance(value, Mapping) and key not in NO_DIFFERENCE and key.split(".")[0] not in NO_DIFFERENCE
-    }
-
-
-def _brief(value: Any) -> str:
-    return Path(value).name if isinstance(value, str) and "/" in value else str(value).replace(" ", "")

@@ -5,7 +5,7 @@ import netrc
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ def download_runs(path: str, folder: Path, group: str | None = None) -> list[Pat
     """`folder/RUN_ID` of every finished run of the W&B project `path`, ENTITY/PROJECT, or of one group there, such as a
     sweep; fetched where it is not there yet.
 
-    Runs that keep no files, which others may have logged, are named in a warning and left out. UserError where W&B
+    Runs that keep no files, which others may have logged, are named in a warning and skipped. UserError if W&B
     cannot be asked or has no such project.
     """
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", path):
@@ -51,7 +51,7 @@ def download_runs(path: str, folder: Path, group: str | None = None) -> list[Pat
         else:
             without.append(f"{run.name} ({run.id})")
     if without:
-        log.warning(f"without {', '.join(NEEDED)} at W&B, so left out: {listing(without)}")
+        log.warning(f"without {', '.join(NEEDED)} at W&B, so skipped: {listing(without)}")
     return folders
 
 
@@ -85,6 +85,29 @@ def _fetch(run: Any, path: str, folder: Path) -> bool:
                 _asked(path, partial(file.download, root=part, replace=True)).close()
                 os.replace(Path(part) / KEPT_BELOW / name, folder / name)
     return True
+
+
+def log_report(folder: Path, tables: Mapping[str, Any], project: str) -> None:
+    """Log a comparison as a W&B run of the job type `comparison`: offline without a key, a warning if W&B fails.
+
+    Args:
+        folder: whose plots, PNG files, are logged; what is kept offline lies below it.
+        tables: DataFrames of text by their names.
+        project: PROJECT or ENTITY/PROJECT.
+    """
+    import wandb
+
+    *entity, name = project.split("/")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
+    settings = wandb.Settings(console="off", silent=True)
+    place: dict[str, Any] = {"entity": entity[0] if entity else None, "project": name, "dir": folder, "mode": mode}
+    try:
+        with wandb.init(job_type="comparison", settings=settings, **place) as run:
+            run.log({f"tables/{title}": wandb.Table(dataframe=table) for title, table in tables.items()})
+            run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))})
+        log.info(f"W&B: {run.url}" if run.url else f"W&B is offline. To upload: wandb sync {Path(run.dir).parent}")
+    except Exception as error:  # whatever the service or its client does, the report is written
+        log.warning(f"W&B did not take the report ({type(error).__name__}: {' '.join(str(error).split())}).")
 
 
 def has_wandb_key() -> bool:

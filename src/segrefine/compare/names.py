@@ -1,0 +1,162 @@
+"""Names of variants: the model, and what sets the runs apart from most others."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segrefine.core.config import flatten
+from segrefine.runs.options import NO_DIFFERENCE, PLAIN_INFERENCE
+from segrefine.runs.read import Run
+
+LONGEST = 40
+"""Characters of a name, unless two variants would then have the same one."""
+
+GROUPS = ("model", "backbone", "datamodule", "recipe")
+"""Config groups: an option of one means the same only where the group's `name` is the same."""
+
+FILE = re.compile(r".*/.*|[\w.-]+\.(pth|pt|ckpt|safetensors|caffemodel|mat|npz|h5)")
+
+Key = tuple[str, str]
+"""An option's dotted name, and the name of the group's value that it belongs to, "" for any."""
+
+Settings = dict[Key, str]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names of runs; those of one variant share theirs.
+
+    Attributes:
+        labels: one for each run.
+        shared: text on what holds for each variant whose name does not say otherwise.
+        whole: label -> all that sets the variant apart, where the label leaves some of it out.
+    """
+
+    labels: tuple[str, ...]
+    shared: str
+    whole: Mapping[str, str]
+
+
+def name_runs(runs: Sequence[Run]) -> Names:
+    """Name runs by their model and by the options in which they differ from most others, the shortest first.
+
+    A path is given by its stem. Where two runs with the same seed would then have the same name, paths stay whole.
+    """
+    options = [_options(run) for run in runs]
+    differing = _differing(options)
+    settings = [_settings(own, differing, whole_paths=False) for own in options]
+    identities = Counter((frozenset(own.items()), run.seed) for own, run in zip(settings, runs, strict=True))
+    if max(identities.values()) > 1:
+        settings = [_settings(own, differing, whole_paths=True) for own in options]
+    variants = list(dict.fromkeys(frozenset(own.items()) for own in settings))
+    usual = _usual([dict(variant) for variant in variants])
+    parts = {variant: _parts(dict(variant), usual) for variant in variants}
+    short = _shorten(list(parts.values()))
+    named = dict(zip(variants, short, strict=True))
+    whole = {named[variant]: " ".join(parts[variant]) for variant in variants}
+    return Names(
+        tuple(named[frozenset(own.items())] for own in settings),
+        _describe(usual, options),
+        {label: words for label, words in whole.items() if label != words},
+    )
+
+
+def _options(run: Run) -> dict[str, Any]:
+    """Every option by its dotted name that may tell variants apart."""
+    config = flatten(PLAIN_INFERENCE | dict(run.config))
+    return {
+        key: value
+        for key, value in config.items()
+        if not isinstance(value, Mapping) and key not in NO_DIFFERENCE and key.split(".")[0] not in NO_DIFFERENCE
+    }
+
+
+def _key(option: str, options: Mapping[str, Any]) -> Key:
+    group = option.split(".")[0]
+    name = f"{group}.name"
+    return option, "" if group not in GROUPS or option == name else str(options.get(name))
+
+
+def _differing(options: Sequence[Mapping[str, Any]]) -> set[Key]:
+    """Return the options in which any two runs differ that both have."""
+    values = defaultdict[Key, set[str]](set)
+    for own in options:
+        for option, value in own.items():
+            values[_key(option, own)].add(repr(value))
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def _settings(options: Mapping[str, Any], differing: set[Key], whole_paths: bool) -> Settings:
+    """Return the model, and the options in which any two runs differ, as text."""
+    keys = {_key(option, options): option for option in sorted(options)}
+    chosen = {key: option for key, option in keys.items() if key in differing or option == "model.name"}
+    return {key: _text(options[option], whole_paths) for key, option in chosen.items()}
+
+
+def _usual(variants: Sequence[Settings]) -> Settings:
+    """Return what most of the variants have that have the option at all; the model is always named."""
+    usual = {}
+    for key in {key for variant in variants for key in variant if key[0] != "model.name"}:
+        values = [variant[key] for variant in variants if key in variant]
+        value, count = Counter(values).most_common(1)[0]
+        if 2 * count > len(values):
+            usual[key] = value
+    return usual
+
+
+def _parts(settings: Settings, usual: Settings) -> list[str]:
+    """Return the words of a name: model, backbone, and options from the shortest to the longest."""
+    unusual = {key[0]: value for key, value in settings.items() if usual.get(key) != value}
+    first = [unusual.pop(name) for name in ("model.name", "backbone.name") if name in unusual]
+    return [
+        *first,
+        *sorted((f"{_last(key)}={value}" for key, value in unusual.items()), key=lambda part: (len(part), part)),
+    ]
+
+
+def _shorten(names: list[list[str]]) -> list[str]:
+    """Leave out the longest options of names that are too long, as long as no two names become the same."""
+    labels = [" ".join(parts) for parts in names]
+    for place, parts in enumerate(names):
+        others = {*labels[:place], *labels[place + 1 :]}
+        kept = list(parts)
+        while len(" ".join(kept)) > LONGEST and len(kept) > 2:
+            shorter = [[*kept[:at], *kept[at + 1 :]] for at in range(len(kept) - 1, 0, -1)]
+            possible = [rest for rest in shorter if " ".join(rest) not in others]
+            if not possible:
+                break
+            kept = possible[0]
+        labels[place] = " ".join(kept)
+    return labels
+
+
+def _describe(usual: Settings, options: Sequence[Mapping[str, Any]]) -> str:
+    backbones = {own["backbone.name"] for own in options}
+    words = [str(backbones.pop())] if len(backbones) == 1 else []
+    for (option, scope), value in sorted(usual.items()):
+        if option == "backbone.name":
+            words.insert(0, value)
+        else:
+            models = {own["model.name"] for own in options}
+            of = f" ({scope})" if option.startswith("model.") and len(models) > 1 else ""
+            words.append(f"{_last(option)}={value}{of}")
+    return ", ".join(words)
+
+
+def _last(option: str) -> str:
+    """Return the last part of a dotted name, or the last two where that alone says too little."""
+    *before, last = option.split(".")
+    return f"{before[-1]}.{last}" if before and last in ("name", "size", "scale", "seed") else last
+
+
+def _text(value: Any, whole_paths: bool) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return Path(value).stem if not whole_paths and FILE.fullmatch(value) else value
+    return str(value).replace(" ", "")

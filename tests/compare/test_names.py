@@ -1,0 +1,91 @@
+"""Names of variants: what sets them apart from most others, in few characters, and never the same for two."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fake_runs import draw_counts, write_run
+
+from segrefine.compare.names import LONGEST, Names, name_runs
+from segrefine.runs.read import read_run
+
+COUNTS = draw_counts(0, 3, 0.8)
+
+
+def named(folder: Path, *options: dict[str, Any]) -> Names:
+    """Names of runs with these options; `model` is fcn8s unless given."""
+    place = len(list(folder.iterdir()))
+    folders = [write_run(folder / f"{place}_{number}", COUNTS, **own) for number, own in enumerate(options)]
+    return name_runs([read_run(path) for path in folders])
+
+
+def labels(folder: Path, *options: dict[str, Any]) -> list[str]:
+    return list(named(folder, *options).labels)
+
+
+def test_of_two_runs_both_say_how_they_differ(tmp_path: Path) -> None:
+    assert labels(tmp_path, {"model": "refinenet"}, {}) == ["refinenet", "fcn8s"]
+    assert labels(tmp_path, {}, {"recipe__lr": 0.1}) == ["fcn8s lr=0.0005", "fcn8s lr=0.1"]
+    assert labels(tmp_path, {}, {"backbone__weights": "/x/vgg.pth"}) == ["fcn8s weights=none", "fcn8s weights=vgg"]
+    assert labels(tmp_path, {}, {"backbone__name": "resnet50"}) == ["fcn8s resnet18", "fcn8s resnet50"]
+    pooled = {"model": "refinenet"}, {"model": "refinenet", "model__crp_links": 1}, {}
+    assert labels(tmp_path, *pooled) == ["refinenet crp_links=4", "refinenet crp_links=1", "fcn8s"]
+
+
+def test_what_most_variants_share_is_said_once(tmp_path: Path) -> None:
+    names = named(tmp_path, {}, {"model": "fcn16s"}, {"model": "refinenet"}, {"backbone__weights": "a.pth"})
+    assert names.labels == ("fcn8s", "fcn16s", "refinenet", "fcn8s weights=a")
+    assert names.shared == "resnet18, weights=none"
+    other = {"model": "refinenet", "model__crp_links": 2}
+    names = named(
+        tmp_path, {}, {"model": "refinenet"}, {"model": "refinenet", "seed": 1}, other, other | {"recipe__lr": 1}
+    )
+    assert names.labels == (
+        *("fcn8s", "refinenet crp_links=4", "refinenet crp_links=4"),
+        *("refinenet", "refinenet lr=1"),
+    )
+    assert names.shared == "resnet18, crp_links=2 (refinenet), lr=0.0005"
+
+
+def test_runs_that_differ_in_the_seed_alone_have_one_name(tmp_path: Path) -> None:
+    assert set(labels(tmp_path, {"seed": 0}, {"seed": 1, "ckpt_path": "x.ckpt"}, {"seed": 2})) == {"fcn8s"}
+
+
+def test_what_a_run_started_from_makes_another_variant(tmp_path: Path) -> None:
+    """Although a run that goes on may leave it out."""
+    started = {"init_from": None}, {"init_from": "/x/voc.pth"}
+    assert labels(tmp_path, *started) == ["fcn8s init_from=none", "fcn8s init_from=voc"]
+
+
+def test_what_evaluate_scored_otherwise_is_another_variant(tmp_path: Path) -> None:
+    scales = {"tta": {"scales": [0.75, 1.0], "flip": False}, "window": None, "checkpoint": "/x/best.ckpt"}
+    assert labels(tmp_path, {}, scales) == ["fcn8s scales=[1.0]", "fcn8s scales=[0.75,1.0]"]
+
+
+def test_paths_stay_whole_where_their_stems_would_mix_up_two_runs(tmp_path: Path) -> None:
+    started = {"init_from": "/a/best.ckpt"}, {"init_from": "/b/best.ckpt"}
+    assert labels(tmp_path, *started) == ["fcn8s init_from=/a/best.ckpt", "fcn8s init_from=/b/best.ckpt"]
+    by_seed = [own | {"seed": seed} for seed, own in enumerate(started)]  # each seed goes on from its own
+    assert labels(tmp_path, *by_seed, {"model": "refinenet"}) == ["fcn8s", "fcn8s", "refinenet"]
+
+
+def test_long_names_lose_their_longest_options_but_stay_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    choices = {
+        "recipe__lr": (0.1, 0.2),
+        "recipe__schedule": ({"name": "poly", "warmup_steps": 100}, {"name": "constant", "warmup_steps": 1}),
+        "datamodule__train_size": (100, 200),
+        "backbone__weights": (None, "some_longer_file_name.safetensors"),
+        "model__upsample": ("learned", "fixed"),
+    }
+    every = [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+    options = [every[place] for place in rng.permutation(len(every))[:20]]
+    names = named(tmp_path, *options)
+    assert len(set(names.labels)) == 20
+    for label in names.labels:
+        shorter = label.split(" ")[1:]
+        kept = [" ".join(["fcn8s", *(part for part in shorter if part != left)]) for left in shorter]
+        assert len(label) <= LONGEST or len(shorter) == 1 or all(one in names.labels for one in kept), label
+    assert all(set(label.split(" ")) < set(whole.split(" ")) for label, whole in names.whole.items())
+    assert names.whole
