@@ -1,0 +1,10 @@
+# docker build -t segrefine . && docker run --rm -v "$PWD/outputs:/work/outputs" segrefine
+# Data: -v DIR:/data and datamodule.root=/data. GPUs: --gpus all. Shared memory for reading processes: --shm-size 2g.
+FROM python:3.12-slim
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN pip install --no-cache-dir .
+WORKDIR /work
+ENTRYPOINT ["segrefine"]
+CMD ["train", "logger=csv"]
