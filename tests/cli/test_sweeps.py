@@ -214,7 +214,7 @@ def test_a_folder_that_was_given_is_kept(tmp_path: Path) -> None:
     (run / "wandb/offline-run-1").mkdir(parents=True)
     told = describe_sweep(run.parent)
     assert told[0].startswith("0 of 1 runs in ")
-    assert told[1] == "the same command goes on with seed-0"
+    assert told[1] == "the same command resumes seed-0"
     (pattern,) = [line.removeprefix("to upload to W&B: wandb sync ") for line in told if "wandb" in line]
     (listed,) = subprocess.run(f"ls -d {pattern}", shell=True, capture_output=True, text=True).stdout.splitlines()
     assert listed == str(run / "wandb/offline-run-1")
@@ -257,7 +257,7 @@ def test_the_same_again_skips_what_is_finished_and_tries_again_what_failed(sweep
     assert "error: 13 brings bad luck" in said
     assert re.search("a job of the sweep ended with status 1: .*seed-13", said)
     assert f"1 of 2 runs in {sweep.folder.relative_to(sweep.top)} are finished" in said
-    assert "the same command goes on with seed-13\n" in said
+    assert "the same command resumes seed-13\n" in said
     before = sweep.begun()
     (sweep.folder / "mended").touch()
     status, said = sweep.run("seed=13,14")

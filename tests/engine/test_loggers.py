@@ -349,7 +349,7 @@ def test_what_the_client_raises_is_told_once_and_ends_the_logging_alone(
     logger.log_hyperparams({})
     finish_wandb(True)
     assert len(asked) == 1
-    assert caplog.text.count("W&B failed (CommError: gone for good), so the run goes on without it.") == 1
+    assert caplog.text.count("W&B failed (CommError: gone for good), so the run continues without it.") == 1
 
 
 def test_online_without_a_key_is_offline_and_no_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

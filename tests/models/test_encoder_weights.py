@@ -177,8 +177,8 @@ def test_code_in_a_file_is_not_run(legacy: bool, tmp_path: Path) -> None:
     content = {"conv1.weight": Intruder(trace)}
     path.write_bytes(pickle.dumps(content, protocol=2)) if legacy else torch.save(content, path)
     text = message("resnet18", str(path))
-    assert f"{path} is no file of tensors and plain values" in text
-    assert "could run code" in text
+    assert f"{path} contains objects other than tensors and plain values" in text
+    assert "Loading it could execute code" in text
     assert not trace.exists()
 
 

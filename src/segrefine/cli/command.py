@@ -1,4 +1,4 @@
-"""How a command runs: Hydra with help in words, one clear message for a user's mistake, and the run's folder."""
+"""How a command runs: Hydra with readable help, one clear message for a user's mistake, and the run's folder."""
 
 import contextlib
 import logging
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 MISTAKE = 2
-"""Exit status after a user's mistake, or a fault of the machine that a user can put right."""
+"""Exit status after a user's mistake, or a fault of the machine that a user can fix."""
 
 
 Task = Callable[[DictConfig, Path], Any]

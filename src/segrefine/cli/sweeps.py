@@ -109,7 +109,7 @@ def describe_sweep(folder: Path) -> list[str]:
     unfinished = [run.name for run in runs if not RunFolder(run).finished]
     lines = [f"{len(runs) - len(unfinished)} of {len(runs)} runs in {folder} are finished"] if runs else []
     if unfinished:
-        lines.append(f"the same command goes on with {', '.join(unfinished)}")
+        lines.append(f"the same command resumes {', '.join(unfinished)}")
     if len(unfinished) < len(runs):
         lines.append(f"to compare: segrefine compare runs={shlex.quote(f'{folder}/*')} output=DIR")
     found = folder / "optimization_results.yaml"

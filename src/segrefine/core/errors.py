@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right, and helpers for the wording of messages."""
+"""The exception for what a user can fix, and helpers for the wording of messages."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches

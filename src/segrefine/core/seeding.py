@@ -1,6 +1,6 @@
 """Random numbers as functions of the seed and the place in the training, not of what was drawn before.
 
-So a run that goes on from a checkpoint draws what it would have drawn, with any number of reading processes: there is
+So a run that resumes from a checkpoint draws what it would have drawn, with any number of reading processes: there is
 no generator's state to be saved in each of them.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 REQUEUE = 75
-"""Exit status of a run that a scheduler stopped: start it again and it goes on (EX_TEMPFAIL of BSD's sysexits.h)."""
+"""Exit status of a run that a scheduler stopped: start it again and it resumes (EX_TEMPFAIL of BSD's sysexits.h)."""
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)

@@ -20,7 +20,7 @@ HEADER = 8  # bytes: height and width
 class Cache:
     """A file for each example, of 4 * H * W bytes and a header, mapped into memory by all processes that read it.
 
-    Whatever is read is exactly what was decoded; a source file that changes is decoded anew.
+    Whatever is read is exactly what was decoded; a source file that changes is decoded again.
 
     Args:
         folder: where the files go; one in /dev/shm keeps them in memory.

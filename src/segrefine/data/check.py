@@ -36,7 +36,7 @@ def check(datamodule: SegmentationDataModule) -> list[SplitReport]:
 
 
 def render(reports: list[SplitReport], classes: list[str]) -> str:
-    """The reports in words and a table of classes, with the weights that the train split gives."""
+    """Return the reports as text, with a table of classes and the weights that follow from the train split."""
     lines = []
     for report in reports:
         sizes = ", ".join(f"{height}x{width} ({count})" for (height, width), count in report.sizes.most_common(5))

@@ -17,7 +17,7 @@ class ClassEpochs:
     Examples are looked at in random order, those first that no epoch has held since all had been held. One is taken if
     fewer than `per_class` of those taken so far hold one of its classes. So every class is in `per_class` examples, or
     in all that hold it; one that is common is in more, beside rare ones. Where too few are taken, the next in order
-    follow; of too many some are left out at random.
+    follow; if there are too many, some are skipped at random.
 
     Here all epochs have one `size`, since Lightning counts on it: the largest that the release's rule gives the first
     few, so that hardly any is cut. In the release sizes vary between the two limits. What an epoch holds follows from

@@ -190,7 +190,7 @@ class SegmentationDataModule(LightningDataModule):
         return torch.from_numpy(weights)
 
     def _eval_dataloader(self, split: str) -> DataLoader[Item]:
-        """A whole split in order, at native size. Of several processes each takes every so many-th image, one more or
+        """A whole split in order, at native size. Each of several processes takes every `world`-th image, one more or
         less than another, so that none counts twice; PyTorch's sampler would repeat some."""
         dataset = self.dataset(split)
         rank, world = self._place()

@@ -48,7 +48,7 @@ class SegmentationDataset(Dataset[Item]):
         return self.read(index)[1]
 
     def check(self) -> None:
-        """Cheap checks before training; raises UserError for what a user can put right."""
+        """Run cheap checks before training; raise UserError for what a user can fix."""
 
     def one_size(self) -> bool:
         """Return whether all images have the same size. True as well where only reading them all could tell."""

@@ -20,7 +20,7 @@ class Draw(NamedTuple):
 class TrainSampler(Sampler[Draw]):
     """Every epoch another order of `size` examples, fixed by `seed` and the epoch's number, nothing twice.
 
-    Of `world` processes the one of this `rank` takes every so many-th example; the last few are left out, so that all
+    Of `world` processes the one of this `rank` takes every `world`-th example. The last few are skipped, so that all
     have the same number. Lightning tells the epoch by `set_epoch`. A run that goes on within an epoch leaves out its
     first `skip` examples, those of this process that it has seen; `len` counts them, since Lightning counts from the
     start of the epoch.

@@ -40,7 +40,7 @@ def link(path: Path, second_name: Path) -> None:
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
-    """As `torch.save`, but a disk that takes no more is told by its OSError, which PyTorch covers by one of its own."""
+    """Like `torch.save`, but re-raise the OSError (for example, disk full) that PyTorch hides behind a RuntimeError."""
     with path.open("wb") as file:
         try:
             torch.save(checkpoint, file)

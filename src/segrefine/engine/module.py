@@ -1,4 +1,4 @@
-"""The LightningModule: loss, steps, logged scores, optimiser groups. It trains any network of ours, knowing none."""
+"""The LightningModule: loss, steps, logged scores, optimizer groups. It depends on no particular network."""
 
 import logging
 from pathlib import Path

@@ -91,7 +91,7 @@ class Segmenter(LightningModule):
         self.net.lay_out(self.trainer.strategy.root_device)
 
     def predict_dataloader(self) -> DataLoader[Photo]:
-        """Of several processes each takes every so many-th image."""
+        """Return this process's share of the images: every `world_size`-th one."""
         share: Any = range(self.trainer.global_rank, len(self.files), self.trainer.world_size)
         return DataLoader([*self.files.items()], batch_size=None, sampler=share, collate_fn=_read)  # type: ignore[arg-type]
 
@@ -110,7 +110,7 @@ class PhotoWriter(Callback):
         self.folder, self.submission, self.stop, self.bad = folder, submission, stop, 0
 
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.stop.listen()  # Lightning would go on after SIGTERM
+        self.stop.listen()  # Lightning would continue after SIGTERM
 
     def on_predict_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Options of `conf/recipe/*.yaml`, which says what each means. `resolve` works out what depends on the run."""
+    """Options of `conf/recipe/*.yaml`, where each is explained. `resolve` computes what depends on the run."""
 
     optimizer: Literal["sgd", "adamw"]
     lr: Positive

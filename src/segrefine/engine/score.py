@@ -53,7 +53,7 @@ def report(summary: Summary, folder: RunFolder) -> None:
 
 
 def render(summary: Summary) -> str:
-    """The scores as a small table in words."""
+    """Return the scores as a small text table."""
     rows = [(name, getattr(summary, name)) for name in SCORES]
     rows += [(f"IoU {name}", iou) for name, iou in summary.per_class.items()]
     width = max(len(name) for name, _ in rows)

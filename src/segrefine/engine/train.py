@@ -233,7 +233,7 @@ def fit(job: Job, training: Training) -> None:
 def finish(job: Job, training: Training) -> Summary:
     """Score the best checkpoint and write the summary."""
     timer, module = training.timer, training.module
-    seconds, rate = timer.train_seconds, timer.images_per_second  # which the test measures anew
+    seconds, rate = timer.train_seconds, timer.images_per_second  # which the test overwrites
     load_weights(job.net, training.checkpointing.best)
     scores = score(training.trainer, module, job.datamodule, job.folder)
     summary = Summary(

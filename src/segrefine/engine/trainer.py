@@ -153,7 +153,7 @@ def is_rank_zero() -> bool:
 
 
 def reset_peak_memory() -> None:
-    """Start counting anew, so that a run of a sweep is not charged with the one before."""
+    """Reset the counter, so that a run of a sweep does not report the peak of the run before."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):  # Linux alone has it, and not in every container

@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     except OSError as error:
         if error.errno is not None and error.filename is None:
-            error.filename = str(path)  # a full disk is told by a write, which does not say where
+            error.filename = str(path)  # a write to a full disk does not name the file
         raise
     finally:
         part.unlink(missing_ok=True)

@@ -41,8 +41,8 @@ def read_file(path: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # pickle's own errors share no base class
         raise UserError(
-            f"{path} is no file of tensors and plain values, and reading anything else could run code from it "
-            f"({first_line(error)})."
+            f"{path} contains objects other than tensors and plain values. Loading it could execute code, so it was "
+            f"refused ({first_line(error)})."
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__} where a dictionary of tensors was expected.")

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 class LastValidation(Callback):
     """Validate after the last step, also where no validation is due, so that every step has a score and a checkpoint.
 
-    Lightning validates when a training is told to stop; at its last step this changes nothing else.
+    Lightning validates when training is asked to stop. At the last step, asking changes nothing else.
     """
 
     def on_train_batch_end(

@@ -29,7 +29,7 @@ class PanelWriter(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         count = len(trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
-        world = trainer.world_size  # the first process, which writes, sees every so many-th image
+        world = trainer.world_size  # rank 0, which writes, sees every `world`-th image
         self.chosen = {index * count // self.IMAGES // world * world for index in range(self.IMAGES)}  # far apart
 
     @rank_zero_only

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 class Throughput(Callback):
     """Images per second over all processes, in training (data loading included, validation not) or in a test.
 
-    The first `WARM_UP` steps of a run are left out of the rate: kernels are chosen and memory is taken in them.
+    The rate skips the first `WARM_UP` steps of a run, which select kernels and allocate memory.
     """
 
     WARM_UP = 2
@@ -28,7 +28,7 @@ class Throughput(Callback):
         return {"train_seconds": train_seconds, "seconds": self.seconds, "images": self.images}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """A run that goes on adds to what was measured before it stopped."""
+        """Add to what was measured before the run was interrupted."""
         self.train_seconds, self.seconds = state_dict["train_seconds"], state_dict["seconds"]
         self.images = int(state_dict["images"])
 

@@ -27,7 +27,7 @@ FINISH_TIMEOUT = 60.0
 
 
 class LenientWandbLogger(WandbLogger):
-    """A W&B run that no training fails with: its first error is told and ends the logging to it."""
+    """A W&B logger that never ends a training: its first error becomes a warning and stops the logging to W&B."""
 
     def __init__(self, run: Any) -> None:
         super().__init__(experiment=run)
@@ -62,10 +62,10 @@ class LenientWandbLogger(WandbLogger):
             return
         try:
             call(*arguments, **options)
-        except Exception as error:  # whatever the service or its client does, training goes on
+        except Exception as error:  # whatever the service or its client does, training continues
             self.lost = True
             log.warning(
-                f"W&B failed ({_one_line(error)}), so the run goes on without it. {_how_to_upload(self.experiment)}"
+                f"W&B failed ({_one_line(error)}), so the run continues without it. {_how_to_upload(self.experiment)}"
             )
 
 
@@ -80,7 +80,7 @@ def start_wandb(options: dict[str, Any], folder: RunFolder, config: dict[str, An
         log.warning("W&B is not installed, so the run is logged without it (pip install wandb, or logger=csv).")
         return None
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # W&B's own statistics, which need not arrive
-    # The id is kept in the run's folder, so that a resumed run goes on in the same W&B run.
+    # The id is kept in the run's folder, so that a resumed run continues the same W&B run.
     id_file = folder.wandb_id
     identity = (id_file.read_text().strip() if id_file.is_file() else "") or secrets.token_hex(4)
     settings = wandb.Settings(
@@ -100,7 +100,7 @@ def start_wandb(options: dict[str, Any], folder: RunFolder, config: dict[str, An
             )
             run.define_metric("trainer/global_step")  # as Lightning does for runs that it starts itself
             run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        except Exception as error:  # whatever the service or its client does, training goes on
+        except Exception as error:  # whatever the service or its client does, training continues
             log.warning(f"W&B could not start ({mode}): {_one_line(error)}")
             _stop_service()  # which takes the id for one in use
             continue
