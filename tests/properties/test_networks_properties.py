@@ -149,6 +149,7 @@ REAL = [
     ("refinenet_single", "resnet101", {}),
     ("refinenet_2cascade", "vgg19", {}),
     ("fcn_dilated", "resnet50", {}),
+    ("fcn8s", "resnet18", {"context": True}),
 ]
 
 
