@@ -1,6 +1,7 @@
 """Networks at the width that users train; those of test_network.py are narrow."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from segrefine.models.build import create_model
+from segrefine.models.cost import count_parameters
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,18 @@ def test_fcn_over_a_vgg_of_full_width_runs(filled: Callable[..., Any]) -> None:
         32: (4096, 2, 1),
     }
     assert net.upsample(net.decoder(features), (65, 33)).shape == (1, 4, 65, 33)
+
+
+VGG16 = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+CONVOLUTIONS = sum(9 * a * b + b for a, b in pairwise(VGG16))
+
+
+def parameters(name: str, backbone: str, num_classes: int) -> int:
+    with torch.device("meta"):
+        return count_parameters(create_model(name, backbone, num_classes))
+
+
+def test_deeplab_largefov_over_vgg16_has_the_papers_number_of_parameters() -> None:
+    """20.5 M (Chen et al., ICLR 2015, Table 2)."""
+    fully_connected = 9 * 512 * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 * 21 + 21
+    assert parameters("deeplab_largefov", "vgg16", 21) == CONVOLUTIONS + fully_connected == 20_505_429

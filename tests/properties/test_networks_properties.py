@@ -150,6 +150,7 @@ REAL = [
     ("refinenet_2cascade", "vgg19", {}),
     ("fcn_dilated", "resnet50", {}),
     ("fcn8s", "resnet18", {"context": True}),
+    ("deeplab_largefov", "vgg16", {}),
 ]
 
 

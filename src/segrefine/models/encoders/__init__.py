@@ -3,7 +3,7 @@
 Every encoder is an `Encoder`, a `torch.nn.Module` with
 
 - `forward(images)`: (B, 3, H, W) float, normalised RGB -> `{stride: (B, C, h, w)}`, the strides 4, 8, 16 and 32 unless
-  it is dilated; the map at a stride is the deepest one at that stride;
+  it stays at stride 8; the map at a stride is the deepest one at that stride;
 - `channels`: `{stride: C}`, by the same keys;
 - `centres`: `{stride: pixel}`, where in the input the centre of cell 0 lies, on both axes: cell j of the map at
   stride s looks at pixel `s * j + centre`. Upsampling uses it, so that scores land on the pixels they were computed
@@ -53,7 +53,8 @@ def create_encoder(
     Args:
         weights: None for random, "imagenet" for torchvision's, or the path of a .pth or .safetensors file.
         needs: "classifier" asks a VGG for fc6 and fc7 (a ResNet has none to give); "caffe" asks a VGG for the geometry
-            of FCN's release; "dilation" asks a ResNet to stay at stride 8.
+            of FCN's release; "large_fov" asks a VGG for the form that DeepLab-LargeFOV has; "dilation" asks a ResNet
+            to stay at stride 8.
         classifier_channels: width of VGG's fc6 and fc7, 4096 as published; 0 leaves them out.
         frozen_stages: how many of the five stages, from the input on, keep their weights; nothing is computed backwards
             through them.
@@ -61,10 +62,13 @@ def create_encoder(
     if name in VGGS:
         if "dilation" in needs:
             raise UserError(f"backbone={name}: VGG cannot be dilated here. Use a ResNet of 50 layers or more.")
-        encoder: Encoder = VGGEncoder(name, classifier_channels if "classifier" in needs else 0, "caffe" in needs)
+        width = classifier_channels if "classifier" in needs else 0
+        encoder: Encoder = VGGEncoder(name, width, "caffe" in needs, "large_fov" in needs)
     elif name in RESNETS:
         if "caffe" in needs:
             raise UserError(f"backbone={name}: model.geometry=caffe is VGG's. Use vgg16 or model.geometry=same.")
+        if "large_fov" in needs:
+            raise UserError(f"backbone={name}: DeepLab-LargeFOV is made for VGG. Use vgg16, or model=fcn_dilated.")
         encoder = ResNetEncoder(name, dilated="dilation" in needs)
     else:
         raise UserError(f"Unknown backbone {name!r}.{did_you_mean(name, BACKBONES)}")
