@@ -48,7 +48,8 @@ COMMANDS = sorted(file.stem for file in CONFIG_FOLDER.glob("*.yaml"))
 GROUPS = {
     "model": {
         *("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn8s_atonce", "fcn_dilated", "refinenet", "refinenet_single"),
-        *("refinenet_2cascade", "refinenet_2scale", "refinenet_improved", "refinenet_lw", "deeplab_largefov"),
+        *("refinenet_2cascade", "refinenet_2scale", "refinenet_improved", "refinenet_lw"),
+        *("deeplab_largefov", "segnet"),
     },
     "backbone": set(BACKBONES),
     "datamodule": {
@@ -61,7 +62,7 @@ GROUPS = {
 }
 
 
-OVER_VGG = {"deeplab_largefov"}
+OVER_VGG = {"deeplab_largefov", "segnet"}
 """Models that take no other backbone."""
 
 PACKAGES = {

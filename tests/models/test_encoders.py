@@ -184,6 +184,7 @@ def test_classifier_drops_out_in_training_alone(filled: Build) -> None:
         ("resnet18", ("dilation",), "resnet18 cannot be dilated: it takes resnet50, resnet101 or resnet152"),
         ("resnet34", ("dilation",), "resnet34 cannot be dilated"),
         ("resnet50", ("large_fov",), "resnet50: DeepLab-LargeFOV is made for VGG. Use vgg16, or model=fcn_dilated"),
+        ("resnet18", ("indices",), "resnet18: unpooling takes the indices of five pools, as a VGG has. Use vgg16_bn"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_words(name: str, needs: tuple[str, ...], message: str) -> None:

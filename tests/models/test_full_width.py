@@ -41,6 +41,7 @@ def test_fcn_over_a_vgg_of_full_width_runs(filled: Callable[..., Any]) -> None:
 
 VGG16 = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 CONVOLUTIONS = sum(9 * a * b + b for a, b in pairwise(VGG16))
+NORMS = 2 * sum(VGG16[1:])
 
 
 def parameters(name: str, backbone: str, num_classes: int) -> int:
@@ -52,3 +53,11 @@ def test_deeplab_largefov_over_vgg16_has_the_papers_number_of_parameters() -> No
     """20.5 M (Chen et al., ICLR 2015, Table 2)."""
     fully_connected = 9 * 512 * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 * 21 + 21
     assert parameters("deeplab_largefov", "vgg16", 21) == CONVOLUTIONS + fully_connected == 20_505_429
+
+
+@pytest.mark.parametrize(("backbone", "norms"), [("vgg16", 0), ("vgg16_bn", NORMS)])
+def test_segnet_has_the_parameters_of_the_release(backbone: str, norms: int) -> None:
+    """The release's layers, for CamVid's 11 classes: 29.4 M."""
+    mirrored = sum(9 * a * b + b + 2 * b for a, b in pairwise(VGG16[:0:-1])) + 9 * 64 * 11 + 11
+    found = parameters("segnet", backbone, 11)
+    assert (found, round(found / 1e6, 1)) == (CONVOLUTIONS + norms + mirrored, 29.4)

@@ -151,6 +151,7 @@ REAL = [
     ("fcn_dilated", "resnet50", {}),
     ("fcn8s", "resnet18", {"context": True}),
     ("deeplab_largefov", "vgg16", {}),
+    *(("segnet", backbone, {}) for backbone in ("vgg11", "vgg16_bn")),
 ]
 
 

@@ -77,10 +77,12 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
     options = make_options(kind.Options, given, f"model={model['name']}", "model.")
     encoder_options = make_options(EncoderOptions, backbone, f"backbone={backbone['name']}", "backbone.")
     scales = network.input_scales or [network.input_scale]
-    encoders = [create_encoder(**vars(encoder_options), needs=kind.needs(options)) for _ in scales]
+    needs = kind.needs(options)
+    encoders = [create_encoder(**vars(encoder_options), needs=needs) for _ in scales]
     encoder = encoders[0] if len(scales) == 1 else MultiScaleEncoder(encoders, scales)
     encoder.scale = float(max(scales))
-    decoder = kind(encoder.channels, encoder.centres, num_classes, options)
+    more = {"depths": encoder.depths} if "indices" in needs else {}
+    decoder = kind(encoder.channels, encoder.centres, num_classes, options, **more)
     initialize(decoder, network.init)
     if network.context:  # after that, since it starts as the identity
         decoder.context = DilationContext(num_classes)

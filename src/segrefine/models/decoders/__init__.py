@@ -4,5 +4,6 @@ from segrefine.models.decoders.base import Decoder
 from segrefine.models.decoders.deeplab import DeepLabLargeFOVDecoder
 from segrefine.models.decoders.fcn import DilatedFCNDecoder, FCNDecoder
 from segrefine.models.decoders.refinenet import RefineNetDecoder
+from segrefine.models.decoders.unpooling import SegNetDecoder
 
-__all__ = ["Decoder", "DeepLabLargeFOVDecoder", "DilatedFCNDecoder", "FCNDecoder", "RefineNetDecoder"]
+__all__ = ["Decoder", "DeepLabLargeFOVDecoder", "DilatedFCNDecoder", "FCNDecoder", "RefineNetDecoder", "SegNetDecoder"]

@@ -37,7 +37,10 @@ class Decoder(nn.Module):
 
     @classmethod
     def needs(cls, options: Any) -> tuple[str, ...]:
-        """What the decoder asks of the encoder beyond the maps (see `create_encoder`)."""
+        """What the decoder asks of the encoder beyond the maps (see `create_encoder`).
+
+        One that asks for "indices" is built with `depths` too, what the encoder publishes under that name.
+        """
         return ()
 
     def relus(self) -> dict[str, nn.Module]:

@@ -31,13 +31,27 @@ class VGGEncoder(Encoder):
 
     `large_fov` is VGG as DeepLab-LargeFOV has it (release, test.prototxt): 3x3 pools, padded by 1, the last two of
     stride 1, and dilation 2 between these. It publishes strides 4 and 8, rounded up.
+
+    `indices` publishes the map at stride 2, and the indices of every pool, too.
     """
 
-    def __init__(self, name: str, classifier_channels: int = 0, caffe: bool = False, large_fov: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        classifier_channels: int = 0,
+        caffe: bool = False,
+        large_fov: bool = False,
+        indices: bool = False,
+    ) -> None:
         super().__init__()
         self.features = getattr(torchvision.models, name)(weights=None).features
         if large_fov:
             self._widen_view()
+        if indices:
+            for stage in self.stages:
+                stage[-1].return_indices = True  # type: ignore[assignment]
+            convolutions = [sum(isinstance(layer, nn.Conv2d) for layer in stage) for stage in self.stages]
+            self.depths = dict(zip((2, 4, 8, 16, 32), convolutions, strict=True))
         self.channels = self._find_channels()
         if caffe:
             if not classifier_channels:
@@ -78,7 +92,9 @@ class VGGEncoder(Encoder):
         self.channels[32] = width
 
     def _find_channels(self) -> dict[int, int]:
-        """`{stride: channels}` after the last pool at each stride from 4 on: those of the convolution before it."""
+        """`{stride: channels}` after the last pool at each stride from 4 on, or from 2 on where indices are published:
+        those of the convolution before it.
+        """
         width, stride, channels = 0, 1, {}
         for layer in self.features:
             if isinstance(layer, nn.Conv2d):
@@ -86,7 +102,7 @@ class VGGEncoder(Encoder):
             elif isinstance(layer, nn.MaxPool2d):
                 stride *= _side(layer.stride)
                 channels[stride] = width
-        return {stride: count for stride, count in channels.items() if stride >= 4}
+        return {stride: count for stride, count in channels.items() if stride >= 4 or self.depths}
 
     def _find_centres(self) -> dict[int, float]:
         """Where cell 0 of each map looks, from the layers' geometry: a layer with kernel k, dilation d, stride s and
@@ -112,17 +128,22 @@ class VGGEncoder(Encoder):
                 stages.append([])
         return stages[:5]
 
-    def forward(self, images: Tensor) -> dict[int, Tensor]:
+    def forward(self, images: Tensor) -> dict[Any, Any]:
         """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H * scale / stride) but for Caffe's geometry; with
-        `large_fov` {4, 8: (B, C, h, w)}, h = ceil(H * scale / stride)."""
-        x, stride, features = resize(images, self.scale), 1, {}
+        `large_fov` {4, 8: (B, C, h, w)}, h = ceil(H * scale / stride); with `indices` 2 and `("pool", stride)` too."""
+        x, stride = resize(images, self.scale), 1
+        features: dict[Any, Any] = {}
         for layer in self.features:
+            size = x.shape[-2:]
             x = layer(x)
             if isinstance(layer, nn.MaxPool2d):
                 stride *= _side(layer.stride)
+                if self.depths:
+                    x, indices = x
+                    features["pool", stride] = indices, size
                 features[stride] = x
         features[stride] = self.classifier(x)
-        return {stride: features[stride] for stride in self.channels}
+        return {key: features[key] for key in (*self.channels, *(("pool", stride) for stride in self.depths))}
 
 
 def _side(value: Any) -> int:
