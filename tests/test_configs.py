@@ -49,7 +49,7 @@ GROUPS = {
     "model": {
         *("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn8s_atonce", "fcn_dilated", "refinenet", "refinenet_single"),
         *("refinenet_2cascade", "refinenet_2scale", "refinenet_improved", "refinenet_lw"),
-        *("deeplab_largefov", "segnet"),
+        *("deeplab_largefov", "segnet", "deconvnet", "deconvnet_slim"),
     },
     "backbone": set(BACKBONES),
     "datamodule": {
@@ -62,7 +62,7 @@ GROUPS = {
 }
 
 
-OVER_VGG = {"deeplab_largefov", "segnet"}
+OVER_VGG = {"deeplab_largefov", "segnet", "deconvnet", "deconvnet_slim"}
 """Models that take no other backbone."""
 
 PACKAGES = {

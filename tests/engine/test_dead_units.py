@@ -39,8 +39,8 @@ def test_a_channel_is_alive_if_one_cell_of_one_image_is_positive() -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
-OWN = {"fcn8s": 2, "refinenet": 4, "deeplab_largefov": 2, "segnet": 7}
-"""ReLUs of fc6 and fc7, before the poolings, or of the encoder's mirror image."""
+OWN = {"fcn8s": 2, "refinenet": 4, "deeplab_largefov": 2, "segnet": 7, "deconvnet_slim": 3 + 8}
+"""ReLUs of fc6 and fc7, before the poolings, or of the encoder's mirror image with what stands before it."""
 
 
 @pytest.mark.parametrize("name", [*OWN, "fcn_dilated"])

@@ -61,3 +61,12 @@ def test_segnet_has_the_parameters_of_the_release(backbone: str, norms: int) -> 
     mirrored = sum(9 * a * b + b + 2 * b for a, b in pairwise(VGG16[:0:-1])) + 9 * 64 * 11 + 11
     found = parameters("segnet", backbone, 11)
     assert (found, round(found / 1e6, 1)) == (CONVOLUTIONS + norms + mirrored, 29.4)
+
+
+@pytest.mark.parametrize(("name", "width", "millions"), [("deconvnet", 4096, 252), ("deconvnet_slim", 512, 55)])
+def test_the_deconvolution_network_has_the_parameters_of_the_release(name: str, width: int, millions: int) -> None:
+    """The release's layers, for VOC's 21 classes."""
+    mirrored = sum(9 * a * b + b + 2 * b for a, b in pairwise((*VGG16[:0:-1], 64))) + 64 * 21 + 21
+    fully_connected = 49 * 512 * width + width + width**2 + width + 49 * width * 512 + 512 + 2 * (2 * width + 512)
+    found = parameters(name, "vgg16_bn", 21)
+    assert (found, round(found / 1e6)) == (CONVOLUTIONS + NORMS + fully_connected + mirrored, millions)

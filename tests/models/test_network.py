@@ -26,7 +26,7 @@ Build = Callable[..., SegmentationModel]
 MODELS = sorted(file.stem for file in (CONFIG_FOLDER / "model").glob("*.yaml"))
 BOTTLENECKS = ("resnet50", "resnet101", "resnet152")
 EVERY_PAIR = [(model, backbone) for backbone in BACKBONES for model in MODELS]  # by backbone, to share its weights
-OVER_VGG = ("deeplab_largefov", "segnet")
+OVER_VGG = ("deeplab_largefov", "segnet", "deconvnet", "deconvnet_slim")
 REFUSED = [
     *(pair for pair in EVERY_PAIR if pair[0] == "fcn_dilated" and pair[1] not in BOTTLENECKS),
     *(pair for pair in EVERY_PAIR if pair[0] in OVER_VGG and not pair[1].startswith("vgg")),
@@ -35,8 +35,8 @@ PAIRS = [pair for pair in EVERY_PAIR if pair not in REFUSED]
 SMALL = [pair for pair in PAIRS if pair[1] in ("vgg11", "resnet18")]
 
 
-def test_the_pairs_are_sixteen_models_times_thirteen_backbones() -> None:
-    assert (len(MODELS), len(BACKBONES), len(PAIRS), len(REFUSED)) == (16, 13, 188, 20)
+def test_the_pairs_are_eighteen_models_times_thirteen_backbones() -> None:
+    assert (len(MODELS), len(BACKBONES), len(PAIRS), len(REFUSED)) == (18, 13, 204, 30)
     assert set(BACKBONES) == {file.stem for file in (CONFIG_FOLDER / "backbone").glob("*.yaml")}
 
 
@@ -143,7 +143,7 @@ SYMMETRIC_SIZES = {"vgg11": (64, 96), "resnet18": (65, 97), "resnet50": (65, 97)
 TWO_SCALE_SIZES = {"vgg11": (160, 160), "resnet18": (161, 161), "resnet50": (161, 161)}
 
 
-UNTURNED = ("segnet",)
+UNTURNED = ("segnet", "deconvnet", "deconvnet_slim")
 """A pool takes the first of equal values, which half a turn makes the last."""
 
 

@@ -126,6 +126,36 @@ def test_segnet_is_the_encoder_and_its_mirror_image(backbone: str, size: tuple[i
         assert expected.std() > 1e-3
 
 
+@pytest.mark.parametrize("size", [*SIZES, (224, 224)])
+def test_the_deconvolution_network_is_its_layers_written_out(size: tuple[int, int], cheap_model: Build) -> None:
+    """With torch's transposed convolutions, whose kernels are ours turned by half a turn, in and out exchanged."""
+    net, images = deepcopy(cheap_model("deconvnet", "vgg16_bn")).double(), torch.randn(1, 3, *size, dtype=torch.float64)
+    norms_at_random(net)
+    with torch.no_grad():
+        x, pools = encoded(net, images, DEPTHS["vgg16_bn"])
+        fully_connected, back = leaves(net.decoder.bottom[:6]), leaves(net.decoder.bottom[6:])
+        x = deconvolved(normed(normed(x, fully_connected), fully_connected), back)
+        layers = leaves(net.decoder.stages)
+        for depth, (indices, whole) in zip(DEPTHS["vgg16_bn"][::-1], pools[::-1], strict=True):
+            x = F.max_unpool2d(x, indices, 2, output_size=whole[-2:])
+            for _ in range(depth):
+                x = deconvolved(x, layers)
+        assert next(layers, None) is None
+        scores = torch.einsum("kc,bchw->bkhw", net.decoder.classifier.weight[:, :, 0, 0], x)
+        expected = scores + net.decoder.classifier.bias[:, None, None]
+        torch.testing.assert_close(net(images), expected)
+        assert expected.std() > 1e-6
+
+
+def deconvolved(x: Tensor, layers: Iterator[nn.Module]) -> Tensor:
+    """The next transposed convolution, batch norm and ReLU."""
+    layer, norm, relu = next(layers), next(layers), next(layers)
+    assert isinstance(relu, nn.ReLU)
+    kernel = layer.weight.flip(-1, -2).transpose(0, 1)
+    x = F.conv_transpose2d(x, kernel, layer.bias, padding=kernel.shape[-1] // 2)
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias).relu()
+
+
 def test_several_scales_are_refused_in_words() -> None:
     model = read_group("model", "segnet") | {"input_scales": [1.2, 0.6]}
     with pytest.raises(UserError, match=r"model\.input_scales: a decoder that unpools takes one scale"):

@@ -152,6 +152,7 @@ REAL = [
     ("fcn8s", "resnet18", {"context": True}),
     ("deeplab_largefov", "vgg16", {}),
     *(("segnet", backbone, {}) for backbone in ("vgg11", "vgg16_bn")),
+    ("deconvnet", "vgg13", {"fc_channels": 8}),
 ]
 
 

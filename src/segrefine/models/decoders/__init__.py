@@ -4,6 +4,14 @@ from segrefine.models.decoders.base import Decoder
 from segrefine.models.decoders.deeplab import DeepLabLargeFOVDecoder
 from segrefine.models.decoders.fcn import DilatedFCNDecoder, FCNDecoder
 from segrefine.models.decoders.refinenet import RefineNetDecoder
-from segrefine.models.decoders.unpooling import SegNetDecoder
+from segrefine.models.decoders.unpooling import DeconvNetDecoder, SegNetDecoder
 
-__all__ = ["Decoder", "DeepLabLargeFOVDecoder", "DilatedFCNDecoder", "FCNDecoder", "RefineNetDecoder", "SegNetDecoder"]
+__all__ = [
+    "Decoder",
+    "DeconvNetDecoder",
+    "DeepLabLargeFOVDecoder",
+    "DilatedFCNDecoder",
+    "FCNDecoder",
+    "RefineNetDecoder",
+    "SegNetDecoder",
+]

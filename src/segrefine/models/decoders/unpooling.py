@@ -1,15 +1,18 @@
-"""Decoders that undo the encoder's pools: SegNet (Badrinarayanan, Kendall, Cipolla, PAMI 2017).
+"""Decoders that undo the encoder's pools: SegNet (Badrinarayanan, Kendall, Cipolla, PAMI 2017) and the deconvolution
+network (Noh, Hong, Han, ICCV 2015).
 
 Letters: B batch, K classes, C channels, h w feature size, H W input size.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
+from segrefine.core.options import Count
 from segrefine.core.registry import register_decoder
 from segrefine.models.decoders.base import Decoder
 from segrefine.models.upsampling import Pixels
@@ -21,6 +24,7 @@ class UnpoolingDecoder(Decoder):
     Every convolution is followed by batch norm and ReLU. The last of a stage has the channels of the next finer map.
 
     Attributes:
+        bottom: what the deepest map goes through first.
         stages: by the stride of its pool, what follows each unpooling, from coarse to fine.
         classifier: the layer that scores the pixels.
     """
@@ -29,6 +33,7 @@ class UnpoolingDecoder(Decoder):
 
     def __init__(self, channels: Mapping[int, int], depths: Mapping[int, int], num_classes: int, options: Any) -> None:
         super().__init__(num_classes, options)
+        self.bottom: nn.Module = nn.Identity()
         if channels.keys() != depths.keys():
             raise UserError("model.input_scales: a decoder that unpools takes one scale. Use model.input_scale.")
         self.stages = nn.ModuleDict()
@@ -46,7 +51,7 @@ class UnpoolingDecoder(Decoder):
 
     def forward(self, features: Mapping[Any, Any]) -> Tensor:
         """`{32: (B, C, h, w), ("pool", stride): (indices, size)}` -> scores (B, K, H, W)."""
-        x = features[32]
+        x = self.bottom(features[32])
         for stride, stage in self.stages.items():
             x = stage(unpool(x, *features["pool", int(stride)]))
         return self.classifier(x)
@@ -70,6 +75,47 @@ class SegNetDecoder(UnpoolingDecoder):
         depths = {stride: depth - (stride == 2) for stride, depth in depths.items()}
         super().__init__(channels, depths, num_classes, options)
         self.classifier = nn.Conv2d(channels[2], num_classes, 3, padding=1)
+
+
+@register_decoder("deconvnet")
+class DeconvNetDecoder(UnpoolingDecoder):
+    """The deconvolution network: VGG's fc6 and fc7 (7x7 and 1x1), a 7x7 layer back, the encoder mirrored, 1x1 scores.
+
+    As in the release (HyeonwooNoh/DeconvNet, DeconvNet_inference_deploy.prototxt), with batch norm after every layer.
+    Its deconvolutions have stride 1, so each is a convolution with the kernel turned by half a turn. Here they are
+    convolutions, for which `model.init` holds.
+
+    Departures: fc6 and the layer back are padded, so that maps keep their size and may be smaller than 7x7 (images
+    below 224x224 pixels). fc6 and fc7 start at random. The release segments object proposals one by one, with the
+    predictions of an FCN added; here the image is segmented as a whole.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Options of `conf/model/deconvnet*.yaml`.
+
+        Attributes:
+            fc_channels: width of fc6 and fc7: 4096 as published.
+        """
+
+        fc_channels: Count
+
+    def __init__(
+        self,
+        channels: Mapping[int, int],
+        centres: Mapping[int, float],
+        num_classes: int,
+        options: Options,
+        depths: Mapping[int, int],
+    ) -> None:
+        super().__init__(channels, depths, num_classes, options)
+        width, deepest = options.fc_channels, channels[32]
+        self.bottom = nn.Sequential(
+            *convolution(deepest, width, size=7),
+            *convolution(width, width, size=1),
+            *convolution(width, deepest, size=7),
+        )
+        self.classifier = nn.Conv2d(channels[2], num_classes, 1)
 
 
 def convolution(width: int, out: int, size: int) -> list[nn.Module]:
