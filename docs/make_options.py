@@ -130,7 +130,8 @@ def page() -> str:
         by_kind: dict[type, list[str]] = {}
         for name in list_names(group):
             by_kind.setdefault(registry.find(read_group(group, name)[registry.key]), []).append(name)
-        groups += [(group, ", ".join(names), kind.Options, names) for kind, names in by_kind.items()]
+        own = [(kind.Options, names) for kind, names in by_kind.items() if fields(kind.Options)]
+        groups += [(group, ", ".join(names), options, names) for options, names in own]
     for group, title, kind, names in groups:
         lines += [f"\n## `{group}`: {title}\n"]
         lines += table(kind, f"{group}.", [describe_group(group, name) for name in names])

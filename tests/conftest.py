@@ -186,6 +186,7 @@ def cheap_model(monkeypatch: pytest.MonkeyPatch) -> Build:
 
     def build(name: str, backbone: str, num_classes: int = 3, **options: Any) -> SegmentationModel:
         narrow = {"widths": {4: 12, 8: 12, 16: 12, 32: 16}} if name.startswith("refinenet") else {}
+        narrow |= {"fc_channels": 12} if name.startswith("deconvnet") else {}
         narrow |= {"classifier_channels": 8} if backbone.startswith("vgg") else {}
         net = create_model(name, backbone, num_classes, **narrow | options)
         for layer in getattr(net.decoder, "score", nn.ModuleDict()).values():

@@ -49,6 +49,7 @@ GROUPS = {
     "model": {
         *("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn8s_atonce", "fcn_dilated", "refinenet", "refinenet_single"),
         *("refinenet_2cascade", "refinenet_2scale", "refinenet_improved", "refinenet_lw"),
+        *("deeplab_largefov", "segnet", "deconvnet", "deconvnet_slim"),
     },
     "backbone": set(BACKBONES),
     "datamodule": {
@@ -60,6 +61,9 @@ GROUPS = {
     "logger": {"default", "wandb", "csv", "tensorboard", "none"},
 }
 
+
+OVER_VGG = {"deeplab_largefov", "segnet", "deconvnet", "deconvnet_slim"}
+"""Models that take no other backbone."""
 
 PACKAGES = {
     "optuna": "hydra_optuna_sweeper",
@@ -153,7 +157,7 @@ def test_datamodules_share_the_options_that_are_always_there() -> None:
 
 @pytest.mark.parametrize("model", names("model"))
 def test_every_model_builds_as_composed(model: str) -> None:
-    cfg = composed(f"model={model}", "backbone=resnet50")
+    cfg = composed(f"model={model}", f"backbone={'vgg16' if model in OVER_VGG else 'resnet50'}")
     with torch.device("meta"):
         net = build_model(plain(cfg.model), plain(cfg.backbone), 11)
     assert type(net.decoder) is DECODERS.find(cfg.model.decoder)

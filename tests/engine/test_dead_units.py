@@ -39,14 +39,17 @@ def test_a_channel_is_alive_if_one_cell_of_one_image_is_positive() -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
-@pytest.mark.parametrize("name", ["fcn8s", "refinenet", "fcn_dilated"])
+OWN = {"fcn8s": 2, "refinenet": 4, "deeplab_largefov": 2, "segnet": 7, "deconvnet_slim": 3 + 8}
+"""ReLUs of fc6 and fc7, before the poolings, or of the encoder's mirror image with what stands before it."""
+
+
+@pytest.mark.parametrize("name", [*OWN, "fcn_dilated"])
 def test_every_network_says_which_relus_it_has(name: str) -> None:
     backbone = "resnet50" if name == "fcn_dilated" else "vgg11"
     net = create_model(name, backbone=backbone, num_classes=3).eval()
     relus = {name: shape.numel() for name, shape in find_alive(net, torch.randn(1, 3, 32, 32)).items()}
     if backbone == "vgg11":
-        own = 2 if name == "fcn8s" else 4  # fc6 and fc7; the poolings
-        assert len(relus) == 8 + own
+        assert len(relus) == 8 + OWN[name]
     else:
         assert len(relus) == 1 + 3 + 4 + 6 + 3 + 1
         assert "decoder.head.2" in relus

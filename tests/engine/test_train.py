@@ -577,8 +577,10 @@ def test_a_run_from_before_an_option_is_gone_on_with(finished: tuple[Path, Summa
     last = folder / "checkpoints/last.ckpt"
     content = torch.load(last, weights_only=True)
     config_then = content[KEY]["config"]
-    for group, option in (("model", "input_scale"), ("recipe", "loss_at"), ("datamodule", "images_per_class")):
-        del config_then[group][option]
+    added = {"model": ("input_scale", "context"), "recipe": ("loss_at",), "datamodule": ("images_per_class",)}
+    for group, options in added.items():
+        for option in options:
+            del config_then[group][option]
     torch.save(content, last)
     train(config(f"ckpt_path={last}", "trainer.max_epochs=3"), folder)
     assert torch.load(last, weights_only=True)["global_step"] == 6

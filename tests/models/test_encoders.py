@@ -121,7 +121,8 @@ def averages(x: Tensor, size: int, stride: int, padding: int, *others: object, *
 
 LOOKS = [
     *[(name, {}) for name in ("vgg11", "resnet18", "resnet50")],
-    *[("vgg11", {"needs": ("classifier",), "classifier_channels": 4}), ("resnet50", {"needs": ("dilation",)})],
+    *[("vgg11", {"needs": ("classifier",), "classifier_channels": 4}), ("vgg11", {"needs": ("large_fov",)})],
+    ("resnet50", {"needs": ("dilation",)}),
 ]
 
 
@@ -147,6 +148,7 @@ def test_centres_are_between_pixels_after_pools_and_on_them_after_odd_kernels() 
         assert create_encoder("vgg11").centres == {4: 1.5, 8: 3.5, 16: 7.5, 32: 15.5}
         assert create_encoder("resnet18").centres == {4: 0, 8: 0, 16: 0, 32: 0}
         assert create_encoder("resnet50", needs=("dilation",)).centres == {4: 0, 8: 0}
+        assert create_encoder("vgg11", needs=("large_fov",)).centres == {4: 0, 8: 0}
 
 
 def test_classifier_is_there_only_where_asked_for_and_has_the_published_width() -> None:
@@ -181,6 +183,8 @@ def test_classifier_drops_out_in_training_alone(filled: Build) -> None:
         ("vgg16", ("dilation",), "vgg16: VGG cannot be dilated"),
         ("resnet18", ("dilation",), "resnet18 cannot be dilated: it takes resnet50, resnet101 or resnet152"),
         ("resnet34", ("dilation",), "resnet34 cannot be dilated"),
+        ("resnet50", ("large_fov",), "resnet50: DeepLab-LargeFOV is made for VGG. Use vgg16, or model=fcn_dilated"),
+        ("resnet18", ("indices",), "resnet18: unpooling takes the indices of five pools, as a VGG has. Use vgg16_bn"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_words(name: str, needs: tuple[str, ...], message: str) -> None:

@@ -1,6 +1,7 @@
 """Networks at the width that users train; those of test_network.py are narrow."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from segrefine.models.build import create_model
+from segrefine.models.cost import count_parameters
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,36 @@ def test_fcn_over_a_vgg_of_full_width_runs(filled: Callable[..., Any]) -> None:
         32: (4096, 2, 1),
     }
     assert net.upsample(net.decoder(features), (65, 33)).shape == (1, 4, 65, 33)
+
+
+VGG16 = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+CONVOLUTIONS = sum(9 * a * b + b for a, b in pairwise(VGG16))
+NORMS = 2 * sum(VGG16[1:])
+
+
+def parameters(name: str, backbone: str, num_classes: int) -> int:
+    with torch.device("meta"):
+        return count_parameters(create_model(name, backbone, num_classes))
+
+
+def test_deeplab_largefov_over_vgg16_has_the_papers_number_of_parameters() -> None:
+    """20.5 M (Chen et al., ICLR 2015, Table 2)."""
+    fully_connected = 9 * 512 * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 * 21 + 21
+    assert parameters("deeplab_largefov", "vgg16", 21) == CONVOLUTIONS + fully_connected == 20_505_429
+
+
+@pytest.mark.parametrize(("backbone", "norms"), [("vgg16", 0), ("vgg16_bn", NORMS)])
+def test_segnet_has_the_parameters_of_the_release(backbone: str, norms: int) -> None:
+    """The release's layers, for CamVid's 11 classes: 29.4 M."""
+    mirrored = sum(9 * a * b + b + 2 * b for a, b in pairwise(VGG16[:0:-1])) + 9 * 64 * 11 + 11
+    found = parameters("segnet", backbone, 11)
+    assert (found, round(found / 1e6, 1)) == (CONVOLUTIONS + norms + mirrored, 29.4)
+
+
+@pytest.mark.parametrize(("name", "width", "millions"), [("deconvnet", 4096, 252), ("deconvnet_slim", 512, 55)])
+def test_the_deconvolution_network_has_the_parameters_of_the_release(name: str, width: int, millions: int) -> None:
+    """The release's layers, for VOC's 21 classes."""
+    mirrored = sum(9 * a * b + b + 2 * b for a, b in pairwise((*VGG16[:0:-1], 64))) + 64 * 21 + 21
+    fully_connected = 49 * 512 * width + width + width**2 + width + 49 * width * 512 + 512 + 2 * (2 * width + 512)
+    found = parameters(name, "vgg16_bn", 21)
+    assert (found, round(found / 1e6)) == (CONVOLUTIONS + NORMS + fully_connected + mirrored, millions)

@@ -194,6 +194,8 @@ SCORED = [
     ("refinenet", "vgg11", {"input_scale": 1.2}, 4, 1.5),
     ("refinenet_2scale", "resnet18", {}, 4, 0.0),
     ("fcn_dilated", "resnet50", {"upsample": "interpolate"}, 8, 0.0),
+    ("deeplab_largefov", "vgg11", {}, 8, 0.0),
+    ("segnet", "vgg11", {}, 1, 0.0),
     ("fcn_dilated", "resnet50", {}, None, None),  # cells share the image evenly
 ]
 

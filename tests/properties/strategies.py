@@ -137,6 +137,7 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("fcn_dilated", "resnet", {"upsample": "resize"}),
     ("fcn_dilated", "resnet", {"upsample": "interpolate"}),
     *((name, like, {}) for name in REFINENETS for like in ("vgg", "resnet")),
+    ("refinenet", "resnet", {"context": True}),
     ("refinenet", "vgg", {"cascade": [[32], [16]]}),
     ("refinenet", "resnet", {"cascade": [[16, 32], [8]]}),
 ]

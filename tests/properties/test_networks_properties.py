@@ -149,6 +149,10 @@ REAL = [
     ("refinenet_single", "resnet101", {}),
     ("refinenet_2cascade", "vgg19", {}),
     ("fcn_dilated", "resnet50", {}),
+    ("fcn8s", "resnet18", {"context": True}),
+    ("deeplab_largefov", "vgg16", {}),
+    *(("segnet", backbone, {}) for backbone in ("vgg11", "vgg16_bn")),
+    ("deconvnet", "vgg13", {"fc_channels": 8}),
 ]
 
 

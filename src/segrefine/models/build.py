@@ -9,6 +9,7 @@ from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.options import Positive, make_options
 from segrefine.core.registry import DECODERS
 from segrefine.models.decoders.base import Decoder
+from segrefine.models.decoders.context import DilationContext
 from segrefine.models.encoders import EncoderOptions, create_encoder
 from segrefine.models.encoders.multiscale import MultiScaleEncoder
 from segrefine.models.init import Init, initialize
@@ -28,11 +29,13 @@ class NetworkOptions:
             release has 1.2 (guosheng/refinenet, main/gen_net_opts_model_type1.m, do_config_refinenet).
         input_scales: in place of `input_scale` several, with an encoder for each; RefineNet's two-scale variant has 1.2
             and 0.6 (same place). One entry is the same as `input_scale`.
+        context: whether scores go through the dilation context module, see `segrefine.models.decoders.context`.
     """
 
     init: Init = "default"
     input_scale: Positive = 1.0
     input_scales: Sequence[Positive] = ()
+    context: bool = False
 
 
 def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, **options: Any) -> SegmentationModel:
@@ -74,9 +77,13 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
     options = make_options(kind.Options, given, f"model={model['name']}", "model.")
     encoder_options = make_options(EncoderOptions, backbone, f"backbone={backbone['name']}", "backbone.")
     scales = network.input_scales or [network.input_scale]
-    encoders = [create_encoder(**vars(encoder_options), needs=kind.needs(options)) for _ in scales]
+    needs = kind.needs(options)
+    encoders = [create_encoder(**vars(encoder_options), needs=needs) for _ in scales]
     encoder = encoders[0] if len(scales) == 1 else MultiScaleEncoder(encoders, scales)
     encoder.scale = float(max(scales))
-    decoder = kind(encoder.channels, encoder.centres, num_classes, options)
+    more = {"depths": encoder.depths} if "indices" in needs else {}
+    decoder = kind(encoder.channels, encoder.centres, num_classes, options, **more)
     initialize(decoder, network.init)
+    if network.context:  # after that, since it starts as the identity
+        decoder.context = DilationContext(num_classes)
     return SegmentationModel(encoder, decoder)

@@ -70,7 +70,7 @@ class SegmentationModel(nn.Module):
         size = images.shape[-2:]
         if size[0] < MIN_SIDE or size[1] < MIN_SIDE:  # not by min(): torch.export would then fix which side is shorter
             raise UserError(f"Images must be at least {MIN_SIDE}x{MIN_SIDE} pixels; this one is {size[0]}x{size[1]}.")
-        scores = self.decoder(self.encoder(images))
+        scores = self.decoder.context(self.decoder(self.encoder(images)))
         return self.upsample(scores, (size[0], size[1])) if upsampled else scores
 
     def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:

@@ -77,6 +77,16 @@ class Resize(nn.Module):
         return F.interpolate(scores, size, mode="bilinear", align_corners=False)
 
 
+class Pixels(Rows, nn.Module):
+    """For scores that lie on the pixels already."""
+
+    stride, centre = 1, 0.0
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, K, *size), or rows of it, as they are."""
+        return scores
+
+
 class TransposedConvolution(Rows, nn.ConvTranspose2d):
     """FCN's in-network upsampling: a transposed convolution that starts as bilinear interpolation (CVPR 2015, section
     3.3).

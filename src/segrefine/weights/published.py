@@ -109,6 +109,8 @@ def to_published(form: Form, net: SegmentationModel) -> dict[str, Tensor]:
         departure = departure or "the release's geometry is model.geometry=caffe; this network was made without"
     if net.encoder.scale != 1:
         departure = f"other code does not resize images first, as this network does by {net.encoder.scale}"
+    if not isinstance(net.decoder.context, nn.Identity):
+        departure = "other code has no context module, as this network has by model.context=true"
     if departure:
         raise UserError(f"format={form.name}: {departure}.")
     state = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}

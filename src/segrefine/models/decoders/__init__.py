@@ -1,7 +1,17 @@
 """Decoders: feature maps keyed by stride to class scores. `Decoder` says what one has to be."""
 
 from segrefine.models.decoders.base import Decoder
+from segrefine.models.decoders.deeplab import DeepLabLargeFOVDecoder
 from segrefine.models.decoders.fcn import DilatedFCNDecoder, FCNDecoder
 from segrefine.models.decoders.refinenet import RefineNetDecoder
+from segrefine.models.decoders.unpooling import DeconvNetDecoder, SegNetDecoder
 
-__all__ = ["Decoder", "DilatedFCNDecoder", "FCNDecoder", "RefineNetDecoder"]
+__all__ = [
+    "Decoder",
+    "DeconvNetDecoder",
+    "DeepLabLargeFOVDecoder",
+    "DilatedFCNDecoder",
+    "FCNDecoder",
+    "RefineNetDecoder",
+    "SegNetDecoder",
+]

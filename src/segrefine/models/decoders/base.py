@@ -15,6 +15,8 @@ class Decoder(nn.Module):
 
     Attributes:
         num_classes: K.
+        context: the module that scores (B, K, h, w) go through before `to_pixels`: the identity, or with
+            `model.context=true` a `segrefine.models.decoders.context.DilationContext`.
         to_pixels: the module that turns scores (B, K, h, w) and a size into logits (B, K, *size) on the encoder's input
             grid, such as `segrefine.models.upsampling.Interpolate`.
     """
@@ -25,15 +27,20 @@ class Decoder(nn.Module):
 
     options: Any
     num_classes: int
+    context: nn.Module
     to_pixels: nn.Module
 
     def __init__(self, num_classes: int, options: Any = None) -> None:
         super().__init__()
         self.num_classes, self.options = num_classes, options
+        self.context = nn.Identity()
 
     @classmethod
     def needs(cls, options: Any) -> tuple[str, ...]:
-        """What the decoder asks of the encoder beyond the maps (see `create_encoder`)."""
+        """What the decoder asks of the encoder beyond the maps (see `create_encoder`).
+
+        One that asks for "indices" is built with `depths` too, what the encoder publishes under that name.
+        """
         return ()
 
     def relus(self) -> dict[str, nn.Module]:

@@ -18,6 +18,7 @@ from segrefine.core.errors import UserError
 from segrefine.core.options import Count, Whole
 from segrefine.core.registry import register_decoder
 from segrefine.models.decoders.base import Decoder
+from segrefine.models.decoders.context import DilationContext
 from segrefine.models.upsampling import Interpolate
 
 
@@ -213,8 +214,9 @@ class RefineNetDecoder(Decoder):
         self.to_pixels = Interpolate(finest, centres[taken[finest][0]])
 
     def relus(self) -> dict[str, nn.Module]:
-        """Return those before the pooling, and those of residual units that have lost their identity path."""
-        kinds = ChainedResidualPooling if self.options.rcu_shortcut else (ChainedResidualPooling, ResidualConvUnit)
+        """Return those before the pooling, in the context module, and in residual units without identity path."""
+        bypassed = () if self.options.rcu_shortcut else (ResidualConvUnit,)
+        kinds = (ChainedResidualPooling, DilationContext, *bypassed)
         return {
             f"{name}.{relu}": module
             for name, block in self.named_modules()

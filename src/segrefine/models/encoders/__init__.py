@@ -3,12 +3,15 @@
 Every encoder is an `Encoder`, a `torch.nn.Module` with
 
 - `forward(images)`: (B, 3, H, W) float, normalised RGB -> `{stride: (B, C, h, w)}`, the strides 4, 8, 16 and 32 unless
-  it is dilated; the map at a stride is the deepest one at that stride;
+  it stays at stride 8; the map at a stride is the deepest one at that stride;
 - `channels`: `{stride: C}`, by the same keys;
 - `centres`: `{stride: pixel}`, where in the input the centre of cell 0 lies, on both axes: cell j of the map at
   stride s looks at pixel `s * j + centre`. Upsampling uses it, so that scores land on the pixels they were computed
   from;
 - `stages`: its layers in five lists, fine to coarse, for freezing the first of them;
+- `depths`: `{stride: convolutions before the pool that leads there}`, where the indices of the pools were asked for,
+  else empty. `forward` then gives the map at stride 2 too, and under `("pool", stride)` what undoes a pool: the indices
+  (B, C, h, w) int64 of its values, as `nn.MaxPool2d` returns them, and the (height, width) of the map before it;
 - `scale`: the factor by which the encoder resizes its input first, for that of several scales the largest. Cells,
   strides and centres are those of the resized input.
 
@@ -53,7 +56,8 @@ def create_encoder(
     Args:
         weights: None for random, "imagenet" for torchvision's, or the path of a .pth or .safetensors file.
         needs: "classifier" asks a VGG for fc6 and fc7 (a ResNet has none to give); "caffe" asks a VGG for the geometry
-            of FCN's release; "dilation" asks a ResNet to stay at stride 8.
+            of FCN's release; "large_fov" asks a VGG for the form that DeepLab-LargeFOV has; "indices" asks a VGG for
+            the indices of its pools; "dilation" asks a ResNet to stay at stride 8.
         classifier_channels: width of VGG's fc6 and fc7, 4096 as published; 0 leaves them out.
         frozen_stages: how many of the five stages, from the input on, keep their weights; nothing is computed backwards
             through them.
@@ -61,10 +65,15 @@ def create_encoder(
     if name in VGGS:
         if "dilation" in needs:
             raise UserError(f"backbone={name}: VGG cannot be dilated here. Use a ResNet of 50 layers or more.")
-        encoder: Encoder = VGGEncoder(name, classifier_channels if "classifier" in needs else 0, "caffe" in needs)
+        width = classifier_channels if "classifier" in needs else 0
+        encoder: Encoder = VGGEncoder(name, width, "caffe" in needs, "large_fov" in needs, "indices" in needs)
     elif name in RESNETS:
         if "caffe" in needs:
             raise UserError(f"backbone={name}: model.geometry=caffe is VGG's. Use vgg16 or model.geometry=same.")
+        if "large_fov" in needs:
+            raise UserError(f"backbone={name}: DeepLab-LargeFOV is made for VGG. Use vgg16, or model=fcn_dilated.")
+        if "indices" in needs:
+            raise UserError(f"backbone={name}: unpooling takes the indices of five pools, as a VGG has. Use vgg16_bn.")
         encoder = ResNetEncoder(name, dilated="dilation" in needs)
     else:
         raise UserError(f"Unknown backbone {name!r}.{did_you_mean(name, BACKBONES)}")

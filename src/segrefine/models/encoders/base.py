@@ -1,7 +1,7 @@
 """What every encoder is to the rest of the package; `segrefine.models.encoders` says what the parts mean."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -35,6 +35,7 @@ class Encoder(nn.Module, ABC):
 
     channels: dict[Any, int]
     centres: dict[Any, float]
+    depths: Mapping[int, int] = {}
     scale: float = 1.0
     mean: Sequence[float] = MEAN
     std: Sequence[float] = STD

@@ -28,11 +28,30 @@ class VGGEncoder(Encoder):
 
     `caffe` is FCN's geometry as released (voc-fcn8s/net.py): conv1_1 padded by 100 pixels, so that fc6 needs no padding
     of its own whatever the image's size, and pools that round up.
+
+    `large_fov` is VGG as DeepLab-LargeFOV has it (release, test.prototxt): 3x3 pools, padded by 1, the last two of
+    stride 1, and dilation 2 between these. It publishes strides 4 and 8, rounded up.
+
+    `indices` publishes the map at stride 2, and the indices of every pool, too.
     """
 
-    def __init__(self, name: str, classifier_channels: int = 0, caffe: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        classifier_channels: int = 0,
+        caffe: bool = False,
+        large_fov: bool = False,
+        indices: bool = False,
+    ) -> None:
         super().__init__()
         self.features = getattr(torchvision.models, name)(weights=None).features
+        if large_fov:
+            self._widen_view()
+        if indices:
+            for stage in self.stages:
+                stage[-1].return_indices = True  # type: ignore[assignment]
+            convolutions = [sum(isinstance(layer, nn.Conv2d) for layer in stage) for stage in self.stages]
+            self.depths = dict(zip((2, 4, 8, 16, 32), convolutions, strict=True))
         self.channels = self._find_channels()
         if caffe:
             if not classifier_channels:
@@ -45,45 +64,63 @@ class VGGEncoder(Encoder):
                     layer.ceil_mode = True
         self.classifier: nn.Module = nn.Identity()
         if classifier_channels:
-            # fc6 holds most of the numbers, and AdamW takes four times as long over them with channels last.
-            self.cpu_layout = torch.contiguous_format
-            self.classifier = nn.Sequential()
-            for layer, width, size in (("6", self.channels[32], 7), ("7", classifier_channels, 1)):
-                convolution = nn.Conv2d(width, classifier_channels, size, padding=0 if caffe else size // 2)
-                nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # as VGG's own layers in torchvision
-                nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-                self.classifier.add_module("fc" + layer, convolution)
-                self.classifier.add_module("relu" + layer, nn.ReLU(inplace=True))
-                self.classifier.add_module("drop" + layer, nn.Dropout(0.5))
-            self.channels[32] = classifier_channels
+            self._add_classifier(classifier_channels, padded=not caffe)
         self.centres = self._find_centres()
 
+    def _widen_view(self) -> None:
+        """Give the features DeepLab-LargeFOV's pools, and dilation in place of the strides that these lose."""
+        pools = 0
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                pools += 1
+                layer.kernel_size, layer.padding, layer.stride = 3, 1, 2 if pools <= 3 else 1
+            elif isinstance(layer, nn.Conv2d) and pools == 4:
+                layer.dilation, layer.padding = (2, 2), (2, 2)
+
+    def _add_classifier(self, width: int, padded: bool) -> None:
+        """Add fc6 and fc7 of this width after the last pool; `padded`, they keep its size."""
+        # fc6 holds most of the numbers, and AdamW takes four times as long over them with channels last.
+        self.cpu_layout = torch.contiguous_format
+        self.classifier = nn.Sequential()
+        for layer, channels, size in (("6", self.channels[32], 7), ("7", width, 1)):
+            convolution = nn.Conv2d(channels, width, size, padding=size // 2 if padded else 0)
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # as VGG's own layers in torchvision
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+            self.classifier.add_module("fc" + layer, convolution)
+            self.classifier.add_module("relu" + layer, nn.ReLU(inplace=True))
+            self.classifier.add_module("drop" + layer, nn.Dropout(0.5))
+        self.channels[32] = width
+
     def _find_channels(self) -> dict[int, int]:
-        """`{stride: channels}` after the second pool and the later ones: those of the convolution before each."""
-        width, channels = 0, []
+        """`{stride: channels}` after the last pool at each stride from 4 on, or from 2 on where indices are published:
+        those of the convolution before it.
+        """
+        width, stride, channels = 0, 1, {}
         for layer in self.features:
             if isinstance(layer, nn.Conv2d):
                 width = layer.out_channels
             elif isinstance(layer, nn.MaxPool2d):
-                channels.append(width)
-        return dict(zip((4, 8, 16, 32), channels[1:], strict=True))
+                stride *= _side(layer.stride)
+                channels[stride] = width
+        return {stride: count for stride, count in channels.items() if stride >= 4 or self.depths}
 
     def _find_centres(self) -> dict[int, float]:
-        """Where cell 0 of each map looks, from the layers' geometry: a layer with kernel k, stride s and padding p puts
-        its cell j on position s * j + (k - 1) / 2 - p of its input (Caffe's coord_map.py).
+        """Where cell 0 of each map looks, from the layers' geometry: a layer with kernel k, dilation d, stride s and
+        padding p puts its cell j on position s * j + d * (k - 1) / 2 - p of its input (Caffe's coord_map.py).
         """
         stride, centre, centres = 1, 0.0, {}
         for layer in (*self.features, *self.classifier.modules()):
             if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
-                kernel, step, padding = (_side(value) for value in (layer.kernel_size, layer.stride, layer.padding))
-                centre += stride * ((kernel - 1) / 2 - padding)
+                geometry = layer.kernel_size, layer.dilation, layer.stride, layer.padding
+                kernel, dilation, step, padding = (_side(value) for value in geometry)
+                centre += stride * (dilation * (kernel - 1) / 2 - padding)
                 stride *= step
                 centres[stride] = centre
         return {stride: centres[stride] for stride in self.channels}
 
     @property
     def stages(self) -> list[list[nn.Module]]:
-        """The layers in five stages, each of which ends in a pool that halves the resolution."""
+        """The layers in five stages, each of which ends in a pool."""
         stages: list[list[nn.Module]] = [[]]
         for layer in self.features:
             stages[-1].append(layer)
@@ -91,18 +128,24 @@ class VGGEncoder(Encoder):
                 stages.append([])
         return stages[:5]
 
-    def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H * scale / stride) but for Caffe's geometry."""
-        x, stride, features = resize(images, self.scale), 1, {}
+    def forward(self, images: Tensor) -> dict[Any, Any]:
+        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H * scale / stride) but for Caffe's geometry; with
+        `large_fov` {4, 8: (B, C, h, w)}, h = ceil(H * scale / stride); with `indices` 2 and `("pool", stride)` too."""
+        x, stride = resize(images, self.scale), 1
+        features: dict[Any, Any] = {}
         for layer in self.features:
+            size = x.shape[-2:]
             x = layer(x)
             if isinstance(layer, nn.MaxPool2d):
-                stride *= 2
+                stride *= _side(layer.stride)
+                if self.depths:
+                    x, indices = x
+                    features["pool", stride] = indices, size
                 features[stride] = x
-        features[32] = self.classifier(features[32])
-        return {stride: features[stride] for stride in self.channels}
+        features[stride] = self.classifier(x)
+        return {key: features[key] for key in (*self.channels, *(("pool", stride) for stride in self.depths))}
 
 
 def _side(value: Any) -> int:
-    """Of a size that PyTorch keeps as a number or, in a convolution, as a pair of them."""
+    """Of a size that PyTorch keeps as a number or as a pair of them."""
     return value[0] if isinstance(value, tuple) else value
