@@ -1,0 +1,104 @@
+"""The documentation site. Build it with `sphinx-build -W --keep-going docs BUILD_FOLDER`.
+
+Files outside this folder are pages by inclusion, so that nothing is written twice. Pages that are made of other things,
+the help of the commands and the list of claims, are written to `generated/` when the build starts.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+
+from segrefine.cli.main import COMMANDS
+
+DOCS = Path(__file__).resolve().parent
+CHECKOUT = DOCS.parent
+CLAIMS = sorted(CHECKOUT.glob("experiments/claims/*/README.md"))
+SOURCE = "https://github.com/segrefine/segrefine/blob/main"
+
+project = "segrefine"
+author = "the segrefine authors"
+copyright = author
+release = version("segrefine")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+if os.environ.get("SEGREFINE_INTERSPHINX"):  # links to the documentation of others need a network
+    extensions.append("sphinx.ext.intersphinx")
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", None),
+    "torch": ("https://docs.pytorch.org/docs/stable", None),
+    "lightning": ("https://lightning.ai/docs/pytorch/stable", None),
+    "numpy": ("https://numpy.org/doc/stable", None),
+    "pandas": ("https://pandas.pydata.org/docs", None),
+}
+
+exclude_patterns = ["_build"]
+highlight_language = "text"  # of blocks that name none
+default_role = "code"  # single backticks in docstrings
+myst_heading_anchors = 3
+
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!segrefine\.).*")]  # names of other packages, see intersphinx above
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+napoleon_use_ivar = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = f"segrefine {release}"
+html_copy_source = False
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write the page of the commands' help and a page that includes each claim."""
+    folder = DOCS / "generated"
+    (folder / "claims").mkdir(parents=True, exist_ok=True)
+    blocks = [f"## segrefine {command}\n\n```text\n{read_help(command)}\n```\n" for command in COMMANDS]
+    head = "# Commands\n\nWhat `segrefine COMMAND --help` prints. [Options](../options.md) lists every option.\n"
+    (folder / "commands.md").write_text("\n".join([head, *blocks]), encoding="utf-8")
+    for claim in CLAIMS:
+        place = f"../../../{claim.relative_to(CHECKOUT).as_posix()}"
+        page = f"```{{include}} {place}\n:relative-docs: ''\n:relative-images:\n```\n"
+        (folder / "claims" / f"{claim.parent.name}.md").write_text(page, encoding="utf-8")
+
+
+def read_help(command: str) -> str:
+    """Return what `segrefine COMMAND --help` prints."""
+    words = [sys.executable, "-m", "segrefine", command, "--help"]
+    return subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def find_page(file: str) -> str | None:
+    """Return the page that includes a file of the checkout, or None."""
+    pages = {"CONTRIBUTING.md": "contributing", "experiments/README.md": "results"}
+    pages |= {claim.relative_to(CHECKOUT).as_posix(): f"generated/claims/{claim.parent.name}" for claim in CLAIMS}
+    return pages.get(file)
+
+
+def lead_outside(app: Sphinx, doctree: nodes.document) -> None:
+    """Lead links to files outside this folder to the page that includes the file, or to the repository."""
+    here = Path(app.env.doc2path(app.env.docname)).parent
+    links = [*doctree.findall(addnodes.pending_xref), *doctree.findall(addnodes.download_reference)]
+    for link in links:
+        if link.get("reftype") != "myst":
+            continue
+        page = link.get("refdomain") == "doc"  # MyST took the ending off
+        target = Path(os.path.normpath(DOCS / f"{link['reftarget']}.md" if page else here / link["reftarget"]))
+        if target.is_relative_to(DOCS) or not target.exists():
+            continue  # the second is reported by MyST
+        name = target.relative_to(CHECKOUT).as_posix()
+        if included := find_page(name):
+            link["refdomain"], link["reftarget"] = "doc", included
+        else:
+            link.replace_self(nodes.reference("", "", *link.children, refuri=f"{SOURCE}/{name}"))
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", write_pages)
+    app.connect("doctree-read", lead_outside, priority=100)  # before Sphinx collects what is to be downloaded
