@@ -4,10 +4,10 @@ Files outside this folder are pages by inclusion, so that nothing is written twi
 the help of the commands and the list of claims, are written to `generated/` when the build starts.
 """
 
+import importlib.metadata
 import os
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 from docutils import nodes
@@ -24,7 +24,7 @@ SOURCE = "https://github.com/segrefine/segrefine/blob/main"
 project = "segrefine"
 author = "the segrefine authors"
 copyright = author
-release = version("segrefine")
+release = importlib.metadata.version("segrefine")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 if os.environ.get("SEGREFINE_INTERSPHINX"):  # links to the documentation of others need a network
@@ -43,7 +43,9 @@ default_role = "code"  # single backticks in docstrings
 myst_heading_anchors = 3
 
 nitpicky = True
+nitpick_ignore = [("py:class", "segrefine.core.registry.Class")]  # a TypeVar
 nitpick_ignore_regex = [("py:.*", r"(?!segrefine\.).*")]  # names of other packages, see intersphinx above
+autodoc_inherit_docstrings = False  # Lightning's refer to its own pages
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
@@ -52,6 +54,8 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"segrefine {release}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 
 
@@ -64,7 +68,7 @@ def write_pages(app: Sphinx) -> None:
     (folder / "commands.md").write_text("\n".join([head, *blocks]), encoding="utf-8")
     for claim in CLAIMS:
         place = f"../../../{claim.relative_to(CHECKOUT).as_posix()}"
-        page = f"```{{include}} {place}\n:relative-docs: ''\n:relative-images:\n```\n"
+        page = f"```{{include}} {place}\n:relative-images:\n```\n"
         (folder / "claims" / f"{claim.parent.name}.md").write_text(page, encoding="utf-8")
 
 
@@ -74,31 +78,31 @@ def read_help(command: str) -> str:
     return subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def find_page(file: str) -> str | None:
-    """Return the page that includes a file of the checkout, or None."""
-    pages = {"CONTRIBUTING.md": "contributing", "experiments/README.md": "results"}
-    pages |= {claim.relative_to(CHECKOUT).as_posix(): f"generated/claims/{claim.parent.name}" for claim in CLAIMS}
+def find_page(file: Path) -> str | None:
+    """Return the page that a file of the checkout is, or that includes it; None if there is none."""
+    pages = {CHECKOUT / "CONTRIBUTING.md": "contributing", CHECKOUT / "experiments/README.md": "results"}
+    pages |= {claim: f"generated/claims/{claim.parent.name}" for claim in CLAIMS}
+    if file.is_relative_to(DOCS) and file.suffix == ".md":
+        return file.relative_to(DOCS).with_suffix("").as_posix()
     return pages.get(file)
 
 
-def lead_outside(app: Sphinx, doctree: nodes.document) -> None:
-    """Lead links to files outside this folder to the page that includes the file, or to the repository."""
-    here = Path(app.env.doc2path(app.env.docname)).parent
-    links = [*doctree.findall(addnodes.pending_xref), *doctree.findall(addnodes.download_reference)]
-    for link in links:
-        if link.get("reftype") != "myst":
+def lead_on(app: Sphinx, doctree: nodes.document) -> None:
+    """Lead links from included files, and to files that are no pages, to the page or to the file in the repository."""
+    for link in [*doctree.findall(addnodes.pending_xref), *doctree.findall(addnodes.download_reference)]:
+        name, _, anchor = link["reftarget"].partition("#")
+        if link.get("reftype") != "myst" or not name:
             continue
-        page = link.get("refdomain") == "doc"  # MyST took the ending off
-        target = Path(os.path.normpath(DOCS / f"{link['reftarget']}.md" if page else here / link["reftarget"]))
-        if target.is_relative_to(DOCS) or not target.exists():
-            continue  # the second is reported by MyST
-        name = target.relative_to(CHECKOUT).as_posix()
-        if included := find_page(name):
-            link["refdomain"], link["reftarget"] = "doc", included
-        else:
-            link.replace_self(nodes.reference("", "", *link.children, refuri=f"{SOURCE}/{name}"))
+        found = link.get("refdomain") == "doc"  # by MyST, which takes the ending off
+        file = Path(os.path.normpath(DOCS / f"{name}.md" if found else Path(str(link.source)).parent / name))
+        if page := find_page(file):
+            link["refdomain"], link["reftarget"] = "doc", page
+            link["reftargetid"] = link.get("reftargetid") or anchor or None
+        elif file.exists() and not file.is_relative_to(DOCS):
+            address = f"{SOURCE}/{file.relative_to(CHECKOUT).as_posix()}"
+            link.replace_self(nodes.reference("", "", *link.children, refuri=address))
 
 
 def setup(app: Sphinx) -> None:
     app.connect("builder-inited", write_pages)
-    app.connect("doctree-read", lead_outside, priority=100)  # before Sphinx collects what is to be downloaded
+    app.connect("doctree-read", lead_on, priority=100)  # before Sphinx collects what is to be downloaded

@@ -15,8 +15,8 @@ class Decoder(nn.Module):
 
     Attributes:
         num_classes: K.
-        to_pixels: the module that turns scores (B, K, h, w) and a size into logits (B, K, *size) on the encoder's input
-            grid, such as `segrefine.models.upsampling.Interpolate`.
+        to_pixels: the module that turns scores (B, K, h, w) and a size (H, W) into logits (B, K, H, W) on the encoder's
+            input grid, such as `segrefine.models.upsampling.Interpolate`.
     """
 
     @dataclass(frozen=True, kw_only=True)
