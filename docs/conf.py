@@ -47,6 +47,7 @@ nitpick_ignore = [("py:class", "segrefine.core.registry.Class")]  # a TypeVar
 nitpick_ignore_regex = [("py:.*", r"(?!segrefine\.).*")]  # names of other packages, see intersphinx above
 autodoc_inherit_docstrings = False  # Lightning's refer to its own pages
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 napoleon_use_ivar = True
