@@ -17,8 +17,8 @@ class Decoder(nn.Module):
         num_classes: K.
         context: the module that scores (B, K, h, w) go through before `to_pixels`: the identity, or with
             `model.context=true` a `segrefine.models.decoders.context.DilationContext`.
-        to_pixels: the module that turns scores (B, K, h, w) and a size into logits (B, K, *size) on the encoder's input
-            grid, such as `segrefine.models.upsampling.Interpolate`.
+        to_pixels: the module that turns scores (B, K, h, w) and a size (H, W) into logits (B, K, H, W) on the encoder's
+            input grid, such as `segrefine.models.upsampling.Interpolate`.
     """
 
     @dataclass(frozen=True, kw_only=True)
