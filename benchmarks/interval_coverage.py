@@ -38,7 +38,7 @@ class World:
     Attributes:
         step: how much better each variant is than the one before.
         wild: the first so many variants have seeds that scatter twice as much.
-        correlation: of neighbouring images, which are frames of one sequence unless it is None.
+        correlation: of neighboring images, which are frames of one sequence unless it is None.
         rare: share of the images that hold the last class, whose IoU is compared; None: mIoU, and all hold it.
         at_image: what seeds and variants make of single images, as a multiple of the spreads above.
         same: the variants are the same networks, scored in two ways.

@@ -23,17 +23,17 @@ SECONDS = 300  # after which tests with a fault count as broken
 
 FAULTS = r"""
 A learned upsampling lands a pixel late | models/upsampling.py | models/test_upsampling.py
-- self.offset = int(stride + bilinear_centre(kernel) - centre)
-+ self.offset = int(stride + bilinear_centre(kernel) - centre) - 1
+- self.offset = int(stride + bilinear_center(kernel) - center)
++ self.offset = int(stride + bilinear_center(kernel) - center) - 1
 The bilinear kernel is a tap too wide | models/upsampling.py | models/test_upsampling.py
-- taps = 1 - (torch.arange(kernel) - bilinear_centre(kernel)).abs() / factor
-+ taps = 1 - (torch.arange(kernel) - bilinear_centre(kernel)).abs() / (factor + 1)
+- taps = 1 - (torch.arange(kernel) - bilinear_center(kernel)).abs() / factor
++ taps = 1 - (torch.arange(kernel) - bilinear_center(kernel)).abs() / (factor + 1)
 Rows of a band come from a cell too late | models/upsampling.py | models/test_upsampling.py
-- first = max(math.floor((top - max(self.centre, 0)) / stride), 0)
-+ first = max(math.ceil((top - max(self.centre, 0)) / stride), 0)
+- first = max(math.floor((top - max(self.center, 0)) / stride), 0)
++ first = max(math.ceil((top - max(self.center, 0)) / stride), 0)
 A crop of FCN's is taken at the coarser stride | models/decoders/fcn.py | models/test_fcn.py weights/test_published.py
-- centre = centres[fine] + self.crops[fine] * fine
-+ centre = centres[fine] + self.crops[fine] * coarse
+- center = centers[fine] + self.crops[fine] * fine
++ center = centers[fine] + self.crops[fine] * coarse
 A skip is scaled as the next finer one should be | models/decoders/fcn.py | models/test_fcn.py weights/test_published.py
 - self.skip_scales.get(stride, 1.0)
 + self.skip_scales.get(stride // 2, 1.0)

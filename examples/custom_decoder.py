@@ -18,17 +18,17 @@ class Hypercolumn(segrefine.Decoder):
         width: int = 64
 
     def __init__(
-        self, channels: Mapping[int, int], centres: Mapping[int, float], num_classes: int, options: Options
+        self, channels: Mapping[int, int], centers: Mapping[int, float], num_classes: int, options: Options
     ) -> None:
         super().__init__(num_classes, options)
         self.finest, *self.coarser = sorted(channels)
         self.reduce = nn.ModuleDict({str(s): nn.Conv2d(channels[s], options.width, 1) for s in channels})
         self.upsample = nn.ModuleDict()
-        for stride in self.coarser:  # cell j of a map looks at pixel stride * j + centre
-            centre = (centres[stride] - centres[self.finest]) / self.finest
-            self.upsample[str(stride)] = Interpolate(stride // self.finest, centre)
+        for stride in self.coarser:  # cell j of a map looks at pixel stride * j + center
+            center = (centers[stride] - centers[self.finest]) / self.finest
+            self.upsample[str(stride)] = Interpolate(stride // self.finest, center)
         self.score = nn.Conv2d(options.width, num_classes, 1)
-        self.to_pixels = Interpolate(self.finest, centres[self.finest])
+        self.to_pixels = Interpolate(self.finest, centers[self.finest])
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the finest grid."""

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from segrefine.core.labels import voc_colour_map
+from segrefine.core.labels import voc_color_map
 
 Expected = dict[str, dict[str, np.ndarray]]
 SIZE = (37, 52)
@@ -37,11 +37,11 @@ def grey(path: Path, values: np.ndarray) -> None:
 
 
 def palette(path: Path, values: np.ndarray) -> None:
-    """As VOC's labels are: indices into its colours."""
+    """As VOC's labels are: indices into its colors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(values).convert("P")
     picture.putdata(values.flatten().tolist())
-    picture.putpalette(voc_colour_map().flatten().tolist())
+    picture.putpalette(voc_color_map().flatten().tolist())
     picture.save(path)
 
 

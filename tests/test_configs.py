@@ -119,7 +119,7 @@ def test_recipes_set_options_that_are_there_and_of_their_own_group_the_network_a
 
 
 def test_recipes_hold_the_published_values() -> None:
-    """Optimiser, rates and decay as the releases and papers give them."""
+    """Optimizer, rates and decay as the releases and papers give them."""
     keys = ("optimizer", "lr", "momentum", "weight_decay", "bias_lr_multiplier", "bias_decay")
     keys += ("encoder_lr_multiplier", "loss")
     recipes = {name: plain(composed(f"recipe={name}").recipe) for name in names("recipe")}

@@ -57,8 +57,8 @@ def test_the_decoder_trains_and_its_checkpoint_segments_a_photograph(
     net = load_model(checkpoint)
     shares = dict(line.rsplit(": ", 1) for line in capsys.readouterr().out.splitlines()[-8:])
     assert list(shares) == net.classes
-    colours = np.unique(np.asarray(Image.open(tmp_path / "labels.png")).reshape(-1, 3), axis=0)
-    assert {tuple(colour) for colour in colours.tolist()} <= {tuple(colour) for colour in net.palette.tolist()}
+    colors = np.unique(np.asarray(Image.open(tmp_path / "labels.png")).reshape(-1, 3), axis=0)
+    assert {tuple(color) for color in colors.tolist()} <= {tuple(color) for color in net.palette.tolist()}
 
 
 @pytest.mark.parametrize("plugin", ["own_dataset"], indirect=True)

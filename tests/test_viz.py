@@ -1,4 +1,4 @@
-"""Pictures by the colours of their pixels, and files that appear whole or not at all."""
+"""Pictures by the colors of their pixels, and files that appear whole or not at all."""
 
 from pathlib import Path
 
@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segrefine.core.labels import VOID, voc_colour_map
+from segrefine.core.labels import VOID, voc_color_map
 from segrefine.io.images import save_image
 from segrefine.viz import (
     COLUMNS,
     MAX_SIDE,
     MIN_SIDE,
-    VOID_COLOUR,
-    VOID_ERROR_COLOUR,
-    WRONG_COLOUR,
-    colourise,
+    VOID_COLOR,
+    VOID_ERROR_COLOR,
+    WRONG_COLOR,
+    colorise,
     errors,
     overlay,
     panel,
@@ -41,24 +41,24 @@ def one_row(scene: Scene) -> Image.Image:
     return panel([image], [truth], [prediction], PALETTE, NAMES)
 
 
-def colours(picture: np.ndarray | Image.Image) -> set[tuple[int, ...]]:
-    return {tuple(map(int, colour)) for colour in np.unique(np.asarray(picture).reshape(-1, 3), axis=0)}
+def colors(picture: np.ndarray | Image.Image) -> set[tuple[int, ...]]:
+    return {tuple(map(int, color)) for color in np.unique(np.asarray(picture).reshape(-1, 3), axis=0)}
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-def test_labels_get_the_palettes_colours_and_void_its_own(dtype: type) -> None:
-    picture = colourise(np.array([[0, 1, 2], [VOID, 3, 1]], dtype), PALETTE)
-    void = list(VOID_COLOUR)
+def test_labels_get_the_palettes_colors_and_void_its_own(dtype: type) -> None:
+    picture = colorise(np.array([[0, 1, 2], [VOID, 3, 1]], dtype), PALETTE)
+    void = list(VOID_COLOR)
     assert picture.dtype == np.uint8
     assert picture.tolist() == [[[0, 0, 0], [255, 0, 0], [0, 128, 255]], [void, void, [255, 0, 0]]]
 
 
-def test_void_keeps_its_colour_under_a_full_palette() -> None:
+def test_void_keeps_its_color_under_a_full_palette() -> None:
     labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     palette = np.stack([np.arange(256)] * 3, axis=1).astype(np.uint8)
-    picture = colourise(labels, palette).reshape(256, 3)
+    picture = colorise(labels, palette).reshape(256, 3)
     np.testing.assert_array_equal(picture[:VOID], palette[:VOID])
-    assert tuple(picture[VOID]) == VOID_COLOUR == tuple(voc_colour_map()[VOID])
+    assert tuple(picture[VOID]) == VOID_COLOR == tuple(voc_color_map()[VOID])
 
 
 def test_overlay_mixes_without_overflow() -> None:
@@ -82,7 +82,7 @@ def test_overlay_of_a_large_picture_is_that_of_its_rows() -> None:
 def test_errors_are_red_void_is_grey_and_the_rest_is_faded() -> None:
     image = np.array([[[10, 20, 30], [0, 0, 0], [255, 255, 255], [90, 0, 0]]], np.uint8)
     picture = errors(image, np.array([[1, 1, 0, VOID]]), np.array([[1, 0, 0, 0]]))
-    assert picture.tolist() == [[[161] * 3, list(WRONG_COLOUR), [255] * 3, list(VOID_ERROR_COLOUR)]]
+    assert picture.tolist() == [[[161] * 3, list(WRONG_COLOR), [255] * 3, list(VOID_ERROR_COLOR)]]
 
 
 def test_panel_shows_each_picture_under_its_title() -> None:
@@ -90,11 +90,11 @@ def test_panel_shows_each_picture_under_its_title() -> None:
     picture = np.asarray(one_row(scene(50, 64)))
     column = picture.shape[1] // len(COLUMNS)
     strip = picture[picture.shape[0] // 2]
-    seen = [colours(strip[number * column + 10 : (number + 1) * column - 2]) for number in range(4)]
+    seen = [colors(strip[number * column + 10 : (number + 1) * column - 2]) for number in range(4)]
     car, ground, faded = (255, 0, 0), (0, 0, 0), (193, 193, 193)
     white = (255, 255, 255)
-    assert [shown - {white} for shown in seen] == [{(100, 100, 100)}, {car, ground}, {car}, {faded, WRONG_COLOUR}]
-    assert (picture == VOID_COLOUR).all(-1).sum() >= 3 * 3 * 64
+    assert [shown - {white} for shown in seen] == [{(100, 100, 100)}, {car, ground}, {car}, {faded, WRONG_COLOR}]
+    assert (picture == VOID_COLOR).all(-1).sum() >= 3 * 3 * 64
 
 
 def test_panel_is_legible_for_small_and_bounded_for_large_images() -> None:
@@ -108,7 +108,7 @@ def test_panel_is_legible_for_small_and_bounded_for_large_images() -> None:
 def test_panel_takes_any_size(size: tuple[int, int]) -> None:
     picture = one_row(scene(*size))
     assert picture.mode == "RGB"
-    assert WRONG_COLOUR in colours(picture)  # at least in the legend
+    assert WRONG_COLOR in colors(picture)  # at least in the legend
 
 
 def test_panel_stacks_rows_of_different_sizes() -> None:
@@ -122,11 +122,11 @@ def test_panel_stacks_rows_of_different_sizes() -> None:
 def test_legend_names_what_occurs_and_grows_with_it() -> None:
     image, truth, prediction = scene(40, 40)
     without = panel([image], [truth], [prediction], PALETTE, NAMES)
-    assert (0, 128, 255) not in colours(without)  # no sky
+    assert (0, 128, 255) not in colors(without)  # no sky
     prediction[5, 5] = 2
-    assert (0, 128, 255) in colours(panel([image], [truth], [prediction], PALETTE, NAMES))
+    assert (0, 128, 255) in colors(panel([image], [truth], [prediction], PALETTE, NAMES))
     truth[1:21] = np.arange(20 * 40).reshape(20, 40) % 100
-    many = panel([image], [truth], [prediction], voc_colour_map(100), [f"class {number}" for number in range(100)])
+    many = panel([image], [truth], [prediction], voc_color_map(100), [f"class {number}" for number in range(100)])
     assert many.height > without.height + 200
 
 
@@ -159,6 +159,6 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monke
 def test_a_row_that_is_wholly_void_is_drawn_as_such() -> None:
     image, truth, prediction = scene(40, 40)
     picture = one_row((image, np.full_like(truth, VOID), prediction))
-    assert {VOID_COLOUR, VOID_ERROR_COLOUR} <= colours(picture)
+    assert {VOID_COLOR, VOID_ERROR_COLOR} <= colors(picture)
     row = np.asarray(picture)[:200]  # above the legend, where wrong has its box
-    assert WRONG_COLOUR not in colours(row)
+    assert WRONG_COLOR not in colors(row)

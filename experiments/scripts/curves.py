@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 
 
 def curve(folder: Path, name: str) -> tuple[list[int], list[float]]:
-    """Optimiser steps made and values of a logged name, from the run's metrics.csv."""
+    """Optimizer steps made and values of a logged name, from the run's metrics.csv."""
     with (folder / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get(name)]
     return [int(row["step"]) + 1 for row in rows], [float(row[name]) for row in rows]

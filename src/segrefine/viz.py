@@ -1,4 +1,4 @@
-"""Pictures: coloured label maps, overlays, panels of input, truth, prediction, error, contact sheets. H W size, K
+"""Pictures: colored label maps, overlays, panels of input, truth, prediction, error, contact sheets. H W size, K
 classes.
 """
 
@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segrefine.core.labels import VOID
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-VOID_COLOUR: Colour = (224, 224, 192)
+VOID_COLOR: Color = (224, 224, 192)
 """Near-white cream, entry 255 of PASCAL VOC's palette; black is VOC's background, a class."""
 
-WRONG_COLOUR: Colour = (214, 39, 40)
-VOID_ERROR_COLOUR: Colour = (160, 160, 160)
+WRONG_COLOR: Color = (214, 39, 40)
+VOID_ERROR_COLOR: Color = (160, 160, 160)
 
 COLUMNS = ("Input", "Truth", "Prediction", "Error")
 # Pixels of the longer side of a picture in a panel: legible, and four abreast fit a screen.
@@ -24,18 +24,18 @@ GAP, TEXT_HEIGHT = 8, 22  # pixels between pictures, and of a line of text
 BACKGROUND, INK = (255, 255, 255), (32, 32, 32)
 
 
-def colourise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Colours (H, W, 3) uint8 of `labels` (H, W) integers 0..255 by `palette` (K, 3) uint8; VOID_COLOUR from K on."""
+def colorise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Colors (H, W, 3) uint8 of `labels` (H, W) integers 0..255 by `palette` (K, 3) uint8; VOID_COLOR from K on."""
     table = np.empty((256, 3), np.uint8)
-    table[:] = VOID_COLOUR
+    table[:] = VOID_COLOR
     table[: min(len(palette), VOID)] = palette[:VOID]
     return table[labels]
 
 
-def overlay(image: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-    """`colours` over `image`, all (H, W, 3) uint8; `alpha` from 0 (the image) to 1 (the colours)."""
+def overlay(image: np.ndarray, colors: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+    """`colors` over `image`, all (H, W, 3) uint8; `alpha` from 0 (the image) to 1 (the colors)."""
     parts = image.size // 2**22 + 1  # of a large image, since float64 takes eight times its bytes
-    pairs = zip(np.array_split(image, parts), np.array_split(colours, parts), strict=True)
+    pairs = zip(np.array_split(image, parts), np.array_split(colors, parts), strict=True)
     return np.concatenate([np.rint((1 - alpha) * below + alpha * above).astype(np.uint8) for below, above in pairs])
 
 
@@ -43,8 +43,8 @@ def errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.n
     """(H, W, 3) uint8: wrong pixels red, void grey, right ones the image (H, W, 3) uint8, faded to light grey tones."""
     faded = np.repeat(image.mean(axis=2, keepdims=True) * 0.4 + 255 * 0.6, 3, axis=2)
     picture = np.rint(faded).astype(np.uint8)
-    picture[truth != prediction] = WRONG_COLOUR
-    picture[truth == VOID] = VOID_ERROR_COLOUR
+    picture[truth != prediction] = WRONG_COLOR
+    picture[truth == VOID] = VOID_ERROR_COLOR
     return picture
 
 
@@ -55,7 +55,7 @@ def panel(
     palette: np.ndarray,
     class_names: Sequence[str],
 ) -> Image.Image:
-    """One row per image: input, truth, prediction, error; below, the colours of the classes that occur.
+    """One row per image: input, truth, prediction, error; below, the colors of the classes that occur.
 
     `images` (H, W, 3) uint8, `truths` (H, W) 0..K-1 or VOID, `predictions` (H, W) 0..K-1, `palette` (K, 3) uint8; sizes
     may differ from row to row. Small images are enlarged by whole factors, large ones reduced to `MAX_SIDE`.
@@ -63,31 +63,31 @@ def panel(
     rows = [
         [
             _fitted(image, Image.Resampling.BOX),
-            _fitted(colourise(truth, palette), Image.Resampling.NEAREST),
-            _fitted(colourise(prediction, palette), Image.Resampling.NEAREST),
+            _fitted(colorise(truth, palette), Image.Resampling.NEAREST),
+            _fitted(colorise(prediction, palette), Image.Resampling.NEAREST),
             _fitted(errors(image, truth, prediction), Image.Resampling.BOX),  # a thin error fades, but never vanishes
         ]
         for image, truth, prediction in zip(images, truths, predictions, strict=True)
     ]
     entries = _entries([*truths, *predictions], palette, class_names)
-    if ("void", VOID_COLOUR) in entries:
-        entries.append(("void (in errors)", VOID_ERROR_COLOUR))
-    return _table(rows, COLUMNS, [*entries, ("wrong", WRONG_COLOUR)])
+    if ("void", VOID_COLOR) in entries:
+        entries.append(("void (in errors)", VOID_ERROR_COLOR))
+    return _table(rows, COLUMNS, [*entries, ("wrong", WRONG_COLOR)])
 
 
 def contact_sheet(
     images: Sequence[np.ndarray], labels: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]
 ) -> Image.Image:
-    """Images (H, W, 3) uint8 beside their labels (H, W), 0..K-1 or VOID, in two columns; below, the colours."""
+    """Images (H, W, 3) uint8 beside their labels (H, W), 0..K-1 or VOID, in two columns; below, the colors."""
     pairs = [
-        [_fitted(image, Image.Resampling.BOX), _fitted(colourise(label, palette), Image.Resampling.NEAREST)]
+        [_fitted(image, Image.Resampling.BOX), _fitted(colorise(label, palette), Image.Resampling.NEAREST)]
         for image, label in zip(images, labels, strict=True)
     ]
     rows = [[picture for pair in pairs[first : first + 2] for picture in pair] for first in range(0, len(pairs), 2)]
     return _table(rows, ("Image", "Labels") * min(len(pairs), 2), _entries(labels, palette, class_names))
 
 
-def _table(rows: list[list[Image.Image]], titles: Sequence[str], entries: list[tuple[str, Colour]]) -> Image.Image:
+def _table(rows: list[list[Image.Image]], titles: Sequence[str], entries: list[tuple[str, Color]]) -> Image.Image:
     """Pictures in rows and columns, with a title over each column and a legend below."""
     column = max(MIN_SIDE // 2, *(picture.width for row in rows for picture in row))  # titles need some room
     width = len(titles) * (column + GAP) + GAP
@@ -117,18 +117,18 @@ def _fitted(picture: np.ndarray, resampling: Image.Resampling) -> Image.Image:
     return Image.fromarray(picture).resize(size, resampling)
 
 
-def _entries(maps: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, Colour]]:
-    """Name and colour of each class that occurs in the label maps, in the classes' order, then of void."""
+def _entries(maps: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, Color]]:
+    """Name and color of each class that occurs in the label maps, in the classes' order, then of void."""
     occurring = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
-    entries: list[tuple[str, Colour]] = []
+    entries: list[tuple[str, Color]] = []
     for label in occurring[occurring < len(class_names)]:
         red, green, blue = map(int, palette[label])
         entries.append((class_names[label], (red, green, blue)))
-    return [*entries, ("void", VOID_COLOUR)] if VOID in occurring else entries
+    return [*entries, ("void", VOID_COLOR)] if VOID in occurring else entries
 
 
-def _legend(entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
-    """Colour boxes with names, wrapped to `width` pixels."""
+def _legend(entries: Sequence[tuple[str, Color]], width: int) -> Image.Image:
+    """Color boxes with names, wrapped to `width` pixels."""
     font = _font()
     box = TEXT_HEIGHT - 8
     places, left, top = [], GAP, 0
@@ -141,8 +141,8 @@ def _legend(entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
 
     legend = Image.new("RGB", (width, top + TEXT_HEIGHT + GAP), BACKGROUND)
     draw = ImageDraw.Draw(legend)
-    for (name, colour), (left, top) in zip(entries, places, strict=True):
-        draw.rectangle((left, top + 4, left + box, top + 4 + box), fill=colour, outline=INK)
+    for (name, color), (left, top) in zip(entries, places, strict=True):
+        draw.rectangle((left, top + 4, left + box, top + 4 + box), fill=color, outline=INK)
         _write(legend, (left + box + 5, top + TEXT_HEIGHT // 2), name, anchor="lm")
     return legend
 

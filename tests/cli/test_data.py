@@ -105,11 +105,11 @@ def test_a_picture_is_shown(tmp_path: Path, type_in: TypeIn) -> None:
     assert result.returncode == 0, result.stderr
     assert "3 of 5 images of val" in result.stdout
     sheet = np.asarray(Image.open(tmp_path / "new/sheet.png"))
-    colours = {tuple(colour) for colour in np.unique(sheet.reshape(-1, 3), axis=0).tolist()}
+    colors = {tuple(color) for color in np.unique(sheet.reshape(-1, 3), axis=0).tolist()}
     scenes = make(ShapesDataModule, val_size=5)
     for index in (0, 1, 3):
         labels = scenes.dataset("val").read(index)[1].unique()
-        assert {tuple(scenes.palette[label].tolist()) for label in labels} <= colours
+        assert {tuple(scenes.palette[label].tolist()) for label in labels} <= colors
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_runs import draw_counts, write_run
 
-from segrefine.compare.resampling import Blocks, block_length, choose_blocks, neighbour_correlation
+from segrefine.compare.resampling import Blocks, block_length, choose_blocks, neighbor_correlation
 from segrefine.compare.sequences import find_sequences
 from segrefine.compare.statistics import Bootstrap, Settings
 from segrefine.compare.variants import Variant
@@ -37,7 +37,7 @@ def test_every_image_is_drawn_equally_often_and_all_resamples_are_as_large(sizes
     np.testing.assert_allclose(drawn.mean(0), 1, atol=0.09)
 
 
-def test_neighbours_are_drawn_together_around_the_end_but_not_across_sequences() -> None:
+def test_neighbors_are_drawn_together_around_the_end_but_not_across_sequences() -> None:
     order = np.random.default_rng(1).permutation(20)
     drawn = Blocks((order[:10], order[10:]), 5).draw(4_000, np.random.default_rng(0)).astype(float)
     near = np.corrcoef(drawn[:, order].T)
@@ -87,11 +87,11 @@ def test_the_length_is_that_of_the_optimum_for_an_autoregression() -> None:
     assert np.mean(lengths) == pytest.approx(best, rel=0.25)
 
 
-def test_neighbours_are_those_of_a_sequence() -> None:
+def test_neighbors_are_those_of_a_sequence() -> None:
     series = np.array([1.0, -1.0] * 50)
-    assert neighbour_correlation(series, one_sequence(100)) == 0  # none below zero
+    assert neighbor_correlation(series, one_sequence(100)) == 0  # none below zero
     halves = (np.arange(0, 100, 2), np.arange(1, 100, 2))
-    assert neighbour_correlation(series, halves) == 0.97
+    assert neighbor_correlation(series, halves) == 0.97
 
 
 def test_one_length_is_taken_as_given() -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import save
 import segrefine
 from segrefine.core.config import CONFIG_FOLDER, list_datasets, list_models, read_group
 from segrefine.core.errors import UserError
-from segrefine.core.labels import voc_colour_map
+from segrefine.core.labels import voc_color_map
 from segrefine.core.registry import DATAMODULES, DECODERS, register_decoder, rename_classes
 from segrefine.data.build import build_datamodule
 from segrefine.engine.module import SegmentationModule
@@ -74,8 +74,8 @@ class HalfFCN(FCNDecoder):
         geometry: str = "same"
         half: float = 0.5
 
-    def __init__(self, channels, centres, num_classes, options):
-        super().__init__(channels, centres, num_classes, FCNDecoder.Options(
+    def __init__(self, channels, centers, num_classes, options):
+        super().__init__(channels, centers, num_classes, FCNDecoder.Options(
             skips=options.skips, skip_scales={}, upsample=options.upsample, geometry=options.geometry))
         self.half = options.half
 
@@ -318,7 +318,7 @@ CLASSES = build_datamodule(read_group("datamodule", "shapes")).classes
 def saved(config: dict[str, Any], path: Path) -> Path:
     net = create_model("fcn32s", "resnet18", 8)
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    torch.save({"state_dict": tensors, KEY: describe(config, CLASSES, voc_colour_map(8))}, path)
+    torch.save({"state_dict": tensors, KEY: describe(config, CLASSES, voc_color_map(8))}, path)
     return path
 
 

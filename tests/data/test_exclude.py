@@ -49,7 +49,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "other size": (lambda image, mask: Image.fromarray(picture()[:31, :30]).save(image), r"04.png is \(31, 30\)"),
     "value": (lambda image, mask: Image.fromarray(np.full(SIZE, 7, np.uint8)).save(mask), "04.png holds label value 7"),
     "vanished": (lambda image, mask: mask.unlink(), "There is no file .*masks/val/04"),
-    "colour mask": (lambda image, mask: Image.fromarray(picture()).save(mask), "masks/val/04.png is a colour picture"),
+    "color mask": (lambda image, mask: Image.fromarray(picture()).save(mask), "masks/val/04.png is a color picture"),
 }
 
 

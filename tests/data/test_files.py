@@ -48,12 +48,12 @@ def test_grey_grey_alpha_and_one_bit(tmp_path: Path) -> None:
     assert (read(saved(tmp_path / "one.png", GREY > 99)) == 255 * (expected > 99)).all()
 
 
-def test_alpha_is_dropped_and_colours_stay_as_stored(tmp_path: Path) -> None:
+def test_alpha_is_dropped_and_colors_stay_as_stored(tmp_path: Path) -> None:
     rgba = np.concatenate([PICTURE, np.zeros_like(PICTURE[..., :1])], axis=2)
     assert (read(saved(tmp_path / "a.png", rgba)) == PICTURE).all()
 
 
-def test_palette_image_gives_its_colours(tmp_path: Path) -> None:
+def test_palette_image_gives_its_colors(tmp_path: Path) -> None:
     picture = Image.fromarray(PICTURE).quantize(12)
     assert (read(saved(tmp_path / "p.png", picture)) == np.asarray(picture.convert("RGB"))).all()
     assert (read(saved(tmp_path / "t.png", picture, transparency=3)) == np.asarray(picture.convert("RGB"))).all()
@@ -134,7 +134,7 @@ def test_missing_image_and_float_image(tmp_path: Path) -> None:
 
 
 def test_label_of_a_palette_png_is_its_index(tmp_path: Path) -> None:
-    """Also with few colours, which Pillow stores with 4 bits a pixel."""
+    """Also with few colors, which Pillow stores with 4 bits a pixel."""
     values = RNG.integers(0, 5, (7, 9), dtype=np.uint8)
     palette = Image.fromarray(values)
     palette.putpalette([200, 10, 30, 4, 5, 6, 7, 8, 9, 1, 1, 1, 90, 90, 90])
@@ -156,7 +156,7 @@ def test_label_modes(tmp_path: Path) -> None:
     assert (read_label(saved(tmp_path / "la.png", as_rgb[..., 2:].copy())) == GREY).all()
 
 
-@pytest.mark.parametrize(("name", "image"), [("colour.png", PICTURE), ("a.jpg", GREY), ("f.tif", GREY / np.float32(9))])
+@pytest.mark.parametrize(("name", "image"), [("color.png", PICTURE), ("a.jpg", GREY), ("f.tif", GREY / np.float32(9))])
 def test_labels_that_cannot_be_are_refused(tmp_path: Path, name: str, image: np.ndarray) -> None:
     with pytest.raises(UserError, match=name):
         read_label(saved(tmp_path / name, image))

@@ -139,7 +139,7 @@ PLANTED: dict[str, tuple[str, Callable[[Path], None], str]] = {
         lambda p: grey(p, raw("x", [34])),
         "value 34",
     ),
-    "person_part": ("pascal_person_part_gt/2008_000008.png", lambda p: photograph(p), "is a colour picture"),
+    "person_part": ("pascal_person_part_gt/2008_000008.png", lambda p: photograph(p), "is a color picture"),
     "voc2011": (
         "benchmark_RELEASE/dataset/cls/2007_000032.mat",
         lambda p: p.write_bytes(b"MATLAB 5.0"),

@@ -56,17 +56,17 @@ def test_items_are_drawn_once() -> None:
     assert datamodule.dataset("val").read(0)[0] is not first
 
 
-def test_colour_says_nothing_about_the_class() -> None:
-    """Mean colour of each class over many objects: no class stands out from the others by more than chance."""
+def test_color_says_nothing_about_the_class() -> None:
+    """Mean color of each class over many objects: no class stands out from the others by more than chance."""
     rng = np.random.default_rng(0)
-    colours: dict[int, list[np.ndarray]] = {kind: [] for kind in range(1, 8)}
+    colors: dict[int, list[np.ndarray]] = {kind: [] for kind in range(1, 8)}
     for _ in range(1500):
         image = np.full((3, SIZE, SIZE), 127.0, np.float32)
         label = np.zeros((SIZE, SIZE), np.uint8)
         draw_object(rng, image, label)
         if label.any():
-            colours[int(label.max())].append(image[:, label > 0].mean(axis=1))
-    samples = {kind: np.array(found) for kind, found in colours.items()}
+            colors[int(label.max())].append(image[:, label > 0].mean(axis=1))
+    samples = {kind: np.array(found) for kind, found in colors.items()}
     overall = np.concatenate(list(samples.values()))
     for found in samples.values():
         assert len(found) > 100
@@ -81,7 +81,7 @@ def test_object_changes_only_its_own_box_and_edges_are_soft() -> None:
         label = np.zeros((SIZE, SIZE), np.uint8)
         draw_object(rng, image, label)
         changed = (image != 127).any(axis=0)
-        assert not (label.astype(bool) & ~changed).sum() > 2  # a pixel may by chance be given the colour it had
+        assert not (label.astype(bool) & ~changed).sum() > 2  # a pixel may by chance be given the color it had
         grown = np.zeros_like(changed)  # the label, two pixels wider on all sides: corners can be finer than a pixel
         for down in range(-2, 3):
             for across in range(-2, 3):

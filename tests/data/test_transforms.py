@@ -11,10 +11,10 @@ from segrefine.core.errors import UserError
 from segrefine.data import transforms
 from segrefine.data.sets.shapes import ShapesDataModule
 from segrefine.data.transforms import (
-    PAD_COLOUR,
+    PAD_COLOR,
     Augmentation,
     TrainTransform,
-    colour_jitter,
+    color_jitter,
     pad,
     parse_crop_size,
     random_crop,
@@ -95,7 +95,7 @@ def test_small_image_is_padded_with_void(pair: tuple[Tensor, Tensor]) -> None:
     assert image.shape == (3, 50, 40)
     assert (label[37:] == 255).all()
     assert (label[:37] != 255).all()
-    assert (image[:, 37:] == torch.tensor(PAD_COLOUR)[:, None, None]).all()
+    assert (image[:, 37:] == torch.tensor(PAD_COLOR)[:, None, None]).all()
     assert follows(image, label)
 
 
@@ -137,7 +137,7 @@ def test_class_sampled_crop_holds_a_class_drawn_evenly() -> None:
     assert np.mean(chance) < 0.1
 
 
-def test_class_sampled_crop_is_centred_on_the_class() -> None:
+def test_class_sampled_crop_is_centered_on_the_class() -> None:
     label = torch.full((60, 60), 255, dtype=torch.uint8)
     label[30, 40] = 7
     crop = random_crop(label.expand(3, -1, -1), label, (11, 11), 1.0, class_sampled=True)[1]
@@ -175,7 +175,7 @@ def test_one_seed_gives_one_result(pair: tuple[Tensor, Tensor]) -> None:
 def test_jitter_stays_within_its_strength() -> None:
     grey = torch.full((3, 4, 4), 100, dtype=torch.uint8)  # contrast and saturation leave plain grey as it is
     torch.manual_seed(0)
-    values = [int(colour_jitter(grey, 0.2)[0, 0, 0]) for _ in range(200)]
+    values = [int(color_jitter(grey, 0.2)[0, 0, 0]) for _ in range(200)]
     assert min(values) >= 77  # three steps, each rounded
     assert max(values) <= 123
     assert max(values) - min(values) > 30

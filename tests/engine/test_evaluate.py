@@ -17,7 +17,7 @@ from PIL import Image
 from segrefine.cli.options import GivenCheckpoint
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
-from segrefine.core.labels import voc_colour_map
+from segrefine.core.labels import voc_color_map
 from segrefine.data.sets.shapes import ShapesDataModule
 from segrefine.data.shapes.scenes import CLASSES
 from segrefine.engine.evaluate import evaluate
@@ -50,7 +50,7 @@ def checkpoint(net: SegmentationModel, tmp_path_factory: pytest.TempPathFactory)
     content = {group: OmegaConf.to_container(cfg[group]) for group in ("model", "backbone", "datamodule", "recipe")}
     path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    about = describe(content | {"seed": 7}, CLASSES, voc_colour_map(8))
+    about = describe(content | {"seed": 7}, CLASSES, voc_color_map(8))
     torch.save({"state_dict": tensors, KEY: about}, path)
     return path
 

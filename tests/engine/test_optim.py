@@ -1,4 +1,4 @@
-"""Parameter groups by membership and value, and first optimiser steps worked out by hand."""
+"""Parameter groups by membership and value, and first optimizer steps worked out by hand."""
 
 from collections.abc import Callable
 from typing import Any

@@ -14,13 +14,13 @@ from conftest import NARROW_PROCESS, TypeIn
 from PIL import Image
 
 from segrefine.core.config import read_group
-from segrefine.core.labels import voc_colour_map
+from segrefine.core.labels import voc_color_map
 from segrefine.core.signals import REQUEUE
 from segrefine.engine.callbacks.pictures import write_pictures
 from segrefine.engine.predict import Segmenter, segment
 from segrefine.models.build import create_model
 from segrefine.models.network import SegmentationModel
-from segrefine.models.tta import Inference
+from segrefine.models.tta import TestTimeAugmentation
 from segrefine.weights.checkpoint import KEY, describe
 
 CHECKOUT = Path(__file__).parents[2]
@@ -42,27 +42,27 @@ def checkpoint(net: SegmentationModel, tmp_path_factory: pytest.TempPathFactory)
     # A backbone file that is gone by now must not be missed: the checkpoint has all weights.
     config = {"model": model, "backbone": {"name": "resnet18", "weights": "gone.pth"}, "datamodule": {"name": "none"}}
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    torch.save({"state_dict": tensors, KEY: describe(config, CLASSES, voc_colour_map(3))}, path)
+    torch.save({"state_dict": tensors, KEY: describe(config, CLASSES, voc_color_map(3))}, path)
     return path
 
 
 def odd_images(folder: Path) -> None:
     """A dozen files: every mode, a tiny one, a large one, one turned by EXIF, two of one stem, and a truncated one."""
     rng = np.random.default_rng(0)
-    colours = Image.fromarray(rng.integers(0, 255, (67, 45, 3), np.uint8))
-    colours.save(folder / "rgb.jpg")
-    colours.save(folder / "rgb.png")
-    colours.convert("L").save(folder / "grey.png")
-    colours.convert("RGBA").save(folder / "alpha.png")
-    colours.convert("P").save(folder / "palette.png")
-    colours.convert("CMYK").save(folder / "cmyk.jpg")
-    colours.convert("1").save(folder / "black_and_white.png")
+    colors = Image.fromarray(rng.integers(0, 255, (67, 45, 3), np.uint8))
+    colors.save(folder / "rgb.jpg")
+    colors.save(folder / "rgb.png")
+    colors.convert("L").save(folder / "grey.png")
+    colors.convert("RGBA").save(folder / "alpha.png")
+    colors.convert("P").save(folder / "palette.png")
+    colors.convert("CMYK").save(folder / "cmyk.jpg")
+    colors.convert("1").save(folder / "black_and_white.png")
     Image.fromarray(rng.integers(0, 65535, (67, 45), np.uint16)).save(folder / "deep.png")
     Image.fromarray(rng.integers(0, 255, (1, 3, 3), np.uint8)).save(folder / "tiny.png")
     Image.fromarray(rng.integers(0, 255, (1300, 700, 3), np.uint8)).save(folder / "large.webp")
     exif = Image.Exif()
     exif[274] = 6  # a camera held upright
-    colours.save(folder / "turned.jpg", exif=exif)
+    colors.save(folder / "turned.jpg", exif=exif)
     content = (folder / "rgb.jpg").read_bytes()
     (folder / "truncated.jpg").write_bytes(content[: len(content) // 2])
     (folder / "notes.txt").write_text("no image")
@@ -101,10 +101,10 @@ def test_one_file_with_every_option(checkpoint: Path, tmp_path: Path, net: Segme
     assert result.returncode == 0, result.stderr
     label = np.asarray(Image.open(tmp_path / "out/photo_label.png"))
     image = torch.from_numpy(np.array(Image.open(tmp_path / "photo.png"))).permute(2, 0, 1)
-    expected = segment(net, Inference(net, [0.5, 1.0], True, (64, 48)), image)
+    expected = segment(net, TestTimeAugmentation(net, [0.5, 1.0], True, (64, 48)), image)
     assert (label == expected.numpy()).mean() > 0.99  # ties aside
-    colours = np.asarray(Image.open(tmp_path / "out/photo_colour.png"))
-    np.testing.assert_array_equal(colours, voc_colour_map(3)[label])
+    colors = np.asarray(Image.open(tmp_path / "out/photo_colour.png"))
+    np.testing.assert_array_equal(colors, voc_color_map(3)[label])
 
 
 def test_names_are_unique_among_all_that_are_given(checkpoint: Path, tmp_path: Path, type_in: TypeIn) -> None:
@@ -196,7 +196,7 @@ def test_results_lie_in_their_folder_each_its_own(submission: str | None, tmp_pa
     folder = tmp_path / "deep" / "out"
     image, labels = torch.zeros(3, 4, 5, dtype=torch.uint8), torch.zeros(4, 5, dtype=torch.uint8)
     for name in NAMES:
-        write_pictures(folder, name, image, labels, voc_colour_map(3), submission)
+        write_pictures(folder, name, image, labels, voc_color_map(3), submission)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     # "/a" and "//a" are one path
     assert len(written) == (len(NAMES) - 1) * (3 if submission is None else 1)
@@ -226,7 +226,7 @@ def test_a_small_image_is_segmented_as_if_it_went_on(net: SegmentationModel) -> 
     extended = torch.cat([image, image[:, -1:].expand(3, 12, 40)], dim=1)
     with torch.no_grad():
         expected = net(net.preprocess(extended[None].float() / 255))[0, :, :20].argmax(0)
-    assert torch.equal(segment(net, Inference(net), image).long(), expected)
+    assert torch.equal(segment(net, TestTimeAugmentation(net), image).long(), expected)
 
 
 @pytest.mark.parametrize(

@@ -34,14 +34,14 @@ def test_constant_and_warm_up() -> None:
     assert values(3, "step", 4, milestones=(0.25,), warmup_steps=3) == pytest.approx([1 / 3, 0.1 * 2 / 3, 0.1])
 
 
-def test_drives_an_optimiser_group_by_group() -> None:
+def test_drives_an_optimizer_group_by_group() -> None:
     encoder, decoder = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
-    optimiser = torch.optim.SGD([{"params": [encoder], "lr": 0.1}, {"params": [decoder], "lr": 1.0}])
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, Schedule(name="poly", power=1).factor(2))
+    optimizer = torch.optim.SGD([{"params": [encoder], "lr": 0.1}, {"params": [decoder], "lr": 1.0}])
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule(name="poly", power=1).factor(2))
     seen = []
     for _ in range(3):
         seen.append(scheduler.get_last_lr())
-        optimiser.step()
+        optimizer.step()
         scheduler.step()
     assert seen == [pytest.approx([0.1, 1]), pytest.approx([0.05, 0.5]), pytest.approx([0, 0])]
 

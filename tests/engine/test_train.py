@@ -105,7 +105,7 @@ def test_the_predictions_are_those_of_the_best_checkpoint(finished: tuple[Path, 
 
 
 def test_the_best_score_on_val_is_in_the_summary(finished: tuple[Path, Summary]) -> None:
-    """Of the checkpoint that was scored; a sweeper optimises it."""
+    """Of the checkpoint that was scored; a sweeper optimizes it."""
     logged = [float(row["val/mIoU"]) for row in rows(finished[0]) if row["val/mIoU"]]
     assert finished[1].val_mIoU == pytest.approx(max(logged), abs=1e-6)
 

@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from segrefine.core.errors import UserError
-from segrefine.core.labels import voc_colour_map
+from segrefine.core.labels import voc_color_map
 from segrefine.data.files import FileDataset
 from segrefine.data.label_code import LabelCode
 from segrefine.data.sets.folder import read_list
@@ -53,9 +53,9 @@ def saved(image: Image.Image, ending: str, **options: object) -> Seed:
 
 
 def pictures(ending: str, *options: dict) -> list[Seed]:
-    """An image in colours, in grey and by a palette, with each set of options."""
-    colours = Image.fromarray(PICTURE)
-    forms = [colours, colours.convert("L")] + ([colours.quantize(9)] if ending not in (".jpg", ".webp") else [])
+    """An image in colors, in grey and by a palette, with each set of options."""
+    colors = Image.fromarray(PICTURE)
+    forms = [colors, colors.convert("L")] + ([colors.quantize(9)] if ending not in (".jpg", ".webp") else [])
     return [saved(form, ending, **chosen) for form in forms for chosen in (options or ({},))]
 
 
@@ -82,7 +82,7 @@ def caffemodels() -> list[Seed]:
 
 def checkpoints() -> list[Seed]:
     tensors = {"net.a": torch.arange(6.0).view(2, 3), "net.b": torch.arange(4)}
-    about = describe({"model": {"name": "x"}, "seed": 1}, ["a", "b"], voc_colour_map(2))
+    about = describe({"model": {"name": "x"}, "seed": 1}, ["a", "b"], voc_color_map(2))
     seeds = []
     for content, new in (({"state_dict": tensors, KEY: about}, True), (tensors, True), (tensors, False)):
         buffer = io.BytesIO()

@@ -13,12 +13,12 @@ from torch import nn
 import segrefine
 from segrefine.core.config import read_group
 from segrefine.core.errors import UserError
-from segrefine.core.labels import voc_colour_map
+from segrefine.core.labels import voc_color_map
 from segrefine.models.build import create_model
 from segrefine.models.cost import count_parameters
 from segrefine.models.decoders.context import DilationContext
 from segrefine.models.logits import Logits
-from segrefine.models.tta import Inference
+from segrefine.models.tta import TestTimeAugmentation
 from segrefine.weights.checkpoint import KEY, describe
 from segrefine.weights.published import FORMS, to_published
 
@@ -135,7 +135,7 @@ def test_loss_classes_and_views_are_those_of_its_scores(
         torch.testing.assert_close(at_scores.loss(labels), F.cross_entropy(scores, labels[:, ::8, ::8]))
         assert torch.equal(at_scores.classes(), logits.argmax(1).to(torch.uint8))
         both_ways = logits.softmax(1) + net(images.flip(-1)).flip(-1).softmax(1)
-        torch.testing.assert_close(Inference(net, flip=True)(images), both_ways / 2)
+        torch.testing.assert_close(TestTimeAugmentation(net, flip=True)(images), both_ways / 2)
 
 
 @pytest.mark.parametrize(("name", "own"), [("fcn8s", 0), ("refinenet", 4), ("fcn_dilated", 1)])
@@ -153,7 +153,7 @@ def test_a_checkpoint_gives_it_back_and_starts_from_a_network_without(tmp_path: 
         "backbone": read_group("backbone", "resnet18"),
     }
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    about = describe(config, ["a", "b", "c"], voc_colour_map(3))
+    about = describe(config, ["a", "b", "c"], voc_color_map(3))
     torch.save({"state_dict": tensors, KEY: about}, tmp_path / "best.ckpt")
     images = torch.randn(1, 3, 33, 47)
     assert torch.equal(segrefine.load_model(tmp_path / "best.ckpt")(images), net(images))

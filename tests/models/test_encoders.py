@@ -100,7 +100,7 @@ def test_sizes_and_channels_are_as_declared(name: str, size: tuple[int, int]) ->
         encoder = create_encoder(name).eval()
         features = encoder(torch.empty(1, 3, *size))
     rounded = (lambda side, stride: side // stride) if name in VGGS else (lambda side, stride: -(-side // stride))
-    assert list(features) == list(encoder.centres) == [4, 8, 16, 32]
+    assert list(features) == list(encoder.centers) == [4, 8, 16, 32]
     for stride, tensor in features.items():
         assert tensor.shape == (1, encoder.channels[stride], *(rounded(side, stride) for side in size))
 
@@ -127,7 +127,7 @@ LOOKS = [
 
 
 @pytest.mark.parametrize(("name", "options"), LOOKS)
-def test_cell_j_looks_at_pixel_stride_times_j_plus_centre(
+def test_cell_j_looks_at_pixel_stride_times_j_plus_center(
     name: str, options: dict[str, object], filled: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The centroid of a cell's gradient; pools average here, since a maximum picks one of equal pixels."""
@@ -140,15 +140,15 @@ def test_cell_j_looks_at_pixel_stride_times_j_plus_centre(
         profile = gradient.sum((0, 1, 2))
         assert profile[0] == profile[-1] == 0 < profile[320]  # all that the cell sees lies inside the image
         centroid = (profile * torch.arange(640)).sum() / profile.sum()
-        assert centroid.item() == pytest.approx(stride * cell + encoder.centres[stride], abs=1e-8)
+        assert centroid.item() == pytest.approx(stride * cell + encoder.centers[stride], abs=1e-8)
 
 
-def test_centres_are_between_pixels_after_pools_and_on_them_after_odd_kernels() -> None:
+def test_centers_are_between_pixels_after_pools_and_on_them_after_odd_kernels() -> None:
     with torch.device("meta"):
-        assert create_encoder("vgg11").centres == {4: 1.5, 8: 3.5, 16: 7.5, 32: 15.5}
-        assert create_encoder("resnet18").centres == {4: 0, 8: 0, 16: 0, 32: 0}
-        assert create_encoder("resnet50", needs=("dilation",)).centres == {4: 0, 8: 0}
-        assert create_encoder("vgg11", needs=("large_fov",)).centres == {4: 0, 8: 0}
+        assert create_encoder("vgg11").centers == {4: 1.5, 8: 3.5, 16: 7.5, 32: 15.5}
+        assert create_encoder("resnet18").centers == {4: 0, 8: 0, 16: 0, 32: 0}
+        assert create_encoder("resnet50", needs=("dilation",)).centers == {4: 0, 8: 0}
+        assert create_encoder("vgg11", needs=("large_fov",)).centers == {4: 0, 8: 0}
 
 
 def test_classifier_is_there_only_where_asked_for_and_has_the_published_width() -> None:
@@ -228,7 +228,7 @@ def test_two_scales_are_two_encoders_on_resized_images(size: tuple[int, int], fi
     images = torch.randn(1, 3, *size, dtype=torch.float64)
     features = features_of(encoder, images)
     assert list(features) == [(stride, scale) for scale in (1.2, 0.6) for stride in (4, 8, 16, 32)]
-    assert (encoder.scale, encoder.channels[32, 0.6], encoder.centres[4, 1.2]) == (1.2, 512, 0.0)
+    assert (encoder.scale, encoder.channels[32, 0.6], encoder.centers[4, 1.2]) == (1.2, 512, 0.0)
     for scale, part in ((0.6, small), (1.2, large)):
         new = [max(32, round(side * scale)) for side in size]
         resized = torchvision.transforms.functional.resize(images, new, antialias=True)

@@ -19,7 +19,7 @@ from segrefine.models.network import SegmentationModel
 
 Build = Callable[..., Any]
 CHANNELS = {4: 3, 8: 4, 16: 5, 32: 6}
-CENTRES = {"vgg": {stride: (stride - 1) / 2 for stride in CHANNELS}, "resnet": dict.fromkeys(CHANNELS, 0.0)}
+CENTERS = {"vgg": {stride: (stride - 1) / 2 for stride in CHANNELS}, "resnet": dict.fromkeys(CHANNELS, 0.0)}
 KINDS = ("learned", "fixed", "interpolate")
 
 
@@ -33,7 +33,7 @@ def features(geometry: str, size: tuple[int, int] = (75, 109)) -> dict[int, Tens
 def decoder(geometry: str, **options: Any) -> FCNDecoder:
     """For 3 classes, its score layers at random."""
     default = {"skips": (32, 16, 8), "skip_scales": {}, "upsample": "learned", "geometry": "same"}
-    built = FCNDecoder(CHANNELS, CENTRES[geometry], 3, FCNDecoder.Options(**default | options)).double()
+    built = FCNDecoder(CHANNELS, CENTERS[geometry], 3, FCNDecoder.Options(**default | options)).double()
     for parameter in built.score.parameters():
         nn.init.normal_(parameter)
     return built
@@ -44,10 +44,10 @@ def tents(positions: Tensor, cells: int) -> Tensor:
     return (1 - (positions.clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()).clamp(min=0)
 
 
-def spread(scores: Tensor, stride: int, centre: float, size: Sequence[int]) -> Tensor:
-    """Bilinear upsampling as a product with two matrices: pixel p reads position (p - centre) / stride."""
+def spread(scores: Tensor, stride: int, center: float, size: Sequence[int]) -> Tensor:
+    """Bilinear upsampling as a product with two matrices: pixel p reads position (p - center) / stride."""
     rows, columns = (
-        tents((torch.arange(side).double() - centre) / stride, cells)
+        tents((torch.arange(side).double() - center) / stride, cells)
         for side, cells in zip(size, scores.shape[-2:], strict=True)
     )
     return rows @ scores @ columns.T
@@ -67,25 +67,25 @@ def fused_by_hand(
     return total
 
 
-@pytest.mark.parametrize("geometry", CENTRES)
+@pytest.mark.parametrize("geometry", CENTERS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("strides", [(32,), (32, 16), (32, 16, 8), (32, 16, 8, 4)])
 def test_skips_are_fused_from_coarse_to_fine(geometry: str, kind: str, strides: tuple[int, ...]) -> None:
     net, maps = decoder(geometry, skips=strides, upsample=kind), features(geometry)
     expected = fused_by_hand(net, maps, strides, geometry, {})
     torch.testing.assert_close(net(maps), expected, rtol=1e-9, atol=1e-9)
-    centre = CENTRES[geometry][strides[-1]]
+    center = CENTERS[geometry][strides[-1]]
     pixels = net.to_pixels(net(maps), (75, 109))
-    torch.testing.assert_close(pixels, spread(expected, strides[-1], centre, (75, 109)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(pixels, spread(expected, strides[-1], center, (75, 109)), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("geometry", CENTRES)
+@pytest.mark.parametrize("geometry", CENTERS)
 def test_skips_may_jump_a_stride_and_come_in_any_order(geometry: str) -> None:
     net, maps = decoder(geometry, skips=(8, 32)), features(geometry)
     assert set(net.score) == {"32", "8"}
     coarse, fine = (net.score[str(stride)](maps[stride]) for stride in (32, 8))
-    centre = (CENTRES[geometry][32] - CENTRES[geometry][8]) / 8
-    expected = fine + spread(coarse, 4, centre, fine.shape[-2:])
+    center = (CENTERS[geometry][32] - CENTERS[geometry][8]) / 8
+    expected = fine + spread(coarse, 4, center, fine.shape[-2:])
     torch.testing.assert_close(net(maps), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -165,13 +165,13 @@ def test_shifting_the_image_by_32_pixels_shifts_the_scores_by_32(name: str, back
     middle = (..., slice(320, 640))  # farther from either end than the network sees
     assert whole[middle].std() > 1e-3
     torch.testing.assert_close(shifted[middle], whole[middle], rtol=0, atol=1e-10)
-    assert (shifted - whole).abs().max() > 1e-6  # not so at the left end, which has another neighbour
+    assert (shifted - whole).abs().max() > 1e-6  # not so at the left end, which has another neighbor
 
 
 def test_dilated_network_is_torchvisions_before_upsampling(filled: Build) -> None:
     reference = filled(torchvision.models.segmentation.fcn_resnet50, weights=None, weights_backbone=None).eval()
     encoder = filled(create_encoder, "resnet50", needs=("dilation",))
-    shapes = encoder.channels, encoder.centres
+    shapes = encoder.channels, encoder.centers
     head = DilatedFCNDecoder(*shapes, 21, DilatedFCNDecoder.Options(upsample="interpolate"))
     net = SegmentationModel(encoder, head).eval()
     encoder.load_state_dict(reference.backbone.state_dict())

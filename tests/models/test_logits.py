@@ -14,7 +14,7 @@ from torch import Tensor
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID
 from segrefine.models.logits import Logits
-from segrefine.models.tta import Inference
+from segrefine.models.tta import TestTimeAugmentation
 
 
 def batch(classes: int = 5, void: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -180,7 +180,7 @@ def test_validation_in_bands_is_the_whole_ones(
         torch.testing.assert_close(loss, whole, rtol=1e-5, atol=0)
         assert torch.equal(classes, logits.argmax(1).to(torch.uint8))
         assert torch.equal(found.classes(), classes)
-        assert torch.equal(Inference(net).classes(images), classes)
+        assert torch.equal(TestTimeAugmentation(net).classes(images), classes)
     assert not loss.requires_grad
 
 
@@ -200,12 +200,12 @@ SCORED = [
 ]
 
 
-def looked_at(cell: int, cells: int, side: int, scale: float, stride: int | None, centre: float | None) -> int:
+def looked_at(cell: int, cells: int, side: int, scale: float, stride: int | None, center: float | None) -> int:
     """The pixel of an axis that a cell looks at, in whole fractions; the later of two that are as near."""
-    if stride is None or centre is None:
+    if stride is None or center is None:
         return math.floor(Fraction(2 * cell + 1, 2 * cells) * side)
     inner = max(32, math.floor(Fraction(str(scale)) * side + Fraction(1, 2))) if scale != 1 else side
-    return math.floor((stride * cell + Fraction(centre) + Fraction(1, 2)) * side / inner)
+    return math.floor((stride * cell + Fraction(center) + Fraction(1, 2)) * side / inner)
 
 
 @pytest.mark.parametrize("size", [(33, 47), (64, 90)])
@@ -216,7 +216,7 @@ def looked_at(cell: int, cells: int, side: int, scale: float, stride: int | None
 def test_the_loss_at_the_scores_takes_the_labels_that_a_loop_picks(
     case: Any, size: tuple[int, int], reduction: Any, weights: list[float] | None, cheap_model: Any
 ) -> None:
-    name, backbone, options, stride, centre = case
+    name, backbone, options, stride, center = case
     net = cheap_model(name, backbone, **options)
     images = torch.randn(2, 3, *size)
     labels = torch.randint(3, (2, *size), dtype=torch.uint8)
@@ -225,7 +225,7 @@ def test_the_loss_at_the_scores_takes_the_labels_that_a_loop_picks(
     picked = torch.empty(2, *scores.shape[-2:], dtype=torch.int64)
     for row, column in product(*map(range, scores.shape[-2:])):
         place = zip((row, column), scores.shape[-2:], size, strict=True)
-        y, x = (looked_at(cell, cells, side, net.encoder.scale, stride, centre) for cell, cells, side in place)
+        y, x = (looked_at(cell, cells, side, net.encoder.scale, stride, center) for cell, cells, side in place)
         picked[:, row, column] = labels[:, y, x]
     class_weights = None if weights is None else torch.tensor(weights)
     expected = F.cross_entropy(scores, picked, class_weights, ignore_index=VOID, reduction=reduction)

@@ -96,7 +96,7 @@ def test_other_images_are_refused_in_words(images: Tensor, words: str, cheap_mod
     assert words in str(caught.value)
 
 
-def test_preprocess_is_torchvisions_normalisation(cheap_model: Build) -> None:
+def test_preprocess_is_torchvisions_normalization(cheap_model: Build) -> None:
     preset = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
     images = torch.rand(2, 3, 35, 40)
     expected = torchvision.transforms.functional.normalize(images, preset.mean, preset.std)

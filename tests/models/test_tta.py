@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segrefine.core.errors import UserError
-from segrefine.models.tta import Inference, _tiles
+from segrefine.models.tta import TestTimeAugmentation, _tiles
 
 
 def images(height: int = 45, width: int = 61, batch: int = 2) -> Tensor:
@@ -16,7 +16,7 @@ def images(height: int = 45, width: int = 61, batch: int = 2) -> Tensor:
 
 
 def pointwise(batch: Tensor) -> Tensor:
-    """A 1x1 convolution to 4 classes: sees no neighbours, so tiles and mirroring change nothing."""
+    """A 1x1 convolution to 4 classes: sees no neighbors, so tiles and mirroring change nothing."""
     weights = torch.linspace(-1, 1, 12).view(4, 3, 1, 1)
     return F.conv2d(batch, weights, torch.arange(4.0))
 
@@ -39,19 +39,19 @@ class Recorder:
 
 
 def test_image_as_it_is_gives_the_networks_own_logits() -> None:
-    assert torch.equal(Inference(pointwise)(images()), pointwise(images()))
+    assert torch.equal(TestTimeAugmentation(pointwise)(images()), pointwise(images()))
 
 
 @pytest.mark.parametrize("window", [32, (32, 50), [40, 33], 45, 44, (100, 33), 1000])
 @pytest.mark.parametrize("flip", [False, True])
 def test_tiles_and_mirroring_change_nothing_for_a_pointwise_network(window: int | tuple[int, int], flip: bool) -> None:
-    scores = Inference(pointwise, flip=flip, window=window)(images())
+    scores = TestTimeAugmentation(pointwise, flip=flip, window=window)(images())
     torch.testing.assert_close(scores, pointwise(images()).softmax(1))
 
 
 def test_mirrored_view_is_mirrored_back() -> None:
     """Seen directly column x has logit x, mirrored it has width - 1 - x: the mean of both probabilities."""
-    scores = Inference(column, flip=True)(images(33, 40))
+    scores = TestTimeAugmentation(column, flip=True)(images(33, 40))
     x = torch.arange(40.0)
     expected = (x.sigmoid() + (39 - x).sigmoid()) / 2
     torch.testing.assert_close(scores[:, 0], expected.expand(2, 33, 40))
@@ -59,7 +59,7 @@ def test_mirrored_view_is_mirrored_back() -> None:
 
 def test_tiles_are_averaged_where_they_overlap() -> None:
     """Width 63 in windows of 33, step 22: tiles at 0, 22 and 30, each numbering its columns from 0."""
-    scores = Inference(column, window=(1000, 33))(images(40, 63))
+    scores = TestTimeAugmentation(column, window=(1000, 33))(images(40, 63))
     logits = []
     for x in range(63):
         seen = [x - start for start in (0, 22, 30) if 0 <= x - start < 33]
@@ -80,17 +80,17 @@ def test_tiles_cover_every_length_and_stay_inside(window: int) -> None:
 
 def test_window_sees_tiles_and_small_images_whole() -> None:
     net = Recorder()
-    Inference(net, window=48)(images(48, 100))
+    TestTimeAugmentation(net, window=48)(images(48, 100))
     assert net.sizes == [(48, 48)] * 3  # at 0, 32 and, with the edge, 52
     net.sizes.clear()
-    Inference(net, window=48)(images(40, 48))
+    TestTimeAugmentation(net, window=48)(images(40, 48))
     assert net.sizes == [(40, 48)]
 
 
 def test_scales_resize_the_image_and_average_probabilities() -> None:
     net = Recorder()
     batch = images(64, 81)
-    scores = Inference(net, scales=[0.5, 1.0, 1.5])(batch)
+    scores = TestTimeAugmentation(net, scales=[0.5, 1.0, 1.5])(batch)
     assert net.sizes == [(32, 40), (64, 81), (96, 122)]
     expected = torch.zeros_like(scores)
     for size in net.sizes:
@@ -107,20 +107,20 @@ def test_scaled_image_lies_where_the_image_lies() -> None:
     def net(batch: Tensor) -> Tensor:
         return torch.cat([batch[:, :1], torch.zeros_like(batch[:, :1])], dim=1)
 
-    scores = Inference(net, scales=(0.5,))(ramp)
+    scores = TestTimeAugmentation(net, scales=(0.5,))(ramp)
     torch.testing.assert_close(scores[0, 0, :, 8:-8], ramp[0, 0, :, 8:-8].sigmoid())
 
 
 @pytest.mark.parametrize(("size", "seen"), [((40, 80), (32, 64)), ((33, 50), (32, 48)), ((32, 32), (32, 32))])
 def test_small_scales_stop_at_the_smallest_side(size: tuple[int, int], seen: tuple[int, int]) -> None:
     net = Recorder()
-    scores = Inference(net, scales=(0.1,))(images(*size))
+    scores = TestTimeAugmentation(net, scales=(0.1,))(images(*size))
     assert net.sizes == [seen]
     assert scores.shape == (2, 4, *size)
 
 
 def test_half_precision_networks_are_averaged_in_fp32() -> None:
-    scores = Inference(lambda batch: pointwise(batch).bfloat16(), flip=True, window=40)(images())
+    scores = TestTimeAugmentation(lambda batch: pointwise(batch).bfloat16(), flip=True, window=40)(images())
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores.sum(1), torch.ones(2, 45, 61))
 
@@ -128,7 +128,7 @@ def test_half_precision_networks_are_averaged_in_fp32() -> None:
 def test_records_no_gradient_and_leaves_the_images_alone() -> None:
     batch = images().requires_grad_()
     before = batch.detach().clone()
-    assert not Inference(pointwise, scales=(0.8, 1.0), flip=True)(batch).requires_grad
+    assert not TestTimeAugmentation(pointwise, scales=(0.8, 1.0), flip=True)(batch).requires_grad
     assert torch.equal(batch, before)
 
 
@@ -141,10 +141,10 @@ def test_records_no_gradient_and_leaves_the_images_alone() -> None:
 )
 def test_senseless_options_are_refused(options: dict) -> None:
     with pytest.raises(UserError):
-        Inference(pointwise, **options)
+        TestTimeAugmentation(pointwise, **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"scales": (2.0,)}, {"window": 32}])
 def test_too_small_images_are_refused(options: dict) -> None:
     with pytest.raises(UserError, match="31 x 70"):
-        Inference(pointwise, **options)(images(31, 70))
+        TestTimeAugmentation(pointwise, **options)(images(31, 70))

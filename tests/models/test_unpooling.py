@@ -20,7 +20,7 @@ from segrefine.models.decoders.unpooling import unpool
 from segrefine.models.encoders import create_encoder
 from segrefine.models.logits import Logits
 from segrefine.models.network import SegmentationModel
-from segrefine.models.tta import Inference
+from segrefine.models.tta import TestTimeAugmentation
 from segrefine.weights.export import FORMATS
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -62,7 +62,7 @@ def test_an_encoder_that_gives_indices_gives_the_same_maps(name: str, filled: Bu
     for stride, tensor in expected.items():
         assert torch.equal(features[stride], tensor)
     assert encoder.channels == {2: features[2].shape[1]} | plain.channels
-    assert encoder.centres == {2: 0.5} | plain.centres
+    assert encoder.centers == {2: 0.5} | plain.centers
     assert tuple(encoder.depths.values()) == DEPTHS[name]
     for stride in (2, 4, 8, 16, 32):
         indices, size = features["pool", stride]
@@ -177,7 +177,7 @@ def test_loss_classes_and_views_come_from_the_scores(
             torch.testing.assert_close(found.loss(labels), expected)
             assert torch.equal(found.classes(), logits.argmax(1).to(torch.uint8))
         both_ways = logits.softmax(1) + net(images.flip(-1)).flip(-1).softmax(1)
-        torch.testing.assert_close(Inference(net, flip=True)(images), both_ways / 2)
+        torch.testing.assert_close(TestTimeAugmentation(net, flip=True)(images), both_ways / 2)
 
 
 def test_frozen_stages_keep_their_weights_and_the_rest_learns() -> None:

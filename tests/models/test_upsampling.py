@@ -16,48 +16,48 @@ from segrefine.models.upsampling import (
 )
 
 STRIDES = (2, 4, 8, 16, 32)
-GEOMETRIES = [(stride, centre) for stride in STRIDES for centre in (0.0, (stride - 1) / 2)]
+GEOMETRIES = [(stride, center) for stride in STRIDES for center in (0.0, (stride - 1) / 2)]
 
 
-def cells(size: tuple[int, int], stride: int, centre: float) -> tuple[int, int]:
-    """The map of an image: rounded up by odd kernels with padding (centre 0), down by 2x2 pools."""
-    height, width = (side // stride if centre else -(-side // stride) for side in size)
+def cells(size: tuple[int, int], stride: int, center: float) -> tuple[int, int]:
+    """The map of an image: rounded up by odd kernels with padding (center 0), down by 2x2 pools."""
+    height, width = (side // stride if center else -(-side // stride) for side in size)
     return height, width
 
 
-def coordinates(stride: int, centre: float, count: int, axis: int) -> Tensor:
-    """A (1, 1, count, 3) or (1, 1, 3, count) map that holds, along `axis`, the pixel at each cell's centre."""
-    values = (stride * torch.arange(count, dtype=torch.float64) + centre).view(-1, 1)
+def coordinates(stride: int, center: float, count: int, axis: int) -> Tensor:
+    """A (1, 1, count, 3) or (1, 1, 3, count) map that holds, along `axis`, the pixel at each cell's center."""
+    values = (stride * torch.arange(count, dtype=torch.float64) + center).view(-1, 1)
     pixels = values.expand(count, 3)
     return (pixels if axis == 0 else pixels.T)[None, None]
 
 
-def both(stride: int, centre: float, classes: int = 1) -> tuple[Interpolate, TransposedConvolution]:
-    return Interpolate(stride, centre), TransposedConvolution(classes, stride, centre, learned=False).double()
+def both(stride: int, center: float, classes: int = 1) -> tuple[Interpolate, TransposedConvolution]:
+    return Interpolate(stride, center), TransposedConvolution(classes, stride, center, learned=False).double()
 
 
-@pytest.mark.parametrize(("stride", "centre"), GEOMETRIES)
+@pytest.mark.parametrize(("stride", "center"), GEOMETRIES)
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (63, 97), (95, 64)])
 def test_fixed_convolution_and_interpolation_agree_on_every_pixel(
-    stride: int, centre: float, size: tuple[int, int]
+    stride: int, center: float, size: tuple[int, int]
 ) -> None:
-    scores = torch.randn(2, 3, *cells(size, stride, centre), dtype=torch.float64)
-    interpolated, convolved = (module(scores, size) for module in both(stride, centre, classes=3))
+    scores = torch.randn(2, 3, *cells(size, stride, center), dtype=torch.float64)
+    interpolated, convolved = (module(scores, size) for module in both(stride, center, classes=3))
     assert interpolated.shape == (2, 3, *size)
     torch.testing.assert_close(interpolated, convolved, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(("stride", "centre"), GEOMETRIES)
+@pytest.mark.parametrize(("stride", "center"), GEOMETRIES)
 @pytest.mark.parametrize("axis", [0, 1])
-def test_pixel_coordinates_come_back_and_are_held_beyond_the_outermost_centres(
-    stride: int, centre: float, axis: int
+def test_pixel_coordinates_come_back_and_are_held_beyond_the_outermost_centers(
+    stride: int, center: float, axis: int
 ) -> None:
     length = 5 * stride + stride // 2 + 1
     size = (length, 3) if axis == 0 else (3, length)
-    count = cells((length, length), stride, centre)[0]
-    expected = torch.arange(length).double().clamp(centre, stride * (count - 1) + centre)
-    for module in both(stride, centre):
-        pixels = module(coordinates(stride, centre, count, axis), size)[0, 0]
+    count = cells((length, length), stride, center)[0]
+    expected = torch.arange(length).double().clamp(center, stride * (count - 1) + center)
+    for module in both(stride, center):
+        pixels = module(coordinates(stride, center, count, axis), size)[0, 0]
         line = pixels[:, 1] if axis == 0 else pixels[1]
         torch.testing.assert_close(line, expected, atol=1e-11, rtol=0)
 
@@ -72,7 +72,7 @@ def test_between_pools_it_is_the_usual_interpolation_where_the_size_is_a_multipl
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_on_pixels_it_is_the_corner_aligned_interpolation_up_to_the_last_centre(stride: int) -> None:
+def test_on_pixels_it_is_the_corner_aligned_interpolation_up_to_the_last_center(stride: int) -> None:
     scores = torch.randn(1, 2, 3, 5, dtype=torch.float64)
     size = (2 * stride + 1, 4 * stride + 1)
     usual = F.interpolate(scores, size, mode="bilinear", align_corners=True)
@@ -84,8 +84,8 @@ def test_on_pixels_it_is_the_corner_aligned_interpolation_up_to_the_last_centre(
 def test_kernel_is_caffes_bilinear_filler(factor: int) -> None:
     """caffe.proto asks for kernels of 2f - f % 2; include/caffe/filler.hpp fills them with these weights."""
     kernel = 2 * factor - factor % 2
-    centre = (2 * factor - 1 - factor % 2) / (2 * factor)
-    taps = [1 - abs(x / factor - centre) for x in range(kernel)]
+    center = (2 * factor - 1 - factor % 2) / (2 * factor)
+    taps = [1 - abs(x / factor - center) for x in range(kernel)]
     expected = torch.tensor([[y * x for x in taps] for y in taps])
     torch.testing.assert_close(bilinear_kernel(kernel), expected, atol=1e-6, rtol=0)
 
@@ -98,10 +98,10 @@ def test_kernel_is_a_box_convolved_with_itself(stride: int) -> None:
         torch.testing.assert_close(bilinear_kernel(len(taps)), torch.from_numpy(np.outer(taps, taps)).float())
 
 
-@pytest.mark.parametrize(("stride", "centre"), GEOMETRIES)
-def test_every_class_starts_connected_to_itself_alone(stride: int, centre: float) -> None:
-    module = TransposedConvolution(3, stride, centre)
-    kernel = 2 * stride if centre else 2 * stride - 1
+@pytest.mark.parametrize(("stride", "center"), GEOMETRIES)
+def test_every_class_starts_connected_to_itself_alone(stride: int, center: float) -> None:
+    module = TransposedConvolution(3, stride, center)
+    kernel = 2 * stride if center else 2 * stride - 1
     assert module.weight.shape == (3, 3, kernel, kernel)
     assert module.bias is None
     assert torch.equal(module.weight, torch.eye(3)[:, :, None, None] * bilinear_kernel(kernel))
@@ -142,22 +142,22 @@ def test_runs_in_half_precision_and_over_scores_of_a_higher_one(kind: str, dtype
 
 
 def test_unknown_geometry_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"centre 1.0 is neither 0 nor 3.5 at stride 8"):
+    with pytest.raises(ValueError, match=r"center 1.0 is neither 0 nor 3.5 at stride 8"):
         Interpolate(8, 1.0)
 
 
 LAYERS = {
-    "interpolate": lambda stride, centre: Interpolate(stride, centre),
-    "transposed": lambda stride, centre: TransposedConvolution(2, stride, centre).double(),
+    "interpolate": lambda stride, center: Interpolate(stride, center),
+    "transposed": lambda stride, center: TransposedConvolution(2, stride, center).double(),
     "caffe": lambda stride, _: CaffeUpsampling(2, stride, -(stride // 2 + 3) - 0.5).double(),
 }
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize(("stride", "centre"), GEOMETRIES)
-def test_rows_are_those_of_the_whole(kind: str, stride: int, centre: float) -> None:
+@pytest.mark.parametrize(("stride", "center"), GEOMETRIES)
+def test_rows_are_those_of_the_whole(kind: str, stride: int, center: float) -> None:
     """Also where a learned kernel is no longer bilinear."""
-    layer = LAYERS[kind](stride, centre)
+    layer = LAYERS[kind](stride, center)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     size = (4 * stride + 1, 3 * stride + 1)
@@ -173,7 +173,7 @@ def test_rows_are_those_of_the_whole(kind: str, stride: int, centre: float) -> N
 
 
 @pytest.mark.parametrize("kind", ["interpolate", "transposed"])
-def test_rows_beyond_the_last_centre_are_those_of_the_whole(kind: str) -> None:
+def test_rows_beyond_the_last_center_are_those_of_the_whole(kind: str) -> None:
     """A VGG's map of 63 rows ends with cell 6, which looks at row 51.5; the last rows lie more than a stride beyond."""
     layer, scores = LAYERS[kind](8, 3.5), torch.randn(1, 2, 7, 7, dtype=torch.float64)
     whole = layer(scores, (63, 63))

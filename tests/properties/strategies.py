@@ -77,9 +77,9 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
 
 
 @cache
-def vgg_centres(caffe: bool) -> dict[int, float]:
+def vgg_centers(caffe: bool) -> dict[int, float]:
     with torch.device("meta"):
-        return VGGEncoder("vgg11", classifier_channels=1, caffe=caffe).centres
+        return VGGEncoder("vgg11", classifier_channels=1, caffe=caffe).centers
 
 
 class SmallEncoder(Encoder):
@@ -89,7 +89,7 @@ class SmallEncoder(Encoder):
     def __init__(self, like: str) -> None:
         super().__init__()
         self.channels = {4: 4, 8: 32, 16: 6, 32: 6}
-        self.centres = dict.fromkeys(self.channels, 0.0) if like == "resnet" else vgg_centres(like == "caffe")
+        self.centers = dict.fromkeys(self.channels, 0.0) if like == "resnet" else vgg_centers(like == "caffe")
         widths = (3, 4, *self.channels.values())
         self.layers = nn.ModuleList()
         for width, out in pairwise(widths):

@@ -11,14 +11,14 @@ from test_transforms_properties import anything
 from torch import Tensor
 
 from segrefine.core.errors import UserError
-from segrefine.models.tta import Inference
+from segrefine.models.tta import TestTimeAugmentation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 image_sizes = sizes(32, 90)
 
 
 def blurred(images: Tensor) -> Tensor:
-    """Three classes; looks at neighbours, tells left from right, and where in what it is shown a pixel lies."""
+    """Three classes; looks at neighbors, tells left from right, and where in what it is shown a pixel lies."""
     taps = torch.linspace(-1, 1, 3 * 3 * 5 * 5, dtype=images.dtype).view(3, 3, 5, 5).sin()
     rows = torch.linspace(0, 1, images.shape[-2], dtype=images.dtype)[:, None]
     return F.conv2d(images, taps, padding=2) + rows + torch.linspace(-1, 1, images.shape[-1], dtype=images.dtype)
@@ -28,8 +28,8 @@ def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear, smoothed before it shrinks: triangles as wide as the coarser of the two grids."""
     matrices = []
     for out, have in zip(size, images.shape[-2:], strict=True):
-        centres = (np.arange(out) + 0.5) * have / out
-        away = np.abs(centres[:, None] - (np.arange(have) + 0.5)) / max(have / out, 1)
+        centers = (np.arange(out) + 0.5) * have / out
+        away = np.abs(centers[:, None] - (np.arange(have) + 0.5)) / max(have / out, 1)
         weights = (1 - away).clip(0)
         matrices.append(weights / weights.sum(1, keepdims=True))
     return matrices[0] @ images @ matrices[1].T
@@ -84,7 +84,9 @@ def test_scores_are_the_mean_over_views(
     window: tuple[int, int] | int | None,
 ) -> None:
     images = np.random.default_rng(seed).standard_normal((batch, 3, *size))
-    scores = Inference(blurred, scales=[1.0, *scales], flip=flip, window=window)(torch.from_numpy(images).float())
+    scores = TestTimeAugmentation(blurred, scales=[1.0, *scales], flip=flip, window=window)(
+        torch.from_numpy(images).float()
+    )
     windows = (window, window) if isinstance(window, int) else window
     np.testing.assert_allclose(scores, slow_scores(images, [1.0, *scales], flip, windows), atol=2e-4)
     torch.testing.assert_close(scores.sum(1), torch.ones(batch, *size))
@@ -95,14 +97,14 @@ def test_a_window_that_holds_the_image_changes_nothing(seed: int, size: tuple[in
     torch.manual_seed(seed)
     images = torch.randn(1, 3, *size)
     window = (size[0] + more[0], size[1] + more[1])
-    torch.testing.assert_close(Inference(blurred, window=window)(images), blurred(images).softmax(1))
-    assert torch.equal(Inference(blurred)(images), blurred(images))
+    torch.testing.assert_close(TestTimeAugmentation(blurred, window=window)(images), blurred(images).softmax(1))
+    assert torch.equal(TestTimeAugmentation(blurred)(images), blurred(images))
 
 
 @given(scales=anything | st.lists(st.floats(max_value=4), max_size=3), window=anything | sizes(0, 50))
 def test_options_are_usable_or_refused_in_words(scales: object, window: object) -> None:
     try:
-        inference = Inference(blurred, scales=scales, window=window)  # type: ignore[arg-type]
+        inference = TestTimeAugmentation(blurred, scales=scales, window=window)  # type: ignore[arg-type]
     except UserError as error:
         assert str(error).startswith(("tta.scales=", "window="))  # noqa: PT017
         return

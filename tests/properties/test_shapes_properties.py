@@ -48,10 +48,10 @@ def test_textures_stay_within_their_contrast(seed: int, pattern: str, size: tupl
     mixture = getattr(texture, pattern)(np.random.default_rng(seed), columns, rows)
     assert (mixture.shape, mixture.dtype) == (size, np.float32)
     assert 0 <= mixture.min() <= mixture.max() <= 1
-    colour = np.random.default_rng(seed).uniform(0, 255, 3)
-    image = texture.random_texture(np.random.default_rng(seed), columns, rows, colour, contrast)
+    color = np.random.default_rng(seed).uniform(0, 255, 3)
+    image = texture.random_texture(np.random.default_rng(seed), columns, rows, color, contrast)
     assert (image.shape, image.dtype) == ((3, *size), np.float32)
-    assert np.linalg.norm(image - colour[:, None, None], axis=0).max() <= contrast / 2 + 1e-3
+    assert np.linalg.norm(image - color[:, None, None], axis=0).max() <= contrast / 2 + 1e-3
 
 
 @examples(0.5)

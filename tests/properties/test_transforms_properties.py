@@ -14,7 +14,7 @@ from torch import Tensor
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID
 from segrefine.data.sets.shapes import ShapesDataModule
-from segrefine.data.transforms import PAD_COLOUR, Augmentation, TrainTransform
+from segrefine.data.transforms import PAD_COLOR, Augmentation, TrainTransform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +63,7 @@ def test_image_and_label_show_the_same_places(
         assert inside.sum() == extent[0] * extent[1]
         left = size[1] - extent[1] if mirrored(found, extent[1]) else 0
         assert inside[: extent[0], left : left + extent[1]].all()
-        padding = torch.tensor(PAD_COLOUR, dtype=torch.uint8)[:, None]
+        padding = torch.tensor(PAD_COLOR, dtype=torch.uint8)[:, None]
         assert (shown[:, ~inside] == padding).all()
 
         places, labels = (
@@ -122,14 +122,14 @@ def test_sizes_types_and_values(
     assert torch.equal(again[1], found)
 
 
-@given(seed=seeds, source=sizes(1, 100), size=sizes(1, 60), scale=scales, flip=flips, colour=st.integers(0, 255))
-def test_a_plain_colour_stays_that_colour(
-    seed: int, source: tuple[int, int], size: tuple[int, int], scale: float, flip: bool, colour: int
+@given(seed=seeds, source=sizes(1, 100), size=sizes(1, 60), scale=scales, flip=flips, color=st.integers(0, 255))
+def test_a_plain_color_stays_that_color(
+    seed: int, source: tuple[int, int], size: tuple[int, int], scale: float, flip: bool, color: int
 ) -> None:
     """However little or much is averaged, and up to the borders."""
-    image, label = torch.full((3, *source), colour, dtype=torch.uint8), torch.zeros(source, dtype=torch.uint8)
+    image, label = torch.full((3, *source), color, dtype=torch.uint8), torch.zeros(source, dtype=torch.uint8)
     shown, found = transformed(seed, image, label, size, scale=(scale, scale), flip=flip)
-    assert (shown[:, found == 0] == colour).all()
+    assert (shown[:, found == 0] == color).all()
 
 
 @given(seed=seeds, source=sizes(1, 80), size=sizes(1, 60), scale=st.floats(1, 20), share=st.floats(0, 0.2))

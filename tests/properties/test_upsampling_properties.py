@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import laid_out, layouts, seeds, sizes
 from torch import Tensor
 
-from segrefine.models.upsampling import CaffeUpsampling, Interpolate, Resize, Rows, TransposedConvolution
+from segrefine.models.upsampling import CaffeUpsampling, Interpolate, Resize, RowwiseUpsampling, TransposedConvolution
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,17 +47,17 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-11) -> None:
 def test_pixels_read_the_cells_about_them(
     seed: int, shape: tuple[int, int], stride: int, between: bool, shares: tuple[float, float], layout: str
 ) -> None:
-    """Pixel p reads position (p - centre) / stride, for every size up to the greatest that is promised."""
-    centre = (stride - 1) / 2 if between else 0.0
-    greatest = [stride * (cells + 1) if centre else stride * cells + 1 for cells in shape]
+    """Pixel p reads position (p - center) / stride, for every size up to the greatest that is promised."""
+    center = (stride - 1) / 2 if between else 0.0
+    greatest = [stride * (cells + 1) if center else stride * cells + 1 for cells in shape]
     size = tuple(max(1, round(share * most)) for share, most in zip(shares, greatest, strict=True))
     scores = torch.from_numpy(np.random.default_rng(seed).standard_normal((2, 2, *shape)))
     expected = along_both(
         scores,
-        [interpolation((np.arange(side) - centre) / stride, cells) for side, cells in zip(size, shape, strict=True)],
+        [interpolation((np.arange(side) - center) / stride, cells) for side, cells in zip(size, shape, strict=True)],
     )
-    close(Interpolate(stride, centre)(laid_out(scores, layout), size), expected)
-    fixed = TransposedConvolution(2, stride, centre, learned=False).double()  # its kernel was rounded to float32
+    close(Interpolate(stride, center)(laid_out(scores, layout), size), expected)
+    fixed = TransposedConvolution(2, stride, center, learned=False).double()  # its kernel was rounded to float32
     close(fixed(laid_out(scores, layout), size), expected, tolerance=1e-5)
 
 
@@ -86,22 +86,22 @@ def test_learned_kernels_are_spread_about_their_cells(
 ) -> None:
     """Ours repeats the outermost cells, one before and two after; the release takes the map as it is."""
     rng = np.random.default_rng(seed)
-    centre = (stride - 1) / 2 if between else 0.0
+    center = (stride - 1) / 2 if between else 0.0
     scores = rng.standard_normal((2, classes, *shape))
-    ours = TransposedConvolution(classes, stride, centre).double()
+    ours = TransposedConvolution(classes, stride, center).double()
     theirs = CaffeUpsampling(classes, stride, -rng.integers(1, 9) - 0.5).double()
     for layer in (ours, theirs):
         layer.weight.data = torch.from_numpy(rng.standard_normal(layer.weight.shape))
     held = np.pad(scores, [(0, 0), (0, 0), (1, 2), (1, 2)], mode="edge")
     whole = spread(held, ours.weight.detach().numpy(), stride)
     middle = (ours.kernel_size[0] - 1) // 2  # the tap, or the first of two, in which a kernel is widest
-    first = stride + middle - int(centre)  # a cell was added before
+    first = stride + middle - int(center)  # a cell was added before
     size = stride * shape[0], stride * shape[1]
     close(ours(torch.from_numpy(scores), size), torch.from_numpy(whole[..., first:, first:][..., : size[0], : size[1]]))
     close(
         theirs.whole(torch.from_numpy(scores)), torch.from_numpy(spread(scores, theirs.weight.detach().numpy(), stride))
     )
-    offset = stride - 1 - int(theirs.centre - 0.5)
+    offset = stride - 1 - int(theirs.center - 0.5)
     assert theirs.offset == offset
 
 
@@ -118,15 +118,15 @@ def test_rows_are_those_of_the_whole(
     seed: int, kind: str, stride: int, between: bool, image: tuple[int, int], rounded: str, band: int
 ) -> None:
     torch.manual_seed(seed)
-    centre: Any = (stride - 1) / 2 if between else 0.0
-    if not centre:
+    center: Any = (stride - 1) / 2 if between else 0.0
+    if not center:
         rounded = "up"  # a map rounded down would end too early
     if kind == "caffe":
-        centre = -(seed % 200) - (stride % 2) / 2 - 0.5
-    layer: Rows = {
-        "interpolate": lambda: Interpolate(stride, centre),
-        "ours": lambda: TransposedConvolution(2, stride, centre).double(),
-        "caffe": lambda: CaffeUpsampling(2, stride, centre).double(),
+        center = -(seed % 200) - (stride % 2) / 2 - 0.5
+    layer: RowwiseUpsampling = {
+        "interpolate": lambda: Interpolate(stride, center),
+        "ours": lambda: TransposedConvolution(2, stride, center).double(),
+        "caffe": lambda: CaffeUpsampling(2, stride, center).double(),
     }[kind]()
     if kind != "interpolate":
         torch.nn.init.normal_(layer.weight)

@@ -33,7 +33,7 @@ def bgr(rgb: Tensor) -> Tensor:
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def normalised(rgb: Tensor) -> Tensor:
+def normalized(rgb: Tensor) -> Tensor:
     """RefineNet's input: torchvision's."""
     mean, std = (torch.tensor(values, dtype=rgb.dtype).view(3, 1, 1) for values in (MEAN, STD))
     return (rgb - mean) / std
@@ -63,7 +63,7 @@ def networks(pytorch_fcn: str, refinenet: str, light_weight: str) -> Networks:
         sys.path.remove(folder)
         for name, function in names.items():
             build = getattr(code, function)
-            built[name] = (lambda build=build: build(21, pretrained=False), normalised)
+            built[name] = (lambda build=build: build(21, pretrained=False), normalized)
     return built
 
 

@@ -33,7 +33,7 @@ def net() -> SegmentationModel:
 
 
 def lightning(net: SegmentationModel) -> dict[str, Any]:
-    """What Lightning saves: the module's tensors, loops, optimiser and callbacks, and our description."""
+    """What Lightning saves: the module's tensors, loops, optimizer and callbacks, and our description."""
     return {
         "epoch": 1,
         "global_step": 20,

@@ -18,7 +18,7 @@ from segrefine.cli.command import MISTAKE
 from segrefine.cli.options import GivenCheckpoint
 from segrefine.core.config import CONFIG_FOLDER, read_group
 from segrefine.core.errors import UserError
-from segrefine.core.labels import voc_colour_map
+from segrefine.core.labels import voc_color_map
 from segrefine.models.build import build_model
 from segrefine.models.network import SegmentationModel
 from segrefine.weights.checkpoint import KEY, describe
@@ -58,7 +58,7 @@ def network(name: str) -> SegmentationModel:
 def saved(net: SegmentationModel, name: str, folder: Path) -> Path:
     """A run's checkpoint of the network."""
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
-    about = describe(configs(name) | {"datamodule": {"name": None}}, CLASSES, voc_colour_map(3))
+    about = describe(configs(name) | {"datamodule": {"name": None}}, CLASSES, voc_color_map(3))
     torch.save({"state_dict": tensors, KEY: about}, folder / "best.ckpt")
     return folder / "best.ckpt"
 

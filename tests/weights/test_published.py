@@ -120,12 +120,12 @@ def test_torchvisions_networks_give_torchvisions_outputs(
     net = filled(create_model, "fcn_dilated", backbone, 21).eval()
     net.mean, net.std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     load_weights(net, tmp_path / "fcn.pth")
-    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    normalize = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def relative(size: tuple[int, int], dtype: torch.dtype) -> float:
         rgb = image(size).to(dtype)
         with torch.no_grad():
-            expected, found = theirs(normalise(rgb))["out"], net(net.preprocess(rgb))
+            expected, found = theirs(normalize(rgb))["out"], net(net.preprocess(rgb))
         return ((found - expected).abs().max() / expected.abs().max()).item()
 
     single = max(relative(size, torch.float32) for size in (SIZES[:2] if WHOLE else [(64, 96)]))

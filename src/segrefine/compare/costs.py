@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from segrefine.compare.plots import COLOURS, new_figure
+from segrefine.compare.plots import COLORS, new_figure
 from segrefine.compare.tables import new_table
 from segrefine.core.errors import UserError
 
@@ -102,8 +102,8 @@ def cost_plot(measurements: Sequence[Measurement], networks: Sequence[str]) -> F
     """How many times as much the first needs, over the size."""
     figure, (axis,) = new_figure(1, 1, width=6.0)
     sides = [measurement.size[0] for measurement in measurements]
-    for name, colour in zip(measurements[0].ratios, COLOURS, strict=False):
-        axis.plot(sides, [entry.ratios[name] for entry in measurements], marker="o", color=colour, label=name)
+    for name, color in zip(measurements[0].ratios, COLORS, strict=False):
+        axis.plot(sides, [entry.ratios[name] for entry in measurements], marker="o", color=color, label=name)
     axis.axhline(1, color="#444444", linewidth=0.8)
     axis.set(xlabel="side of the image, pixels", ylabel=f"{networks[0]} over\n{networks[1]}", ylim=(0, None))
     axis.legend(frameon=False)

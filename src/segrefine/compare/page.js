@@ -184,9 +184,9 @@ function caption(text, side, more = "") {
 
 function legend(list, classes, withError) {
   const entries = classes.map((index) => data.classes[index]).concat(withError ? data.error : []);
-  list.replaceChildren(...entries.map(({ name, colour }) => {
+  list.replaceChildren(...entries.map(({ name, color }) => {
     const box = element("i");
-    box.style.background = colour;
+    box.style.background = color;
     return element("li", {}, box, name);
   }));
 }

@@ -20,7 +20,7 @@ from segrefine.compare.ranking import Ranked
 from segrefine.core.labels import VOID
 from segrefine.core.text import printable
 from segrefine.io.atomic import write_text
-from segrefine.viz import VOID_ERROR_COLOUR, WRONG_COLOUR, colourise, errors
+from segrefine.viz import VOID_ERROR_COLOR, WRONG_COLOR, colorise, errors
 
 QUALITY = 90  # of the photographs, JPEG: a tenth of the size of PNG, which the label maps keep
 
@@ -133,15 +133,13 @@ def _plot(title: str, svg: str) -> dict[str, Any]:
 def _describe_all(pictures: Pictures) -> dict[str, Any]:
     """Return what page.js shows."""
     names = [*pictures.classes, *(["void"] * (VOID + 1 - len(pictures.classes)))]
-    colours = colourise(np.arange(VOID + 1)[None], pictures.palette)[0]
+    colors = colorise(np.arange(VOID + 1)[None], pictures.palette)[0]
     content: dict[str, Any] = {
         "models": [printable(label) for label in pictures.labels],
-        "classes": [
-            {"name": printable(name), "colour": _hex(colour)} for name, colour in zip(names, colours, strict=True)
-        ],
+        "classes": [{"name": printable(name), "color": _hex(color)} for name, color in zip(names, colors, strict=True)],
         "error": [
-            {"name": "wrong", "colour": _hex(WRONG_COLOUR)},
-            {"name": "void (in errors)", "colour": _hex(VOID_ERROR_COLOUR)},
+            {"name": "wrong", "color": _hex(WRONG_COLOR)},
+            {"name": "void (in errors)", "color": _hex(VOID_ERROR_COLOR)},
         ],
         "images": [_describe(picture, pictures.palette) for picture in pictures.items],
     }
@@ -169,20 +167,20 @@ def _describe(picture: Picture, palette: np.ndarray) -> dict[str, Any]:
 
 
 def _label_png(labels: np.ndarray, palette: np.ndarray) -> str:
-    """Label map (H, W) in the classes' colours, with a palette of those that occur."""
+    """Label map (H, W) in the classes' colors, with a palette of those that occur."""
     occurring, indices = np.unique(labels, return_inverse=True)
-    return _indexed_png(indices.reshape(labels.shape), colourise(occurring[None], palette)[0])
+    return _indexed_png(indices.reshape(labels.shape), colorise(occurring[None], palette)[0])
 
 
 def _error_png(truth: np.ndarray, prediction: np.ndarray) -> str:
     """What `viz.errors` lays over the faded image: wrong and void pixels; the others are transparent."""
     codes = np.where(truth == VOID, 2, truth != prediction)
-    return _indexed_png(codes, np.array([(255, 255, 255), WRONG_COLOUR, VOID_ERROR_COLOUR]), transparency=0)
+    return _indexed_png(codes, np.array([(255, 255, 255), WRONG_COLOR, VOID_ERROR_COLOR]), transparency=0)
 
 
-def _indexed_png(indices: np.ndarray, colours: np.ndarray, **options: Any) -> str:
+def _indexed_png(indices: np.ndarray, colors: np.ndarray, **options: Any) -> str:
     image = Image.fromarray(indices.astype(np.uint8), "P")
-    image.putpalette(colours.astype(np.uint8).tobytes())
+    image.putpalette(colors.astype(np.uint8).tobytes())
     return _encoded(image, "png", **options)
 
 
@@ -200,5 +198,5 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
-def _hex(colour: Sequence[int] | np.ndarray) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*map(int, colour))
+def _hex(color: Sequence[int] | np.ndarray) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*map(int, color))

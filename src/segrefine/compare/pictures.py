@@ -49,7 +49,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of V variants, called `labels`, of K `classes` with the colours `palette` (K, 3) uint8 RGB."""
+    """Pictures of V variants, called `labels`, of K `classes` with the colors `palette` (K, 3) uint8 RGB."""
 
     labels: tuple[str, ...]
     classes: tuple[str, ...]

@@ -22,8 +22,8 @@ from segrefine.metrics.regions import REGIONS, SIZES, TRIMAP_WIDTHS
 
 STAGES = (*(f"encoder_stage{number}" for number in range(1, 6)), "decoder")
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#B8A900")
-"""Told apart by readers who are colour-blind, too (Okabe and Ito, "Color universal design", 2008; darker yellow)."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#B8A900")
+"""Told apart by readers who are color-blind, too (Okabe and Ito, "Color universal design", 2008; darker yellow)."""
 
 
 def draw_all(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> dict[str, Figure]:
@@ -47,12 +47,12 @@ def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Boots
         points = [(getattr(variant.summary, cost) / unit, _mean_score(variant, metric)) for variant in variants]
         front = pareto_front(points)
         axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
-        for index, (variant, colour) in enumerate(_coloured(variants)):
+        for index, (variant, color) in enumerate(_colored(variants)):
             low, high = bootstrap.interval(variant, metric)
             x, y = points[index]
             bar = [[max(y - low, 0)], [max(high - y, 0)]]
-            style: dict[str, Any] = {"markersize": 8, "capsize": 3, "color": colour}
-            fill = colour if index in front else "white"
+            style: dict[str, Any] = {"markersize": 8, "capsize": 3, "color": color}
+            fill = color if index in front else "white"
             axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, label=_label(variant.label), **style)
         axis.set(xlabel=name, ylabel=metric, xscale="log")
         axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)
@@ -71,7 +71,7 @@ def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootst
     for place, ((x, y), variant) in enumerate(zip(points, ranked, strict=True), 1):
         low, high = bootstrap.interval(variant, metric)
         bar = [[max(y - low, 0)], [max(high - y, 0)]]
-        axis.errorbar(x, y, bar, fmt="o", markersize=6, capsize=2, color=COLOURS[0], ecolor="#9dbfd6")
+        axis.errorbar(x, y, bar, fmt="o", markersize=6, capsize=2, color=COLORS[0], ecolor="#9dbfd6")
         axis.annotate(str(place), (x, y), (5, 4), textcoords="offset points", fontsize="small")
     axis.set(xlabel="multiply-adds for an image (G)", ylabel=metric, xscale="log")
     axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)
@@ -106,11 +106,11 @@ def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     sizes = [f"size_{size}" for size in SIZES]
     names = [size.replace("_up", " and more").replace("_", " to ") for size in SIZES]
     for axis, keys, ticks in zip(axes, (widths, sizes), (map(str, TRIMAP_WIDTHS), names), strict=True):
-        for variant, colour in _coloured(variants):
+        for variant, color in _colored(variants):
             values = [_mean_score(variant, key) for key in keys]
             ends = np.array([bootstrap.interval(variant, key) for key in keys])
-            axis.plot(range(len(keys)), values, marker="o", color=colour, label=_label(variant.label))
-            axis.fill_between(range(len(keys)), ends[:, 0], ends[:, 1], color=colour, alpha=0.12, linewidth=0)
+            axis.plot(range(len(keys)), values, marker="o", color=color, label=_label(variant.label))
+            axis.fill_between(range(len(keys)), ends[:, 0], ends[:, 1], color=color, alpha=0.12, linewidth=0)
         axis.set_xticks(range(len(keys)), list(ticks))
         axis.set(ylabel="mIoU")
     axes[0].set(xlabel="pixels from a boundary of the truth, at most")
@@ -124,12 +124,12 @@ def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     classes = variants[0].runs[0].classes
     figure, (axis,) = new_figure(1, 1, width=max(11.0, 0.16 * len(classes) * (len(variants) + 1)))
     width = 0.8 / len(variants)
-    for place, (variant, colour) in enumerate(_coloured(variants)):
+    for place, (variant, color) in enumerate(_colored(variants)):
         values = np.array([_mean_score(variant, f"{CLASS}{name}") for name in classes])
         ends = np.array([bootstrap.interval(variant, f"{CLASS}{name}") for name in classes]).T
         bars = np.nan_to_num(np.abs(ends - values).clip(0))
         at = np.arange(len(classes)) + (place - (len(variants) - 1) / 2) * width
-        axis.bar(at, values, width, yerr=bars, color=colour, label=_label(variant.label), error_kw={"elinewidth": 0.8})
+        axis.bar(at, values, width, yerr=bars, color=color, label=_label(variant.label), error_kw={"elinewidth": 0.8})
     turned = 90 if len(classes) > 40 else 45 if max(map(len, classes)) * len(classes) > 110 else 0
     axis.set_xticks(range(len(classes)), [_plain(name) for name in classes], rotation=turned)
     axis.set(ylabel="IoU")
@@ -145,13 +145,13 @@ def have_curves(variants: Sequence[Variant]) -> bool:
 def learning_curves(variants: Sequence[Variant]) -> Figure:
     """val mIoU over the steps: every seed thin, their mean thick where they were validated at the same steps."""
     figure, (axis,) = new_figure(1, 1, width=6.0)
-    for variant, colour in _coloured(variants):
+    for variant, color in _colored(variants):
         curves = [curve for run in variant.runs if len((curve := run.curve("val/mIoU"))[0])]
         for steps, values in curves:
-            axis.plot(steps, values, color=colour, alpha=0.35, linewidth=0.8)
+            axis.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
         if curves and all(np.array_equal(steps, curves[0][0]) for steps, _ in curves):
             mean = np.mean([values for _, values in curves], axis=0)
-            axis.plot(curves[0][0], mean, color=colour, marker="o", markersize=3, label=_label(variant.label))
+            axis.plot(curves[0][0], mean, color=color, marker="o", markersize=3, label=_label(variant.label))
     axis.set(xlabel="step", ylabel="val mIoU")
     _legend(figure, axis)
     return figure
@@ -163,9 +163,9 @@ def difference_bars(found: Sequence[Difference]) -> Figure:
     lines = max((name.count("\n") + 1 for name in names), default=1)
     figure, (axis,) = new_figure(1, 1, height=0.9 + (0.16 + 0.16 * lines) * len(found))
     for row, difference in enumerate(reversed(found)):
-        colour = COLOURS[0] if difference.shown else "#999999"
-        axis.plot([100 * difference.low, 100 * difference.high], [row, row], color=colour, linewidth=2)
-        axis.plot(100 * difference.estimate, row, "o", color=colour)
+        color = COLORS[0] if difference.shown else "#999999"
+        axis.plot([100 * difference.low, 100 * difference.high], [row, row], color=color, linewidth=2)
+        axis.plot(100 * difference.estimate, row, "o", color=color)
         if difference.margin:
             axis.plot([-100 * difference.margin] * 2, [row - 0.4, row + 0.4], color="#444444", linestyle=":")
     axis.set_yticks(range(len(found)), names)
@@ -181,11 +181,11 @@ def gradients(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     figure, axes = new_figure(1, max(len(logged), 1), width=1.5 + 3.5 * max(len(logged), 1))
     means = []
     for axis, variant in zip(axes, logged, strict=False):
-        for stage, colour in zip(STAGES, (*COLOURS[:5], "#444444"), strict=True):
+        for stage, color in zip(STAGES, (*COLORS[:5], "#444444"), strict=True):
             curves = [run.curve(f"gradient/{stage}") for run in variant.runs]
             steps = min((steps for steps, _ in curves), key=len)
             mean = np.exp(np.mean([np.log(values[: len(steps)] + 1e-12) for _, values in curves], axis=0))
-            axis.plot(steps, mean, color=colour, linewidth=1, label=stage.replace("_", " "))
+            axis.plot(steps, mean, color=color, linewidth=1, label=stage.replace("_", " "))
             means.append(mean)
         axis.set(title=_label(variant.label), xlabel="step", yscale="log")
         axis.sharey(axes[0])
@@ -231,8 +231,8 @@ def new_figure(rows: int, columns: int, width: float = 11.0, height: float = 4.2
     return figure, axes
 
 
-def _coloured(variants: Sequence[Variant]) -> list[tuple[Variant, str]]:
-    return list(zip(variants, islice(cycle(COLOURS), len(variants)), strict=True))
+def _colored(variants: Sequence[Variant]) -> list[tuple[Variant, str]]:
+    return list(zip(variants, islice(cycle(COLORS), len(variants)), strict=True))
 
 
 def _legend(figure: Figure, axis: Axes, title: str | None = None) -> None:

@@ -110,7 +110,7 @@ def compare_runs(
     """
     variants = group(runs, labels)
     check_metric(metric, variants[0].runs[0])
-    return write_report(output, analyse(variants, metric, baseline, settings or Settings()))
+    return write_report(output, analyze(variants, metric, baseline, settings or Settings()))
 
 
 def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair]:
@@ -121,7 +121,7 @@ def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair
     return [(one, other) for one in variants if one is not other]
 
 
-def analyse(variants: Sequence[Variant], metric: str, baseline: str | None, settings: Settings) -> Comparison:
+def analyze(variants: Sequence[Variant], metric: str, baseline: str | None, settings: Settings) -> Comparison:
     """Compute every difference that is asked for."""
     pairs, bootstrap = choose_pairs(variants, baseline), Bootstrap(variants, metric, settings)
     questions = [Question(*pair, metric) for pair in pairs]
@@ -236,7 +236,7 @@ def _explain_images(bootstrap: Bootstrap) -> list[str]:
     if blocks.length == 1:
         return []
     return [
-        f"The images are frames of sequences ({len(blocks.sequences)}), and neighbours say much the same (correlation "
+        f"The images are frames of sequences ({len(blocks.sequences)}), and neighbors say much the same (correlation "
         f"{blocks.correlation:.2f}). They are resampled in blocks of {blocks.length}; {blocks.count} of them are worth "
         f"about {blocks.effective:.0f} independent ones. Nothing is said of other sequences."
     ]

@@ -1,7 +1,7 @@
 """Resamples of the images of a set, in blocks where they follow one another as frames of a sequence do.
 
 Frames that follow one another say much the same, so that 101 of them may be worth ten independent images. Blocks of
-neighbours are drawn in place of single images (the circular block bootstrap: Politis and Romano, "A circular
+neighbors are drawn in place of single images (the circular block bootstrap: Politis and Romano, "A circular
 block-resampling procedure for stationary data", 1992). N images, R resamples.
 """
 
@@ -18,12 +18,12 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class Blocks:
-    """How the images are drawn: in blocks of `length` neighbours of a sequence.
+    """How the images are drawn: in blocks of `length` neighbors of a sequence.
 
     Attributes:
         sequences: the indices of each sequence's images in their order; an image of no sequence is one by itself.
         length: images of a block, 1 for independent ones; a shorter sequence is a block as a whole.
-        correlation: of neighbours, at lag 1, by which `inflation` makes up for what blocks of this length leave out.
+        correlation: of neighbors, at lag 1, by which `inflation` makes up for what blocks of this length leave out.
     """
 
     sequences: tuple[np.ndarray, ...]
@@ -121,18 +121,18 @@ def choose_blocks(sequences: Sequence[np.ndarray], influences: np.ndarray, lengt
         return Blocks(sequences)
     if length is None:
         length = int(np.ceil(np.mean([block_length(one, sequences) for one in series])))
-    correlation = float(np.mean([neighbour_correlation(one, sequences) for one in series]))
+    correlation = float(np.mean([neighbor_correlation(one, sequences) for one in series]))
     return Blocks(sequences, int(np.clip(length, 1, longest)), correlation)
 
 
 def covariance(series: np.ndarray, sequences: Sequence[np.ndarray], lag: int) -> float:
-    """Return the autocovariance of a centred series (N,) at a lag, over pairs within a sequence, divided by N."""
+    """Return the autocovariance of a centered series (N,) at a lag, over pairs within a sequence, divided by N."""
     products = [series[one[lag:]] @ series[one[: len(one) - lag]] for one in sequences if len(one) > lag]
     return float(sum(products)) / len(series)
 
 
 def block_length(series: np.ndarray, sequences: Sequence[np.ndarray]) -> float:
-    """Return the length of blocks that suits a centred series (N,) best.
+    """Return the length of blocks that suits a centered series (N,) best.
 
     Politis and White, "Automatic block-length selection for the dependent bootstrap", Econometric Reviews 2004, with
     the correction of Patton, Politis and White, 2009: for circular blocks.
@@ -156,8 +156,8 @@ def block_length(series: np.ndarray, sequences: Sequence[np.ndarray]) -> float:
     return float(np.clip(best, 1, longest))
 
 
-def neighbour_correlation(series: np.ndarray, sequences: Sequence[np.ndarray]) -> float:
-    """Return the correlation of neighbours in a centred series (N,), within 0 and 0.97, freed of its bias.
+def neighbor_correlation(series: np.ndarray, sequences: Sequence[np.ndarray]) -> float:
+    """Return the correlation of neighbors in a centered series (N,), within 0 and 0.97, freed of its bias.
 
     It is that at lag 1 or, if that is more, what the correlation at lag 2 or 3 makes of it in an autoregression, where
     these are more than chance (by the limit of Politis and White 2004): what single images have for themselves

@@ -3,7 +3,7 @@
 The images are resampled as pairs, the same ones for all variants, and the score of the set is recomputed for each
 resample (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13). The seeds enter by their
 variance, moderated over the variants and freed of the share that the images have in it. All differences that are asked
-for together get intervals that hold together, from the largest studentised difference of every resample (max-t:
+for together get intervals that hold together, from the largest studentized difference of every resample (max-t:
 Westfall and Young, "Resampling-Based Multiple Testing", 1993). `docs/statistics.md` says how well that works.
 
 V variants, S seeds of one, R resamples, N images.
@@ -165,7 +165,7 @@ class Bootstrap:
 
 
 def find_largest(family: Sequence["Contrast"], resamples: int) -> np.ndarray:
-    """Return the largest studentised deviation of the family in each resample, (R,), sorted."""
+    """Return the largest studentized deviation of the family in each resample, (R,), sorted."""
     largest = np.zeros(resamples)
     for contrast in family:
         if contrast.defined:
@@ -332,15 +332,15 @@ class Contrast:
         return np.divide(deviations, error, out=np.zeros_like(error), where=error > 0)
 
     def interval(self, largest: np.ndarray, margin: float = 0.0) -> tuple[float, float, float]:
-        """Lower and upper end and p-value for a score above `-margin`, by the sorted largest studentised deviations
+        """Lower and upper end and p-value for a score above `-margin`, by the sorted largest studentized deviations
         (R,) of the family; NaN where there is too little to judge. The p-value is below 5 % where, and only where, the
         interval leaves out `-margin`."""
         if not self.defined:
             return np.nan, np.nan, np.nan
         count = len(largest)
         distance = abs(self.estimate + margin)
-        studentised = distance / self.error if self.error else np.inf * bool(distance) if distance else 0.0
-        beyond = count - int(np.searchsorted(largest, studentised))
+        studentized = distance / self.error if self.error else np.inf * bool(distance) if distance else 0.0
+        beyond = count - int(np.searchsorted(largest, studentized))
         width = find_critical(largest) * self.error
         return self.estimate - width, self.estimate + width, (beyond + 1) / (count + 1)
 

@@ -1,4 +1,4 @@
-"""Label conventions that data, loss, metrics and pictures share: the void value, class names and colours."""
+"""Label conventions that data, loss, metrics and pictures share: the void value, class names and colors."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ VOID = 255
 """
 
 
-def voc_colour_map(count: int = 256) -> np.ndarray:
+def voc_color_map(count: int = 256) -> np.ndarray:
     """PASCAL VOC's palette, (count, 3) uint8 RGB: bits 0, 3, 6.. of the index go to red, 1, 4, 7.. to green, 2, 5, 8..
     to blue, from the high bit down (VOC development kit, VOCcode/VOClabelcolormap.m)."""
     palette = np.zeros((count, 3), np.uint8)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from segrefine.core.errors import UserError
-from segrefine.core.labels import VOID, voc_colour_map
+from segrefine.core.labels import VOID, voc_color_map
 from segrefine.core.machine import available_cores
 from segrefine.core.options import Auto, Count, Size, Whole
 from segrefine.core.signals import STOP_SIGNALS
@@ -81,7 +81,7 @@ class SegmentationDataModule(LightningDataModule):
     def sequence(cls, image: str, options: Mapping[str, Any]) -> tuple[str, int] | None:
         """Name the sequence, such as a video, that an image is a frame of, and its place there; None: of none.
 
-        A comparison resamples neighbours together. It has no data at hand, so an image's id and the options of its
+        A comparison resamples neighbors together. It has no data at hand, so an image's id and the options of its
         run (the group `datamodule`) have to tell.
         """
         return None
@@ -101,8 +101,8 @@ class SegmentationDataModule(LightningDataModule):
 
     @property
     def palette(self) -> np.ndarray:
-        """Colour of each class, (K, 3) uint8 RGB."""
-        return voc_colour_map(self.num_classes)
+        """Color of each class, (K, 3) uint8 RGB."""
+        return voc_color_map(self.num_classes)
 
     @property
     def has_test(self) -> bool:

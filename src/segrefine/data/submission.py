@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from segrefine.core.errors import UserError, did_you_mean
-from segrefine.core.labels import voc_colour_map
+from segrefine.core.labels import voc_color_map
 from segrefine.data.sets.ade20k import ADE20KDataModule
 from segrefine.data.sets.cityscapes import CityscapesDataModule
 from segrefine.data.sets.voc import VOCDataModule
@@ -34,5 +34,5 @@ def write_submission(path: Path, labels: np.ndarray, benchmark: str) -> None:
     """`labels` (H, W) of classes 0..K-1 as the benchmark's PNG."""
     picture = Image.fromarray(BENCHMARKS[benchmark].encode(labels))
     if benchmark == "voc":
-        picture.putpalette(voc_colour_map().flatten().tolist())
+        picture.putpalette(voc_color_map().flatten().tolist())
     save_image(picture, path)

@@ -17,8 +17,8 @@ from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID
 from segrefine.core.options import Positive, Size
 
-PAD_COLOUR = (124, 116, 104)
-"""Fills images smaller than the crop: ImageNet's mean colour, which the usual normalisation turns into zero."""
+PAD_COLOR = (124, 116, 104)
+"""Fills images smaller than the crop: ImageNet's mean color, which the usual normalization turns into zero."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Augmentation:
     scale: range of the factor an image is resized by, drawn evenly.
     flip: mirror left-right with probability 1/2.
     jitter: brightness, contrast and saturation are each multiplied by a factor from [1 - jitter, 1 + jitter].
-    class_sampled: centre the crop on a random pixel of a class drawn from those in the image, instead of anywhere, as
+    class_sampled: center the crop on a random pixel of a class drawn from those in the image, instead of anywhere, as
         RefineNet's release does (main/batch_do_data_crop.m, gen_crop_point_class_sample, in github guosheng/refinenet).
     """
 
@@ -52,7 +52,7 @@ def parse_crop_size(crop_size: Size) -> tuple[int, int] | None:
 
 
 class TrainTransform:
-    """Random scale, crop, flip and colour jitter, the training recipe of FCN and RefineNet re-implementations.
+    """Random scale, crop, flip and color jitter, the training recipe of FCN and RefineNet re-implementations.
 
     The crop's window is found first and only that part is resized. With `crop_size` null the whole image is kept.
     """
@@ -74,7 +74,7 @@ class TrainTransform:
         if self.augment.flip and _uniform(0, 1) < 0.5:
             image, label = image.flip(-1), label.flip(-1)
         if self.augment.jitter:
-            image = colour_jitter(image, self.augment.jitter)
+            image = color_jitter(image, self.augment.jitter)
         return image, label
 
 
@@ -106,18 +106,18 @@ def resize(image: Tensor, label: Tensor, size: Sequence[int]) -> tuple[Tensor, T
 
 
 def pad(image: Tensor, label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Extends both to `size` below and to the right, image with PAD_COLOUR and label with void."""
+    """Extends both to `size` below and to the right, image with PAD_COLOR and label with void."""
     height, width = label.shape
     if (height, width) == size:
         return image, label
-    padded = torch.tensor(PAD_COLOUR, dtype=torch.uint8)[:, None, None].repeat(1, *size)
+    padded = torch.tensor(PAD_COLOR, dtype=torch.uint8)[:, None, None].repeat(1, *size)
     padded[:, :height, :width] = image
     padded_label = torch.full(size, VOID, dtype=torch.uint8)
     padded_label[:height, :width] = label
     return padded, padded_label
 
 
-def colour_jitter(image: Tensor, strength: float) -> Tensor:
+def color_jitter(image: Tensor, strength: float) -> Tensor:
     """Brightness, contrast and saturation, in this order, each by a factor from [1 - strength, 1 + strength]."""
     for adjust in (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation):
         image = adjust(image, _uniform(1 - strength, 1 + strength))
@@ -140,11 +140,11 @@ def _extent(out: int, have: int, scale: float) -> tuple[int, int]:
     return have, min(max(round(have * scale), 1), out)
 
 
-def _start(centre: int | None, take: int, have: int) -> int:
-    """Along one axis: where a window of `take` pixels begins, about `centre` as far as possible, or anywhere."""
-    if centre is None:
+def _start(center: int | None, take: int, have: int) -> int:
+    """Along one axis: where a window of `take` pixels begins, about `center` as far as possible, or anywhere."""
+    if center is None:
         return _random_below(have - take + 1)
-    return min(max(centre - take // 2, 0), have - take)
+    return min(max(center - take // 2, 0), have - take)
 
 
 def _class_pixel(label: Tensor) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ from segrefine.engine.score import report, score
 from segrefine.engine.trainer import create_trainer, peak_memory, reset_peak_memory
 from segrefine.io.atomic import write_text
 from segrefine.models.cost import measure_cost
-from segrefine.models.tta import Inference
+from segrefine.models.tta import TestTimeAugmentation
 from segrefine.runs.folder import RunFolder
 from segrefine.runs.summary import Summary
 from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
@@ -40,7 +40,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
     datamodule = _check_data(config, checkpoint)
     net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
-    module = SegmentationModule(net, inference=Inference(net, **config["tta"], window=config["window"]))
+    module = SegmentationModule(net, inference=TestTimeAugmentation(net, **config["tta"], window=config["window"]))
     timer = Throughput()
     callbacks: list[Callback] = [timer]
     check_benchmark(cfg.submission, datamodule.num_classes)

@@ -21,7 +21,7 @@ from segrefine.metrics.segmentation import SegmentationMetrics
 from segrefine.models.encoders.base import pad_small
 from segrefine.models.logits import Logits
 from segrefine.models.network import SegmentationModel
-from segrefine.models.tta import Inference
+from segrefine.models.tta import TestTimeAugmentation
 from segrefine.weights.checkpoint import load_model, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,14 @@ class SegmentationModule(LightningModule):
         self,
         net: SegmentationModel,
         recipe: Recipe | None = None,
-        inference: Inference | None = None,
+        inference: TestTimeAugmentation | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.net, self._recipe = net, recipe
         if recipe and recipe.loss_at == "scores":
             net.decoder.to_pixels.requires_grad_(False)  # the loss does not see it, so it stays as it starts
-        self.inference = inference or Inference(net)
+        self.inference = inference or TestTimeAugmentation(net)
         self.seed, self.skipped_steps = seed, 0
         self._skips = recipe is not None and recipe.on_nonfinite == "skip"
         self.step_values: dict[str, Tensor | float] = {}  # of the step at hand, for the loggers
@@ -104,7 +104,7 @@ class SegmentationModule(LightningModule):
         return self
 
     def images(self, batch: Batch) -> Tensor:
-        """The batch's images as the network takes them: (B, 3, H, W) float32, normalised, in its layout, small ones
+        """The batch's images as the network takes them: (B, 3, H, W) float32, normalized, in its layout, small ones
         padded."""
         images = batch["image"].to(memory_format=self.net.layout)
         return pad_small(self.net.preprocess(images.float() / 255))
@@ -165,7 +165,7 @@ class SegmentationModule(LightningModule):
         return predictions
 
     def on_validation_epoch_end(self) -> None:
-        scores = self.val_metrics.compute()  # summed over all processes, so there is nothing left to synchronise
+        scores = self.val_metrics.compute()  # summed over all processes, so there is nothing left to synchronize
         self.val_metrics.reset()
         self.log_dict({f"val/{name}": scores[name].float() for name in SCORES}, prog_bar=False)
 

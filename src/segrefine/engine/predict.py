@@ -20,7 +20,7 @@ from segrefine.engine.trainer import create_trainer
 from segrefine.io.images import EXTENSIONS, list_images, read_image
 from segrefine.models.encoders.base import pad_small
 from segrefine.models.network import SegmentationModel
-from segrefine.models.tta import Inference
+from segrefine.models.tta import TestTimeAugmentation
 from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
 
 log = logging.getLogger(__name__)
@@ -78,14 +78,16 @@ class Segmenter(LightningModule):
     Args:
         net: the network.
         files: the images by their names.
-        tta, window: options of `Inference`.
+        tta, window: options of `TestTimeAugmentation`.
     """
 
     def __init__(self, net: SegmentationModel, files: dict[str, Path], tta: dict[str, Any], window: Any) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images than processes
         self.net, self.files = net, files
-        self.whole, self.tiled = (Inference(net, **tta, window=given) for given in (window, window or WINDOW))
+        self.whole, self.tiled = (
+            TestTimeAugmentation(net, **tta, window=given) for given in (window, window or WINDOW)
+        )
 
     def setup(self, stage: str) -> None:
         self.net.lay_out(self.trainer.strategy.root_device)
@@ -126,7 +128,7 @@ class PhotoWriter(Callback):
 
 
 @torch.inference_mode()
-def segment(net: SegmentationModel, inference: Inference, image: Tensor) -> Tensor:
+def segment(net: SegmentationModel, inference: TestTimeAugmentation, image: Tensor) -> Tensor:
     """Compute the class map (H, W) uint8 of an image (3, H, W) uint8 RGB of any size, of at least one pixel.
 
     A side below 32 pixels is extended by its last row or column, and the extension is cut off the result.

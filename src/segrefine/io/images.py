@@ -77,7 +77,7 @@ def find_images(folder: Path, name_of: NameOf = stem_of) -> dict[str, Path]:
 
 def read_image(path: Path) -> Tensor:
     """RGB (3, H, W) uint8, upright by its EXIF orientation. Grey and palette images become RGB, 16 bits are scaled
-    to 8, CMYK is converted without a colour profile, and transparency is dropped: colours are taken as stored."""
+    to 8, CMYK is converted without a color profile, and transparency is dropped: colors are taken as stored."""
     with _naming(path), _open(path) as image:
         # Pillow throughout: torchvision's JPEG decoder is no faster now, and is to be removed from it. Steps that
         # change nothing are skipped, since Pillow would copy all pixels for them.
@@ -88,8 +88,8 @@ def read_image(path: Path) -> Tensor:
 
 
 def read_label(path: Path) -> np.ndarray:
-    """Stored values (H, W), an integer array, with a palette's index and not its colour. EXIF is not looked at: a mask
-    is as its pixels lie, and has to match the upright image. Colour pictures and JPEG raise a UserError."""
+    """Stored values (H, W), an integer array, with a palette's index and not its color. EXIF is not looked at: a mask
+    is as its pixels lie, and has to match the upright image. Color pictures and JPEG raise a UserError."""
     with _naming(path), _open(path) as image:
         if image.format == "JPEG":
             raise BadFileError(f"{path} is a JPEG, which changes label values. Save labels as PNG.")
@@ -99,7 +99,7 @@ def read_label(path: Path) -> np.ndarray:
         channels = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
         if (channels != channels[..., :1]).any():
             raise BadFileError(
-                f"{path} is a colour picture. Labels must hold class numbers: convert it to a palette or grey PNG."
+                f"{path} is a color picture. Labels must hold class numbers: convert it to a palette or grey PNG."
             )
         values = channels[..., 0]
     if values.dtype.kind == "f":

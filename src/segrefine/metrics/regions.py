@@ -25,7 +25,7 @@ SIZES = tuple(f"{low}_{high}" for low, high in zip((0, *SIZE_LIMITS), (*map(str,
 
 REGIONS = (*(f"trimap_{width}" for width in TRIMAP_WIDTHS), *(f"size_{size}" for size in SIZES))
 
-_NEIGHBOURS = np.ones((3, 3), bool)  # eight of them: a line one pixel wide stays whole as it turns
+_NEIGHBORS = np.ones((3, 3), bool)  # eight of them: a line one pixel wide stays whole as it turns
 
 
 def count_regions(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -56,8 +56,8 @@ def size_counts(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> 
     """
     counts = np.zeros((len(SIZES), 3, num_classes), np.int64)
     for number in np.unique(truth[truth != VOID]):
-        regions, count = ndimage.label(truth == number, _NEIGHBOURS)
-        guesses, _ = ndimage.label(prediction == number, _NEIGHBOURS)
+        regions, count = ndimage.label(truth == number, _NEIGHBORS)
+        guesses, _ = ndimage.label(prediction == number, _NEIGHBORS)
         areas = np.bincount(regions.ravel(), minlength=count + 1)[1:]
         hits = np.bincount(regions[guesses > 0], minlength=count + 1)[1:]
         strays = np.bincount(_owners(regions, guesses)[(regions == 0) & (guesses > 0)], minlength=count + 1)[1:]

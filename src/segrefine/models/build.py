@@ -82,7 +82,7 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
     encoder = encoders[0] if len(scales) == 1 else MultiScaleEncoder(encoders, scales)
     encoder.scale = float(max(scales))
     more = {"depths": encoder.depths} if "indices" in needs else {}
-    decoder = kind(encoder.channels, encoder.centres, num_classes, options, **more)
+    decoder = kind(encoder.channels, encoder.centers, num_classes, options, **more)
     initialize(decoder, network.init)
     if network.context:  # after that, since it starts as the identity
         decoder.context = DilationContext(num_classes)

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
-from segrefine.core.labels import VOID, voc_colour_map
+from segrefine.core.labels import VOID, voc_color_map
 from segrefine.models.decoders.base import Decoder
 from segrefine.models.encoders.base import MIN_SIDE, Encoder, scaled_size
-from segrefine.models.upsampling import Rows
+from segrefine.models.upsampling import RowwiseUpsampling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ class SegmentationModel(nn.Module):
             published weights bring their own.
         num_classes: K.
         classes: their names, where a checkpoint says them, else empty.
-        palette: their colours, (K, 3) uint8 RGB.
+        palette: their colors, (K, 3) uint8 RGB.
     """
 
     mean: Tensor
@@ -37,7 +37,7 @@ class SegmentationModel(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.num_classes = decoder.num_classes
         self.classes: list[str] = []
-        self.palette: np.ndarray = voc_colour_map(decoder.num_classes)
+        self.palette: np.ndarray = voc_color_map(decoder.num_classes)
         self.register_buffer("mean", torch.tensor(encoder.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(encoder.std).view(3, 1, 1))
 
@@ -59,7 +59,7 @@ class SegmentationModel(nn.Module):
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor, upsampled: bool = True) -> Tensor:
-        """(B, 3, H, W) float, normalised RGB, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32.
+        """(B, 3, H, W) float, normalized RGB, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32.
 
         With `upsampled=False` the decoder's scores on their coarser grid, (B, K, h, w), for `upsample` and `rows`.
         """
@@ -116,13 +116,13 @@ class SegmentationModel(nn.Module):
     @property
     def has_rows(self) -> bool:
         """Whether logits can be had by `rows`: upsampling is by a whole stride and ends at the image's size."""
-        return self.encoder.scale == 1 and isinstance(self.decoder.to_pixels, Rows)
+        return self.encoder.scale == 1 and isinstance(self.decoder.to_pixels, RowwiseUpsampling)
 
     def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
         """Rows `top` to `bottom` of what `upsample` gives, (B, K, bottom - top, width) float32, of the rest nothing."""
         with torch.autocast(scores.device.type, enabled=False):
             to_pixels = self.decoder.to_pixels
-            assert isinstance(to_pixels, Rows)
+            assert isinstance(to_pixels, RowwiseUpsampling)
             return to_pixels.rows(_single(scores), width, top, bottom)
 
 

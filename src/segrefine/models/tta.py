@@ -12,7 +12,7 @@ from segrefine.models.encoders.base import MIN_SIDE
 from segrefine.models.logits import Logits
 
 TILE_STEP = 2 / 3
-"""Step between sliding windows as a fraction of their size, so that neighbours overlap by a third (`stride_rate` in the
+"""Step between sliding windows as a fraction of their size, so that neighbors overlap by a third (`stride_rate` in the
 evaluation code of PSPNet, Zhao et al., CVPR 2017)."""
 
 
@@ -20,7 +20,7 @@ BAND_ROWS = 256
 """Rows of resized logits whose probabilities are computed at a time."""
 
 
-class Inference:
+class TestTimeAugmentation:
     """Wraps `net`, (B, 3, H, W) float -> logits (B, K, H, W), and averages what it says over views of the images.
 
     - `scales`: sizes relative to the image. RefineNet's multi-scale evaluation (Lin et al., CVPR 2017, section 4)
@@ -143,7 +143,7 @@ def _scaled(size: Sequence[int], scale: float) -> tuple[int, int]:
 
 
 def _resize(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear with half-pixel centres, smoothed before it shrinks; the same tensor if the size does not change."""
+    """Bilinear with half-pixel centers, smoothed before it shrinks; the same tensor if the size does not change."""
     if images.shape[-2:] == tuple(size):
         return images
     return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)

@@ -1,7 +1,7 @@
 """Bilinear upsampling that lands scores on the pixels they were computed from, fixed or learned.
 
-Cell j of a map at stride s looks at position `s * j + centre` of the finer grid (see `segrefine.models.encoders`).
-Both forms here honour it for every size, hold the outermost cell's value constant beyond its centre, and so agree to
+Cell j of a map at stride s looks at position `s * j + center` of the finer grid (see `segrefine.models.encoders`).
+Both forms here honour it for every size, hold the outermost cell's value constant beyond its center, and so agree to
 rounding.
 The usual `interpolate(size=...)` does not: over a ResNet it shifts stride-32 scores by 15.5 pixels.
 """
@@ -17,24 +17,24 @@ from torch import Tensor, nn
 from segrefine.core.errors import UserError
 
 
-class Rows:
-    """For upsampling where cell j lands on pixel stride * j + centre and reaches less than a stride to either side."""
+class RowwiseUpsampling:
+    """For upsampling where cell j lands on pixel stride * j + center and reaches less than a stride to either side."""
 
     stride: Any  # a number, or a pair of the same
-    centre: float
+    center: float
 
     def positions(self, cells: int, side: int) -> Tensor:
         """Where each of so many cells on an axis of the finer grid looks, of `side` pixels: (cells,) float64; for some
         it is beside the grid."""
-        return self._step() * torch.arange(cells, dtype=torch.float64) + self.centre
+        return self._step() * torch.arange(cells, dtype=torch.float64) + self.center
 
     def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
         """Rows `top` to `bottom` of the whole at `width`, (B, K, h, w) -> (B, K, bottom - top, width), from the cells
         alone that they come from."""
         stride = self._step()
-        first = max(math.floor((top - max(self.centre, 0)) / stride), 0)  # row 0 stays that of the cells taken
-        first = min(first, scores.shape[2] - 1)  # rows beyond the last centre are held at the last cell
-        last = max(math.ceil((bottom - 1 - self.centre) / stride), 0)
+        first = max(math.floor((top - max(self.center, 0)) / stride), 0)  # row 0 stays that of the cells taken
+        first = min(first, scores.shape[2] - 1)  # rows beyond the last center are held at the last cell
+        last = max(math.ceil((bottom - 1 - self.center) / stride), 0)
         size = (bottom - stride * first, width)
         return self(scores[:, :, first : last + 1], size)[:, :, top - stride * first :]  # type: ignore[operator]
 
@@ -42,22 +42,22 @@ class Rows:
         return self.stride if isinstance(self.stride, int) else self.stride[0]
 
 
-class Interpolate(Rows, nn.Module):
-    """Bilinear interpolation by a whole stride; `centre` is 0 (odd kernels) or (stride - 1) / 2 (even ones)."""
+class Interpolate(RowwiseUpsampling, nn.Module):
+    """Bilinear interpolation by a whole stride; `center` is 0 (odd kernels) or (stride - 1) / 2 (even ones)."""
 
-    def __init__(self, stride: int, centre: float) -> None:
+    def __init__(self, stride: int, center: float) -> None:
         super().__init__()
-        if centre not in (0.0, (stride - 1) / 2):
-            raise ValueError(f"centre {centre} is neither 0 nor {(stride - 1) / 2} at stride {stride}")
-        self.stride, self.centre = stride, centre
+        if center not in (0.0, (stride - 1) / 2):
+            raise ValueError(f"center {center} is neither 0 nor {(stride - 1) / 2} at stride {stride}")
+        self.stride, self.center = stride, center
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, K, h, w) -> (B, K, *size) on the finer grid; size at most stride * h + 1 at centre 0, else stride * (h
+        """(B, K, h, w) -> (B, K, *size) on the finer grid; size at most stride * h + 1 at center 0, else stride * (h
         + 1).
         """
         scores = extend(scores, 0, 1)  # a map rounded down ends before the last pixels
         # With align_corners cell j lands on stride * j when the size is stride * (h - 1) + 1.
-        last = 1 if self.centre == 0 else 0
+        last = 1 if self.center == 0 else 0
         height, width = (self.stride * (cells - last) + last for cells in scores.shape[-2:])
         scores = F.interpolate(scores, (height, width), mode="bilinear", align_corners=bool(last))
         return scores[..., : size[0], : size[1]]
@@ -69,7 +69,7 @@ class Resize(nn.Module):
     """
 
     def positions(self, cells: int, side: int) -> Tensor:
-        """As `Rows.positions`: the middle of each cell's even share of the `side` pixels."""
+        """As `RowwiseUpsampling.positions`: the middle of each cell's even share of the `side` pixels."""
         return (torch.arange(cells, dtype=torch.float64) + 0.5) * side / cells - 0.5
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -77,17 +77,17 @@ class Resize(nn.Module):
         return F.interpolate(scores, size, mode="bilinear", align_corners=False)
 
 
-class Pixels(Rows, nn.Module):
+class Pixels(RowwiseUpsampling, nn.Module):
     """For scores that lie on the pixels already."""
 
-    stride, centre = 1, 0.0
+    stride, center = 1, 0.0
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, K, *size), or rows of it, as they are."""
         return scores
 
 
-class TransposedConvolution(Rows, nn.ConvTranspose2d):
+class TransposedConvolution(RowwiseUpsampling, nn.ConvTranspose2d):
     """FCN's in-network upsampling: a transposed convolution that starts as bilinear interpolation (CVPR 2015, section
     3.3).
 
@@ -95,11 +95,11 @@ class TransposedConvolution(Rows, nn.ConvTranspose2d):
     where cells lie between pixels (VGG; Caffe's bilinear filler) and 2 * stride - 1 where they lie on them (ResNet).
     """
 
-    def __init__(self, num_classes: int, stride: int, centre: float, learned: bool = True) -> None:
-        kernel = 2 * stride - (1 if centre == int(centre) else 0)
+    def __init__(self, num_classes: int, stride: int, center: float, learned: bool = True) -> None:
+        kernel = 2 * stride - (1 if center == int(center) else 0)
         super().__init__(num_classes, num_classes, kernel, stride=stride, bias=False)
-        self.centre = centre
-        self.offset = int(stride + bilinear_centre(kernel) - centre)  # where pixel 0 falls, one cell of padding counted
+        self.center = center
+        self.offset = int(stride + bilinear_center(kernel) - center)  # where pixel 0 falls, one cell of padding counted
         self.weight.requires_grad_(learned)
 
     def reset_parameters(self) -> None:
@@ -131,32 +131,32 @@ def start_bilinear(layer: nn.ConvTranspose2d) -> None:
         layer.weight[diagonal, diagonal] = bilinear_kernel(layer.kernel_size[0])
 
 
-def bilinear_centre(kernel: int) -> float:
-    """The tap on which a bilinear kernel is centred (Caffe, include/caffe/filler.hpp, BilinearFiller)."""
+def bilinear_center(kernel: int) -> float:
+    """The tap on which a bilinear kernel is centered (Caffe, include/caffe/filler.hpp, BilinearFiller)."""
     factor = (kernel + 1) // 2
     return factor - 1 if kernel % 2 else factor - 0.5
 
 
 def bilinear_kernel(kernel: int) -> Tensor:
-    """(kernel, kernel) float32 weights (1 - |i - centre| / factor)(1 - |j - centre| / factor), as Caffe's
+    """(kernel, kernel) float32 weights (1 - |i - center| / factor)(1 - |j - center| / factor), as Caffe's
     BilinearFiller.
     """
     factor = (kernel + 1) // 2
-    taps = 1 - (torch.arange(kernel) - bilinear_centre(kernel)).abs() / factor
+    taps = 1 - (torch.arange(kernel) - bilinear_center(kernel)).abs() / factor
     return taps[:, None] * taps[None, :]
 
 
-class CaffeUpsampling(Rows, nn.ConvTranspose2d):
+class CaffeUpsampling(RowwiseUpsampling, nn.ConvTranspose2d):
     """FCN's upsampling as released: a transposed convolution with 2 * stride taps and no padding, then a crop.
 
     `offset` is where the finer grid's cell 0 lies in what comes out. It is negative where the output begins within the
     finer grid, which then has to be cropped by as much (Caffe's coord_map.py derives the same numbers).
     """
 
-    def __init__(self, num_classes: int, stride: int, centre: float, learned: bool = True) -> None:
+    def __init__(self, num_classes: int, stride: int, center: float, learned: bool = True) -> None:
         super().__init__(num_classes, num_classes, 2 * stride, stride=stride, bias=False)
-        self.centre = centre
-        self.offset = int(bilinear_centre(2 * stride) - centre)
+        self.center = center
+        self.offset = int(bilinear_center(2 * stride) - center)
         self.weight.requires_grad_(learned)
 
     def reset_parameters(self) -> None:
@@ -176,13 +176,13 @@ def crop(maps: Tensor, offset: int, size: Sequence[int]) -> Tensor:
     return maps[..., offset : offset + size[0], offset : offset + size[1]]
 
 
-def create_upsampling(kind: str, num_classes: int, stride: int, centre: float, caffe: bool = False) -> nn.Module:
+def create_upsampling(kind: str, num_classes: int, stride: int, center: float, caffe: bool = False) -> nn.Module:
     """`learned` or `fixed` transposed convolution, or `interpolate`; the last two compute the same. `caffe`: as
     released, which has no interpolation.
     """
     if kind == "interpolate":
         if caffe:
             raise UserError("model.upsample=interpolate needs model.geometry=same: the release has no interpolation.")
-        return Interpolate(stride, centre)
+        return Interpolate(stride, center)
     layer = CaffeUpsampling if caffe else TransposedConvolution
-    return layer(num_classes, stride, centre, learned=kind == "learned")
+    return layer(num_classes, stride, center, learned=kind == "learned")

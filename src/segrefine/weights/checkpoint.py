@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from segrefine.core.errors import UserError
-from segrefine.core.labels import voc_colour_map
+from segrefine.core.labels import voc_color_map
 from segrefine.core.registry import rename_classes
 from segrefine.io.tensors import find_tensors, misfits, read_file, read_tensors
 from segrefine.models.build import build_model
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.folder import RunFolder
-from segrefine.weights.published import INPUT_TENSORS, from_published, recognise
+from segrefine.weights.published import INPUT_TENSORS, from_published, recognize
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise
         except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise UserError(f"{path} is damaged: what it says of its run cannot be read ({error!r}).") from error
-    form = recognise(tensors)
+    form = recognize(tensors)
     scores = None if form is None else tensors.get(form.scores)
-    return Checkpoint(path, {}, [], voc_colour_map(len(scores) if scores is not None and scores.ndim else 0), tensors)
+    return Checkpoint(path, {}, [], voc_color_map(len(scores) if scores is not None and scores.ndim else 0), tensors)
 
 
 def restore(
@@ -71,7 +71,7 @@ def restore(
     hand. `num_classes` is the checkpoint's, unless given.
     """
     if None in (model.get("name"), backbone.get("name")):
-        form = recognise(checkpoint.tensors)
+        form = recognize(checkpoint.tensors)
         what = "weights alone" if form is None else f"weights of {form.title}"
         options = "model=NAME backbone=NAME" if form is None else form.options
         raise UserError(f"{checkpoint.path} holds {what}. Say for which network: {options}.")
@@ -121,7 +121,7 @@ def load_weights(net: SegmentationModel, path: str | Path, strict: bool = True) 
 
 def fill(net: SegmentationModel, tensors: dict[str, Tensor], path: Path, strict: bool = True) -> None:
     """`load_weights` with what was read from `path`."""
-    form = recognise(tensors)
+    form = recognize(tensors)
     if form is not None:
         tensors, problems = from_published(form, net, tensors, path)
     else:

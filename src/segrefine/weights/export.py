@@ -18,7 +18,7 @@ from segrefine.io.atomic import replacing
 from segrefine.models.encoders.base import MEAN, STD
 from segrefine.models.network import SegmentationModel
 from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
-from segrefine.weights.published import FORMS, Form, to_published
+from segrefine.weights.published import FORMS, PublishedFormat, to_published
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def largest_difference(network: Network, other: Network, least: int = LEAST) -> 
     return torch.stack(differences).max().item()
 
 
-def _published(form: Form, net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:
+def _published(form: PublishedFormat, net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:
     torch.save(to_published(form, net), path)
     if form.name == "torchvision":
         return _torchvision_network(config["backbone"]["name"], path)
@@ -122,8 +122,8 @@ def _torchvision_network(backbone: str, path: Path) -> Network:
     classes = len(tensors["classifier.4.weight"])
     network = build(weights=None, weights_backbone=None, num_classes=classes, aux_loss=False).eval()
     network.load_state_dict(tensors)
-    normalise = Normalize(MEAN, STD)
-    return lambda images: network(normalise(images))["out"]
+    normalize = Normalize(MEAN, STD)
+    return lambda images: network(normalize(images))["out"]
 
 
 def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:

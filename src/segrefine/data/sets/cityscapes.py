@@ -11,7 +11,7 @@ from segrefine.core.registry import register_datamodule
 from segrefine.data.files import Example, FileDataModule
 from segrefine.data.label_code import LabelCode
 
-# Class: labelId and colour (cityscapesScripts, helpers/labels.py).
+# Class: labelId and color (cityscapesScripts, helpers/labels.py).
 LABELS = {
     "road": (7, (128, 64, 128)),
     "sidewalk": (8, (244, 35, 232)),
@@ -44,7 +44,7 @@ class CityscapesDataModule(FileDataModule):
     """leftImg8bit with gtFine's labelIds. Test's labels are not public: all void in the archive."""
 
     classes = CLASSES
-    palette = np.array([colour for _, colour in LABELS.values()], np.uint8)
+    palette = np.array([color for _, color in LABELS.values()], np.uint8)
     # Every other id is void, as is -1, the licence plate, which a PNG holds as 255.
     code = LabelCode(
         dict.fromkeys([*range(LAST_ID + 1), 255], VOID)

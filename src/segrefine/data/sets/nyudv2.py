@@ -1,4 +1,4 @@
-"""NYU Depth v2, colour alone: 40 classes of indoor scenes, 640 x 480; 795 train and 654 test images.
+"""NYU Depth v2, color alone: 40 classes of indoor scenes, 640 x 480; 795 train and 654 test images.
 
 Silberman et al., Indoor Segmentation and Support Inference from RGBD Images, ECCV 2012; the 40 classes: Gupta,
 Arbelaez, Malik, Perceptual Organization and Recognition of Indoor Scenes from RGB-D Images, CVPR 2013.

@@ -1,4 +1,4 @@
-"""SUN RGB-D, colour alone: 37 classes of indoor scenes; 5,285 train and 5,050 test images of several sizes.
+"""SUN RGB-D, color alone: 37 classes of indoor scenes; 5,285 train and 5,050 test images of several sizes.
 
 Song, Lichtenberg, Xiao: SUN RGB-D, CVPR 2015.
 """

@@ -1,7 +1,7 @@
 """Generated scenes: seven kinds of objects told apart by shape alone, over textured backgrounds. Nothing to download.
 
 The set is made to show what a decoder is for: thin rings and wires and small objects are lost at a coarse stride,
-while a ring and a wire, or a cross's arm and a square, look the same up close and need context. Colour and texture say
+while a ring and a wire, or a cross's arm and a square, look the same up close and need context. Color and texture say
 nothing about the class. A scene depends on (seed, split, index) only.
 """
 
@@ -12,15 +12,15 @@ from segrefine.data.shapes.texture import random_texture
 
 SIZE = 128  # height and width of a scene, pixels
 
-# Difficulty. Colours are on the scale [0, 255].
+# Difficulty. Colors are on the scale [0, 255].
 OBJECTS = (3, 6)  # objects in a scene, both ends included
 DIAMETER = (8.0, 64.0)  # of an object, pixels
 LEAST_WIRE = 40.0  # diameter of the shortest wire, pixels: a shorter one is a mere speck
 SMALLNESS = 0.25  # diameters are low * (high / low) ** u ** SMALLNESS, u uniform: the higher, the more are small
 THICKNESS = {"ring": (5.0, 14.0), "wire": (5.0, 12.0)}  # of the thin kinds, pixels
 TURN = 15.0  # greatest rotation of an object from upright, degrees either way
-CONTRAST = (100.0, 190.0)  # distance in RGB between an object's colour and what lies under its centre
-OBJECT_TEXTURE = (0.0, 15.0)  # distance in RGB between the two colours of an object's texture
+CONTRAST = (100.0, 190.0)  # distance in RGB between an object's color and what lies under its center
+OBJECT_TEXTURE = (0.0, 15.0)  # distance in RGB between the two colors of an object's texture
 BACKGROUND_TEXTURE = (5.0, 30.0)  # the same for the background
 LIGHT = 40.0  # greatest change of brightness by the light from the middle of a scene to its edge
 PLACES = 4  # tried for an object, of which the one that covers least of other objects is taken: overlaps become few
@@ -34,8 +34,8 @@ CLASSES = ["background", *KINDS]
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Image (3, SIZE, SIZE) uint8 RGB and label (SIZE, SIZE) uint8 of a random scene; later objects cover others."""
     rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32)
-    colour = rng.uniform(50, 205, 3)
-    image = random_texture(rng, columns, rows, colour, rng.uniform(*BACKGROUND_TEXTURE))
+    color = rng.uniform(50, 205, 3)
+    image = random_texture(rng, columns, rows, color, rng.uniform(*BACKGROUND_TEXTURE))
     label = np.zeros((SIZE, SIZE), np.uint8)
     for _ in range(rng.integers(OBJECTS[0], OBJECTS[1] + 1)):
         draw_object(rng, image, label)
@@ -63,8 +63,8 @@ def draw_object(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) 
     direction = rng.standard_normal(3)
     direction *= rng.uniform(*CONTRAST) / np.linalg.norm(direction)
     beyond = np.abs(under + direction - 127.5) > 127.5  # channels in which clipping would take the contrast away
-    colour = under + np.where(beyond, -direction, direction)
-    fill = random_texture(rng, columns, rows, colour, rng.uniform(*OBJECT_TEXTURE))
+    color = under + np.where(beyond, -direction, direction)
+    fill = random_texture(rng, columns, rows, color, rng.uniform(*OBJECT_TEXTURE))
     opacity = (0.5 - distance).clip(0, 1)  # soft over one pixel about the edge
     canvas = image[:, *box]
     canvas += opacity * (fill - canvas)
@@ -74,7 +74,7 @@ def draw_object(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) 
 def _box(x: float, y: float, diameter: float) -> tuple[slice, slice]:
     """Rows and columns that hold an object and its soft edge."""
     reach = diameter / 2 + 2
-    rows, columns = (slice(max(int(centre - reach), 0), min(int(centre + reach) + 2, SIZE)) for centre in (y, x))
+    rows, columns = (slice(max(int(center - reach), 0), min(int(center + reach) + 2, SIZE)) for center in (y, x))
     return rows, columns
 
 

@@ -1,19 +1,19 @@
-"""Random two-coloured textures for the generated scenes: smooth noise, stripes, checkers and dots."""
+"""Random two-colored textures for the generated scenes: smooth noise, stripes, checkers and dots."""
 
 import numpy as np
 
 
 def random_texture(
-    rng: np.random.Generator, x: np.ndarray, y: np.ndarray, colour: np.ndarray, contrast: float
+    rng: np.random.Generator, x: np.ndarray, y: np.ndarray, color: np.ndarray, contrast: float
 ) -> np.ndarray:
-    """RGB (3, H, W) float32 at the points (x, y), each (H, W) pixels: about `colour` (3,), up to `contrast` apart."""
+    """RGB (3, H, W) float32 at the points (x, y), each (H, W) pixels: about `color` (3,), up to `contrast` apart."""
     pattern = (smooth, stripes, checkers, dots)[rng.integers(4)]
     direction = rng.standard_normal(3)
     direction *= contrast / np.linalg.norm(direction)
     angle = rng.uniform(0, np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     mixture = pattern(rng, cos * x + sin * y, cos * y - sin * x) - np.float32(0.5)
-    base, direction = colour.astype(np.float32), direction.astype(np.float32)
+    base, direction = color.astype(np.float32), direction.astype(np.float32)
     return base[:, None, None] + direction[:, None, None] * mixture
 
 
@@ -29,7 +29,7 @@ def stripes(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarra
 
 
 def checkers(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Squares of two colours, 8 to 40 pixels for a pair: cells look like small square objects, but come in rows."""
+    """Squares of two colors, 8 to 40 pixels for a pair: cells look like small square objects, but come in rows."""
     period = rng.uniform(8, 40)
     return _edge(_wave(rng, x, period) * _wave(rng, y, period))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from segrefine.data.submission import write_submission
 from segrefine.io.images import save_image
 from segrefine.runs.folder import RunFolder, file_name
-from segrefine.viz import colourise, overlay, panel
+from segrefine.viz import colorise, overlay, panel
 
 
 class PanelWriter(Callback):
@@ -100,6 +100,6 @@ def write_pictures(
     if submission is not None:
         write_submission(paths[0], indices, submission)
         return
-    colors = colourise(indices, palette)
+    colors = colorise(indices, palette)
     for path, picture in zip(paths, (indices, colors, overlay(image.permute(1, 2, 0).numpy(), colors)), strict=True):
         save_image(Image.fromarray(picture), path)

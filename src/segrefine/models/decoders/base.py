@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Decoder(nn.Module):
     """Feature maps keyed by stride to class scores; knows no encoder.
 
-    A decoder is built as `Decoder(channels, centres, num_classes, options)` from what an encoder publishes (see
+    A decoder is built as `Decoder(channels, centers, num_classes, options)` from what an encoder publishes (see
     `segrefine.models.encoders`). A subclass sets `to_pixels`, defines `forward`, and lists its options.
 
     Attributes:

@@ -29,7 +29,7 @@ class DeepLabLargeFOVDecoder(Decoder):
     """
 
     def __init__(
-        self, channels: Mapping[int, int], centres: Mapping[int, float], num_classes: int, options: Decoder.Options
+        self, channels: Mapping[int, int], centers: Mapping[int, float], num_classes: int, options: Decoder.Options
     ) -> None:
         super().__init__(num_classes, options)
         self.pool = nn.AvgPool2d(3, stride=1, padding=1)
@@ -40,7 +40,7 @@ class DeepLabLargeFOVDecoder(Decoder):
         self.classifier = nn.Conv2d(WIDTH, num_classes, 1)
         nn.init.normal_(self.classifier.weight, std=0.01)  # release
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
-        self.to_pixels = Interpolate(8, centres[8])
+        self.to_pixels = Interpolate(8, centers[8])
 
     @classmethod
     def needs(cls, options: Decoder.Options) -> tuple[str, ...]:

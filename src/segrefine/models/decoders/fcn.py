@@ -51,7 +51,7 @@ class FCNDecoder(Decoder):
         geometry: Literal["same", "caffe"]
 
     def __init__(
-        self, channels: Mapping[int, int], centres: Mapping[int, float], num_classes: int, options: Options
+        self, channels: Mapping[int, int], centers: Mapping[int, float], num_classes: int, options: Options
     ) -> None:
         super().__init__(num_classes, options)
         self.geometry = options.geometry
@@ -67,24 +67,24 @@ class FCNDecoder(Decoder):
         for layer in self.score.values():
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
-        self._add_upsampling(centres, options.upsample, options.geometry == "caffe")
+        self._add_upsampling(centers, options.upsample, options.geometry == "caffe")
 
     @classmethod
     def needs(cls, options: Options) -> tuple[str, ...]:
         """VGG's fc6 and fc7 and, for the release's geometry, its padding."""
         return ("classifier", "caffe") if options.geometry == "caffe" else ("classifier",)
 
-    def _add_upsampling(self, centres: Mapping[int, float], kind: str, caffe: bool) -> None:
+    def _add_upsampling(self, centers: Mapping[int, float], kind: str, caffe: bool) -> None:
         """Add the layers that bring each sum of scores to the next finer grid, and the last to the pixels."""
         self.upsample = nn.ModuleDict()
         self.crops: dict[int, int] = {}  # by stride: at which cell of its scores the sum begins
-        centre = centres[self.strides[0]]  # where cell 0 of the sum looks
+        center = centers[self.strides[0]]  # where cell 0 of the sum looks
         for coarse, fine in pairwise(self.strides):
-            layer = create_upsampling(kind, self.num_classes, coarse // fine, (centre - centres[fine]) / fine, caffe)
+            layer = create_upsampling(kind, self.num_classes, coarse // fine, (center - centers[fine]) / fine, caffe)
             self.upsample[str(coarse)] = layer
             self.crops[fine] = -layer.offset if isinstance(layer, CaffeUpsampling) else 0
-            centre = centres[fine] + self.crops[fine] * fine
-        self.to_pixels = create_upsampling(kind, self.num_classes, self.strides[-1], centre, caffe)
+            center = centers[fine] + self.crops[fine] * fine
+        self.to_pixels = create_upsampling(kind, self.num_classes, self.strides[-1], center, caffe)
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) at the finest skip."""
@@ -122,11 +122,11 @@ class DilatedFCNDecoder(Decoder):
         upsample: Literal["resize", "interpolate"]
 
     def __init__(
-        self, channels: Mapping[int, int], centres: Mapping[int, float], num_classes: int, options: Options
+        self, channels: Mapping[int, int], centers: Mapping[int, float], num_classes: int, options: Options
     ) -> None:
         super().__init__(num_classes, options)
         self.head = FCNHead(channels[8], num_classes)
-        self.to_pixels = Resize() if options.upsample == "resize" else Interpolate(8, centres[8])
+        self.to_pixels = Resize() if options.upsample == "resize" else Interpolate(8, centers[8])
 
     @classmethod
     def needs(cls, options: Options) -> tuple[str, ...]:

@@ -181,7 +181,7 @@ class RefineNetDecoder(Decoder):
     Options = RefineNetOptions  # type: ignore[assignment]
 
     def __init__(
-        self, channels: Mapping[Any, int], centres: Mapping[Any, float], num_classes: int, options: RefineNetOptions
+        self, channels: Mapping[Any, int], centers: Mapping[Any, float], num_classes: int, options: RefineNetOptions
     ) -> None:
         super().__init__(num_classes, options)
         strides = [stride for block in options.cascade for stride in block]
@@ -211,7 +211,7 @@ class RefineNetDecoder(Decoder):
         nn.init.normal_(self.classifier.weight, std=0.01)  # port and release
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
         finest = min(strides)
-        self.to_pixels = Interpolate(finest, centres[taken[finest][0]])
+        self.to_pixels = Interpolate(finest, centers[taken[finest][0]])
 
     def relus(self) -> dict[str, nn.Module]:
         """Return those before the pooling, in the context module, and in residual units without identity path."""

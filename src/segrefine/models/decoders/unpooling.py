@@ -67,7 +67,7 @@ class SegNetDecoder(UnpoolingDecoder):
     def __init__(
         self,
         channels: Mapping[int, int],
-        centres: Mapping[int, float],
+        centers: Mapping[int, float],
         num_classes: int,
         options: Decoder.Options,
         depths: Mapping[int, int],
@@ -103,7 +103,7 @@ class DeconvNetDecoder(UnpoolingDecoder):
     def __init__(
         self,
         channels: Mapping[int, int],
-        centres: Mapping[int, float],
+        centers: Mapping[int, float],
         num_classes: int,
         options: Options,
         depths: Mapping[int, int],

@@ -2,18 +2,18 @@
 
 Every encoder is an `Encoder`, a `torch.nn.Module` with
 
-- `forward(images)`: (B, 3, H, W) float, normalised RGB -> `{stride: (B, C, h, w)}`, the strides 4, 8, 16 and 32 unless
+- `forward(images)`: (B, 3, H, W) float, normalized RGB -> `{stride: (B, C, h, w)}`, the strides 4, 8, 16 and 32 unless
   it stays at stride 8; the map at a stride is the deepest one at that stride;
 - `channels`: `{stride: C}`, by the same keys;
-- `centres`: `{stride: pixel}`, where in the input the centre of cell 0 lies, on both axes: cell j of the map at
-  stride s looks at pixel `s * j + centre`. Upsampling uses it, so that scores land on the pixels they were computed
+- `centers`: `{stride: pixel}`, where in the input the center of cell 0 lies, on both axes: cell j of the map at
+  stride s looks at pixel `s * j + center`. Upsampling uses it, so that scores land on the pixels they were computed
   from;
 - `stages`: its layers in five lists, fine to coarse, for freezing the first of them;
 - `depths`: `{stride: convolutions before the pool that leads there}`, where the indices of the pools were asked for,
   else empty. `forward` then gives the map at stride 2 too, and under `("pool", stride)` what undoes a pool: the indices
   (B, C, h, w) int64 of its values, as `nn.MaxPool2d` returns them, and the (height, width) of the map before it;
 - `scale`: the factor by which the encoder resizes its input first, for that of several scales the largest. Cells,
-  strides and centres are those of the resized input.
+  strides and centers are those of the resized input.
 
 Encoders know nothing of decoders.
 """

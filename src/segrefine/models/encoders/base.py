@@ -34,7 +34,7 @@ class Encoder(nn.Module, ABC):
     """Images (B, 3, H, W) to maps keyed by stride, or by (stride, scale) from an encoder of several scales."""
 
     channels: dict[Any, int]
-    centres: dict[Any, float]
+    centers: dict[Any, float]
     depths: Mapping[int, int] = {}
     scale: float = 1.0
     mean: Sequence[float] = MEAN

@@ -27,8 +27,8 @@ class MultiScaleEncoder(Encoder):
         self.channels = {
             (stride, scale): count for scale, encoder in pairs for stride, count in encoder.channels.items()
         }
-        self.centres = {
-            (stride, scale): centre for scale, encoder in pairs for stride, centre in encoder.centres.items()
+        self.centers = {
+            (stride, scale): center for scale, encoder in pairs for stride, center in encoder.centers.items()
         }
 
     @property

@@ -32,7 +32,7 @@ class ResNetEncoder(Encoder):
         # Where dilation leaves stages at one stride, the last of them counts.
         self.channels = dict(zip(self.strides, widths, strict=True))
         # Every stride of a ResNet is an odd kernel with symmetric padding: cell j looks at pixel stride * j exactly.
-        self.centres = dict.fromkeys(self.channels, 0.0)
+        self.centers = dict.fromkeys(self.channels, 0.0)
 
     @property
     def stages(self) -> list[list[nn.Module]]:

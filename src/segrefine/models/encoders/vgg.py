@@ -56,7 +56,7 @@ class VGGEncoder(Encoder):
         if caffe:
             if not classifier_channels:
                 raise UserError("model.geometry=caffe pads for fc6: backbone.classifier_channels must be 1 or more.")
-            # The colour of the padding; in float32, as weights have it.
+            # The color of the padding; in float32, as weights have it.
             self.mean = (np.array(CAFFE_MEAN, np.float32) / np.float32(255)).tolist()
             self.features[0].padding = (100, 100)
             for layer in self.features:
@@ -65,7 +65,7 @@ class VGGEncoder(Encoder):
         self.classifier: nn.Module = nn.Identity()
         if classifier_channels:
             self._add_classifier(classifier_channels, padded=not caffe)
-        self.centres = self._find_centres()
+        self.centers = self._find_centers()
 
     def _widen_view(self) -> None:
         """Give the features DeepLab-LargeFOV's pools, and dilation in place of the strides that these lose."""
@@ -104,19 +104,19 @@ class VGGEncoder(Encoder):
                 channels[stride] = width
         return {stride: count for stride, count in channels.items() if stride >= 4 or self.depths}
 
-    def _find_centres(self) -> dict[int, float]:
+    def _find_centers(self) -> dict[int, float]:
         """Where cell 0 of each map looks, from the layers' geometry: a layer with kernel k, dilation d, stride s and
         padding p puts its cell j on position s * j + d * (k - 1) / 2 - p of its input (Caffe's coord_map.py).
         """
-        stride, centre, centres = 1, 0.0, {}
+        stride, center, centers = 1, 0.0, {}
         for layer in (*self.features, *self.classifier.modules()):
             if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
                 geometry = layer.kernel_size, layer.dilation, layer.stride, layer.padding
                 kernel, dilation, step, padding = (_side(value) for value in geometry)
-                centre += stride * (dilation * (kernel - 1) / 2 - padding)
+                center += stride * (dilation * (kernel - 1) / 2 - padding)
                 stride *= step
-                centres[stride] = centre
-        return {stride: centres[stride] for stride in self.channels}
+                centers[stride] = center
+        return {stride: centers[stride] for stride in self.channels}
 
     @property
     def stages(self) -> list[list[nn.Module]]:
