@@ -200,7 +200,7 @@ def refusal(*arguments: Any, **options: Any) -> str:
     [
         ("fcn8", "vgg16", {}, "There is no model 'fcn8'. Did you mean 'fcn8s'"),
         ("refine-net", "vgg16", {}, "Did you mean 'refinenet'"),
-        ("unet", "vgg16", {}, "There is no model 'unet'. Known: fcn16s, fcn32s, "),
+        ("swin", "vgg16", {}, "There is no model 'swin'. Known: "),
         ("", "vgg16", {}, "There is no model ''. Known: "),
         ("../backbone/vgg16", "vgg16", {}, "There is no model '../backbone/vgg16'."),
         ("fcn8s", "resnet5O", {}, "There is no backbone 'resnet5O'. Did you mean 'resnet50'"),

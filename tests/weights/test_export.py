@@ -105,6 +105,7 @@ def test_a_file_of_onnx_gives_the_networks_outputs(onnx: Any, tmp_path: Path, ca
     check(net, onnx(output), [(3, 64, 117), (1, 131, 65), (2, 64, 64)])
 
 
+@pytest.mark.slow
 def test_a_network_of_two_scales_is_exported_for_any_size(
     onnx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
