@@ -41,7 +41,7 @@ def composed(command: str, words: list[str]) -> Any:
         return OmegaConf.to_container(compose(command, overrides=words), resolve=True)
 
 
-@pytest.mark.parametrize("tiny", [False, True])
+@pytest.mark.parametrize("tiny", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_18_runs_compose_and_build_and_differ_in_the_network_alone(tmp_path: Path, tiny: bool) -> None:
     session, _ = gpu_session.parse([str(tmp_path / "work"), str(tmp_path / "out"), "lr=0.002", "epochs=7"], tiny)
     everything = gpu_session.runs(session)
@@ -67,7 +67,7 @@ def test_the_18_runs_compose_and_build_and_differ_in_the_network_alone(tmp_path:
     assert len(shared) == 1
 
 
-@pytest.mark.parametrize("tiny", [False, True])
+@pytest.mark.parametrize("tiny", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_timing_composes_and_builds(tmp_path: Path, tiny: bool) -> None:
     found = gpu_session.timings(tiny)
     assert len({tuple(timing.key.values()) for timing in found}) == len(found)

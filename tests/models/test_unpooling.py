@@ -190,6 +190,7 @@ def test_frozen_stages_keep_their_weights_and_the_rest_learns() -> None:
     assert {name for name, _ in net.decoder.named_parameters(prefix="decoder")} <= trained
 
 
+@pytest.mark.slow
 def test_it_is_exported_for_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One convolution a stage: the time of tracing grows with each layer."""
     pytest.importorskip("onnxruntime")
