@@ -32,6 +32,8 @@ class TestTimeAugmentation:
     Raises UserError for options that make no sense.
     """
 
+    __test__ = False  # pytest takes a class of this name for tests
+
     def __init__(
         self,
         net: Callable[[Tensor], Tensor],
