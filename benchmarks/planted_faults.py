@@ -205,13 +205,13 @@ A class path in a config is imported | core/registry.py | core/test_registry.py
 SIGTERM ends a run like Ctrl-C | core/signals.py | core/test_signals.py
 - 130 if number == signal.SIGINT else REQUEUE
 + 130 if number in (signal.SIGINT, signal.SIGTERM) else REQUEUE
-Intervals hold for each pair by itself | compare/statistics.py | compare/test_statistics.py
+Intervals hold for each pair by itself | compare/contrast.py | compare/test_statistics.py
 - largest = np.fmax(largest, np.abs(contrast.replicates()))
 + largest = np.abs(contrast.replicates())
 Every run gets resamples of its own | compare/statistics.py | compare/test_statistics.py
 - scores(runs, metric, self._weights)
 + scores(runs, metric, self.blocks.draw(self.settings.resamples, np.random.default_rng()))
-What seeds make of single images counts twice | compare/statistics.py | compare/test_statistics.py
+What seeds make of single images counts twice | compare/contrast.py | compare/test_statistics.py
 - self._between(self.sample.deviations)) - shared)
 + self._between(self.sample.deviations)))
 Variances are not moderated | compare/moderation.py | compare/test_moderation.py
@@ -229,7 +229,7 @@ A name says what only half of the variants share | compare/names.py | compare/te
 Variants told apart share a letter | compare/ranking.py | compare/test_ranking.py
 - if not any(group < larger for larger in unique)]
 + if not any(group > larger for larger in unique)]
-More seeds leave the error as it is | compare/statistics.py | compare/test_plan.py
+More seeds leave the error as it is | compare/contrast.py | compare/test_plan.py
 - return np.array([self.planned or len(scores) for scores in self.by_seed])
 + return np.array([len(scores) for scores in self.by_seed])
 The worst tenth is the best | compare/scores.py | compare/test_statistics.py

@@ -10,10 +10,11 @@ import pytest
 from fake_runs import draw_counts, fake_variants, write_run
 from scipy import stats
 
+from segrefine.compare.contrast import Contrast, Sample
 from segrefine.compare.difference import Difference
 from segrefine.compare.resampling import Blocks
 from segrefine.compare.scores import check_metric, image_scores, images_with, score, scores, worst_mean
-from segrefine.compare.statistics import Bootstrap, Contrast, Question, Sample, Settings
+from segrefine.compare.statistics import Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant
 from segrefine.core.errors import UserError
 from segrefine.metrics.segmentation import IMAGE_COUNTS

@@ -136,12 +136,12 @@ def _shorten(names: list[list[str]]) -> list[str]:
 def _describe(usual: Settings, options: Sequence[Mapping[str, Any]]) -> str:
     backbones = {own["backbone.name"] for own in options}
     words = [str(backbones.pop())] if len(backbones) == 1 else []
+    several = len({own["model.name"] for own in options}) > 1
     for (option, scope), value in sorted(usual.items()):
         if option == "backbone.name":
             words.insert(0, value)
         else:
-            models = {own["model.name"] for own in options}
-            of = f" ({scope})" if option.startswith("model.") and len(models) > 1 else ""
+            of = f" ({scope})" if option.startswith("model.") and several else ""
             words.append(f"{_last(option)}={value}{of}")
     return ", ".join(words)
 

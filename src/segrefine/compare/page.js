@@ -76,14 +76,16 @@ const TURNED = { better: "worse", worse: "better" };
 const WORDS_FOR = { better: "better", worse: "worse", equal: "practically equal", undecided: "undecided" };
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
 
+const asked = new Map((differences?.pairs ?? []).map((pair) => [`${pair.one} ${pair.other}`, pair]));
+
 /** The difference of one variant above another, or undefined if it was not asked for. */
 function differenceOf(one, other) {
-  const straight = differences.pairs.find((pair) => pair.one === one && pair.other === other);
+  const straight = asked.get(`${one} ${other}`);
   if (straight) return straight;
-  const pair = differences.pairs.find((each) => each.one === other && each.other === one);
+  const pair = asked.get(`${other} ${one}`);
   if (!pair) return undefined;
   const [estimate, low, high] = pair.points.map((value) => -value);
-  return { ...pair, one, other, points: [estimate, high, low], above: 1 - pair.above, outcome: TURNED[pair.outcome] ?? pair.outcome, turned: true };
+  return { ...pair, one, other, points: [estimate, high, low], above: 1 - pair.above, outcome: TURNED[pair.outcome] ?? pair.outcome };
 }
 
 const inWords = ({ points }) => `${signed(points[0])} points (${signed(points[1])} to ${signed(points[2])})`;

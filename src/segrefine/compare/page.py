@@ -93,7 +93,6 @@ def _rank_rows(ranking: Sequence[Ranked]) -> list[dict[str, Any]]:
             "score": "absent" if np.isnan(one.score) else f"{one.score:.3f}",
             "interval": "" if np.isnan(one.low) else f"{one.low:.3f} to {one.high:.3f}",
             "letters": one.letters,
-            "seeds": len(one.variant.runs),
             "flops": f"{one.variant.summary.flops / 1e9:.2f}",
             "params": f"{one.variant.summary.params / 1e6:.1f}",
             "bar": None if np.isnan(place).any() else [round(float(each), 2) for each in place],
@@ -112,7 +111,6 @@ def _describe_differences(page: Page) -> dict[str, Any] | None:
             "points": [round(100 * value, 2) for value in (entry.estimate, entry.low, entry.high)],
             "above": round(entry.above, 2),
             "outcome": entry.outcome,
-            "verdict": printable(entry.verdict),
         }
         for entry in page.differences
         if np.isfinite([entry.estimate, entry.low, entry.high]).all()

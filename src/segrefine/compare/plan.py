@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtri
 
+from segrefine.compare.contrast import find_critical, find_largest
 from segrefine.compare.difference import Difference
-from segrefine.compare.statistics import Bootstrap, Question, find_critical, find_largest
+from segrefine.compare.statistics import Bootstrap, Question
 
 POWER = 0.8
 SEEDS = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
@@ -68,9 +69,10 @@ class Planner:
         """Return the differences, the undecided ones with the number of seeds that would probably decide them."""
         answers = list(found)
         open_ones = [at for at, place in enumerate(self.places) if found[place].can_be_planned]
+        decided = {seeds: self.decides(found, seeds) for seeds in SEEDS} if open_ones else {}
         for at in open_ones:
             entry = found[self.places[at]]
-            more = [seeds for seeds in SEEDS if seeds > max(entry.seeds) and self.decides(found, seeds)[at]]
+            more = [seeds for seeds in SEEDS if seeds > max(entry.seeds) and decided[seeds][at]]
             answers[self.places[at]] = replace(entry, needed=more[0] if more else 0)
         return answers
 

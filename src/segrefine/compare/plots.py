@@ -55,9 +55,7 @@ def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Boots
             fill = color if index in front else "white"
             axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, label=_label(variant.label), **style)
         axis.set(xlabel=name, ylabel=metric, xscale="log")
-        axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)
-        axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_locator(NullLocator())
+        _mark_costs(axis, points)
     _legend(figure, axes[0], "filled: on the Pareto front")
     return figure
 
@@ -74,10 +72,15 @@ def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootst
         axis.errorbar(x, y, bar, fmt="o", markersize=6, capsize=2, color=COLORS[0], ecolor="#9dbfd6")
         axis.annotate(str(place), (x, y), (5, 4), textcoords="offset points", fontsize="small")
     axis.set(xlabel="multiply-adds for an image (G)", ylabel=metric, xscale="log")
+    _mark_costs(axis, points)
+    return figure
+
+
+def _mark_costs(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Give the logarithmic axis of costs ticks at the points' own values."""
     axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_locator(NullLocator())
-    return figure
 
 
 def _apart(values: Sequence[float]) -> list[float]:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from segrefine.compare import tables
 from segrefine.compare.claims import write_claims
+from segrefine.compare.contrast import ONE_SEED
 from segrefine.compare.difference import Difference
 from segrefine.compare.names import name_runs
 from segrefine.compare.page import Page, write_page
@@ -19,7 +20,7 @@ from segrefine.compare.plan import Plan, Planner
 from segrefine.compare.plots import accuracy_and_flops, as_svg, difference_bars, draw_all, save_figure
 from segrefine.compare.ranking import answer, rank_variants
 from segrefine.compare.scores import CLASS, check_metric
-from segrefine.compare.statistics import ONE_SEED, Bootstrap, Question, Settings
+from segrefine.compare.statistics import Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant, find_variant, group
 from segrefine.core.errors import UserError
 from segrefine.io.atomic import write_text
@@ -237,8 +238,7 @@ def _explain_images(bootstrap: Bootstrap) -> list[str]:
         return []
     return [
         f"The images are frames of sequences ({len(blocks.sequences)}), and neighbors say much the same (correlation "
-        f"{blocks.correlation:.2f}). They are resampled in blocks of {blocks.length}; {blocks.count} of them are worth "
-        f"about {blocks.effective:.0f} independent ones. Nothing is said of other sequences."
+        f"{blocks.correlation:.2f}). They are resampled in blocks of {blocks.length}."
     ]
 
 
