@@ -139,7 +139,7 @@ def test_an_id_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 class Logged:
     """A W&B run that keeps what it is given."""
 
-    url, dir = "https://example.org/run", "x/files"
+    url, dir, offline = "https://example.org/run", "x/files", False
 
     def __init__(self) -> None:
         self.content: dict[str, Any] = {}

@@ -105,7 +105,7 @@ def log_report(folder: Path, tables: Mapping[str, Any], project: str) -> None:
         with wandb.init(job_type="comparison", settings=settings, **place) as run:
             run.log({f"tables/{title}": wandb.Table(dataframe=table) for title, table in tables.items()})
             run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))})
-        log.info(f"W&B: {run.url}" if run.url else f"W&B is offline. To upload: wandb sync {Path(run.dir).parent}")
+        log.info(f"W&B is offline. To upload: wandb sync {Path(run.dir).parent}" if run.offline else f"W&B: {run.url}")
     except Exception as error:  # whatever the service or its client does, the report is written
         log.warning(f"W&B did not take the report ({type(error).__name__}: {' '.join(str(error).split())}).")
 
