@@ -21,7 +21,7 @@ from segrefine.compare.plan import Planner
 from segrefine.compare.scores import score, scores
 from segrefine.compare.statistics import Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant
-from segrefine.metrics.segmentation import COUNTS
+from segrefine.metrics.scores import COUNTS
 from segrefine.runs.folder import RunFolder
 from segrefine.runs.read import Run
 from segrefine.runs.summary import Summary

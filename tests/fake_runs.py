@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from segrefine.compare.contrast import Sample
+from segrefine.compare.resampling import Blocks
 from segrefine.compare.variants import Variant, group
 from segrefine.core.config import read_group
-from segrefine.metrics.segmentation import IMAGE_COUNTS
+from segrefine.metrics.scores import IMAGE_COUNTS
 from segrefine.runs.per_image import write_per_image
 from segrefine.runs.read import read_run
 
@@ -62,3 +64,9 @@ def fake_variants(folder: Path, rights: dict[str, float], seeds: int = 3, images
         for seed in range(seeds)
     ]
     return group([read_run(path) for path in folders])
+
+
+def still_images(by_seed: np.ndarray, resamples: int = 40_000) -> Sample:
+    """Scores of seeds (V, S) of images that vary in nothing."""
+    resampled = np.repeat(by_seed[:, :, None], resamples, axis=2)
+    return Sample(tuple(by_seed), tuple(resampled), Blocks(tuple(np.arange(100)[:, None])), (0, 0))

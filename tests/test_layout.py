@@ -61,3 +61,10 @@ def test_the_command_line_imports_nothing_heavy(command: str) -> None:
     program = f"import sys, segrefine.cli.{command}; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_finished_runs_are_compared_without_pytorch() -> None:
+    """It takes half of a small comparison's time to import."""
+    program = "import sys, segrefine.compare.report; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

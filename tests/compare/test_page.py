@@ -17,10 +17,11 @@ import pytest
 from builders import make
 from PIL import Image
 
-from segrefine.compare import pictures as pictures_module
+from segrefine.compare import differing
 from segrefine.compare.difference import Difference
+from segrefine.compare.differing import measure, rank
 from segrefine.compare.page import MOST_ROWS, Page, write_page
-from segrefine.compare.pictures import MAPS, Picture, Pictures, Shares, choose_pictures, measure, rank
+from segrefine.compare.pictures import MAPS, Picture, Pictures, Shares, choose_pictures
 from segrefine.compare.ranking import Ranked
 from segrefine.compare.tables import new_table
 from segrefine.compare.variants import Variant
@@ -115,7 +116,7 @@ def test_pictures_are_those_that_differ_most(variants: list[Variant], scenes: Sh
 def test_large_pictures_are_reduced_but_their_shares_are_not(
     variants: list[Variant], scenes: ShapesDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures_module, "MAX_SIDE", 32)
+    monkeypatch.setattr(differing, "MAX_SIDE", 32)
     pictures, _ = choose_pictures(variants)
     assert pictures is not None
     assert len(pictures.items) == COUNT

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from arch.bootstrap import optimal_block_length
 from fake_runs import draw_counts, write_run
 
 from segrefine.compare.resampling import Blocks, block_length, choose_blocks, neighbor_correlation
@@ -85,6 +86,22 @@ def test_the_length_is_that_of_the_optimum_for_an_autoregression() -> None:
     best = (2 * slope**2 / (4 / 3 * spectrum**2)) ** (1 / 3) * count ** (1 / 3)
     lengths = [block_length(autoregression(count, c, seed), one_sequence(count)) for seed in range(10)]
     assert np.mean(lengths) == pytest.approx(best, rel=0.25)
+
+
+def test_the_length_is_that_of_the_package_arch() -> None:
+    """To rounding for independent images. For others on average: arch takes the first lag that is negligible for the
+    last one that is not, and blocks a little longer."""
+
+    def lengths(count: int, correlation: float, seed: int) -> tuple[float, float]:
+        series = autoregression(count, correlation, seed)
+        theirs = optimal_block_length(series)["circular"].iloc[0]
+        return block_length(series - series.mean(), one_sequence(count)), float(theirs)
+
+    for seed in range(4):
+        ours, theirs = lengths(101, 0.0, seed)
+        assert ours == pytest.approx(max(theirs, 1.0), rel=1e-9)
+    ours, theirs = np.mean([lengths(2_000, 0.85, seed) for seed in range(10)], axis=0)
+    assert ours == pytest.approx(theirs, rel=0.04)
 
 
 def test_neighbors_are_those_of_a_sequence() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_runs import draw_counts, fake_variants, write_run
+from fake_runs import draw_counts, fake_variants, still_images, write_run
 from scipy import stats
+from statsmodels.stats.multicomp import pairwise_tukeyhsd
 
 from segrefine.compare.contrast import Contrast, Sample
 from segrefine.compare.difference import Difference
@@ -17,7 +18,7 @@ from segrefine.compare.scores import check_metric, image_scores, images_with, sc
 from segrefine.compare.statistics import Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant
 from segrefine.core.errors import UserError
-from segrefine.metrics.segmentation import IMAGE_COUNTS
+from segrefine.metrics.scores import IMAGE_COUNTS
 from segrefine.runs.read import read_run
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -301,12 +302,6 @@ def test_what_seeds_make_of_single_images_counts_once() -> None:
     assert np.median(np.abs(replicates)) == pytest.approx(0.6745 * contrast.error, rel=0.1)
 
 
-def still_images(by_seed: np.ndarray, resamples: int = 40_000) -> Sample:
-    """Scores of seeds (V, S) of images that vary in nothing."""
-    resampled = np.repeat(by_seed[:, :, None], resamples, axis=2)
-    return Sample(tuple(by_seed), tuple(resampled), Blocks(tuple(np.arange(100)[:, None])), (0, 0))
-
-
 def critical(sample: Sample, pairs: list[tuple[int, int]]) -> float:
     contrasts = [Contrast(sample, pair, None) for pair in pairs]
     largest = np.sort(np.max([np.abs(each.replicates()) for each in contrasts], axis=0))
@@ -329,6 +324,16 @@ def test_families_have_the_critical_values_of_the_tables() -> None:
     half = (found.confidence_interval(0.95).high - found.confidence_interval(0.95).low)[0] / 2
     error = (2 * by_seed[0].var(ddof=1) / 30) ** 0.5
     assert critical(sample, pairs[:8]) == pytest.approx(half / error, rel=0.02)
+
+
+def test_intervals_of_all_pairs_are_tukeys_as_statsmodels_gives_them() -> None:
+    """Six variants of thirty seeds that scatter by chance, and images that vary in nothing."""
+    by_seed = np.random.default_rng(2).normal(np.arange(6)[:, None] / 4, 1, (6, 30))
+    found = pairwise_tukeyhsd(by_seed.ravel(), np.repeat(np.arange(6), 30))
+    contrasts = [Contrast(still_images(by_seed), (other, one), None) for one, other in combinations(range(6), 2)]
+    largest = np.sort(np.max([np.abs(each.replicates()) for each in contrasts], axis=0))
+    intervals = [each.interval(largest)[:2] for each in contrasts]
+    np.testing.assert_allclose(intervals, found.confint, atol=0.05)
 
 
 def test_two_seeds_that_scatter_alike_count_as_their_pooled_variance() -> None:

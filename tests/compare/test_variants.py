@@ -10,7 +10,7 @@ from fake_runs import CLASSES, draw_counts, write_run
 
 from segrefine.compare.variants import find_variant, group
 from segrefine.core.errors import UserError
-from segrefine.metrics.segmentation import IMAGE_COUNTS
+from segrefine.metrics.scores import IMAGE_COUNTS
 from segrefine.runs.per_image import read_per_image, write_per_image
 from segrefine.runs.read import find_runs, read_run
 

@@ -22,7 +22,7 @@ from segrefine.data.sets.shapes import ShapesDataModule
 from segrefine.data.shapes.scenes import CLASSES
 from segrefine.engine.evaluate import evaluate
 from segrefine.io.tensors import fingerprint
-from segrefine.metrics.segmentation import IMAGE_COUNTS
+from segrefine.metrics.scores import IMAGE_COUNTS
 from segrefine.models.build import create_model
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.per_image import write_per_image

@@ -27,7 +27,7 @@ from segrefine.engine.module import SegmentationModule
 from segrefine.engine.recipe import Recipe
 from segrefine.engine.train import train
 from segrefine.io.tensors import fingerprint
-from segrefine.metrics.segmentation import IMAGE_COUNTS
+from segrefine.metrics.scores import IMAGE_COUNTS
 from segrefine.models.build import create_model
 from segrefine.models.logits import Logits
 from segrefine.runs.folder import RunFolder

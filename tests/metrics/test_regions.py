@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from segrefine.core.labels import VOID
-from segrefine.metrics.regions import REGIONS, SIZES, TRIMAP_WIDTHS, count_regions, size_counts
-from segrefine.metrics.segmentation import COUNTS, IMAGE_COUNTS, mark_void
+from segrefine.metrics.regions import count_regions, size_counts
+from segrefine.metrics.scores import COUNTS, IMAGE_COUNTS, REGIONS, SIZES, TRIMAP_WIDTHS
+from segrefine.metrics.segmentation import mark_void
 
 
 def drawn(*rows: str) -> np.ndarray:

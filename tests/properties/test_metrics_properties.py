@@ -10,7 +10,8 @@ from strategies import examples, random_labels, seeds, sizes, void_shares
 
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID
-from segrefine.metrics.segmentation import SegmentationMetrics, image_counts, scores_from_counts
+from segrefine.metrics.scores import scores_from_counts
+from segrefine.metrics.segmentation import SegmentationMetrics, image_counts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -166,7 +167,7 @@ def test_names_of_classes_turns_of_the_image_and_what_is_said_of_void_change_not
     renamed = np.append(rng.permutation(classes), [VOID] * (256 - classes)).astype(np.uint8)
     others = image_counts(torch.from_numpy(renamed[predictions]), torch.from_numpy(renamed[labels]), classes)
     assert torch.equal(others[:, :, renamed[:classes].astype(int)], counts)
-    before, after = scores_from_counts(counts[0]), scores_from_counts(others[0])
+    before, after = (scores_from_counts(each[0].numpy()) for each in (counts, others))
     assert after["mIoU"].item() == pytest.approx(before["mIoU"].item(), nan_ok=True)
 
 

@@ -3,20 +3,14 @@
 V variants, H W size, K classes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, islice
+from itertools import islice
 
 import numpy as np
-from PIL import Image
 
 from segrefine.compare.variants import Variant
-from segrefine.core.errors import BadFileError, UserError, listing
-from segrefine.core.labels import VOID
-from segrefine.data.build import build_datamodule
-from segrefine.data.datamodule import SegmentationDataModule
-from segrefine.io.images import read_label
+from segrefine.core.errors import UserError, listing
 from segrefine.runs.folder import RunFolder
 from segrefine.runs.read import Run
 
@@ -78,8 +72,10 @@ def choose_pictures(variants: Sequence[Variant], limit: int = LIMIT) -> tuple[Pi
         )
     if len(runs) < 2:
         return None, [*remarks, "There are no pictures: they need the predictions of two models or more."]
+    from segrefine.compare.differing import Source  # loads PyTorch
+
     try:
-        source = _Source(list(runs.values()))
+        source = Source(list(runs.values()))
     except (UserError, OSError) as error:
         return None, [*remarks, f"There are no pictures, since the data cannot be read: {error}"]
     items = list(islice(source.most_different(), min(limit, max(MAPS // len(runs), 4))))
@@ -99,106 +95,3 @@ def _predicting_run(variant: Variant) -> Run | None:
         if any(run.folder.labels(name).is_file() for name in run.images):
             return run
     return None
-
-
-class _Source:
-    """The runs' data and predictions. `faults` gathers, by image, why one cannot be used."""
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self.runs = runs
-        self.datamodule = _create_datamodule(runs[0])
-        self.dataset = self.datamodule.dataset(runs[0].summary.split)
-        self.indices = {name: index for index, name in enumerate(self.dataset.ids)}
-        self.faults: dict[str, BadFileError] = {}
-
-    def most_different(self) -> Iterator[Picture]:
-        """Every image that can be used, in the order of `rank`."""
-        names = self.runs[0].images
-        with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-            found = zip(names, pool.map(self.shares, names), strict=True)
-            shares = {name: share for name, share in found if share is not None}
-        for name in rank(shares):
-            try:
-                image, truth = self.dataset.read(self.indices[name])
-                pixels, predictions = image.permute(1, 2, 0).numpy(), self.predictions(name, tuple(truth.shape))
-            except BadFileError as fault:
-                self.faults[name] = fault
-            else:
-                yield _reduced(Picture(name, pixels, truth.numpy(), predictions, shares[name]))
-
-    def shares(self, name: str) -> Shares | None:
-        try:
-            truth = self.truth(name)
-            return measure(truth, self.predictions(name, truth.shape))
-        except BadFileError as fault:
-            self.faults[name] = fault
-            return None
-
-    def truth(self, name: str) -> np.ndarray:
-        """(H, W) uint8."""
-        if name not in self.indices:
-            raise BadFileError(f"the data no longer has an image {name}.")
-        return self.dataset.read_label(self.indices[name]).numpy()
-
-    def predictions(self, name: str, size: tuple[int, ...]) -> np.ndarray:
-        """(V, H, W) uint8; BadFileError if one is missing, or not of this size."""
-        maps = []
-        for run in self.runs:
-            path = run.folder.labels(name)
-            labels = read_label(path)
-            if labels.shape != size:
-                raise BadFileError(f"{path} is {labels.shape} (height, width), but the image's label is {size}.")
-            maps.append(labels.astype(np.uint8))
-        return np.stack(maps)
-
-
-def _create_datamodule(run: Run) -> SegmentationDataModule:
-    config = dict(run.config.get("datamodule") or {})
-    # A page is no reason to fetch gigabytes, or to fill a cache.
-    return build_datamodule(
-        config | {option: value for option, value in {"download": False, "cache": None}.items() if option in config}
-    )
-
-
-def measure(truth: np.ndarray, predictions: np.ndarray) -> Shares:
-    """The shares of one image by its truth (H, W) and predictions (V, H, W); 0 where all is void."""
-    counted = truth != VOID
-    maps, pixels = predictions[:, counted], max(int(counted.sum()), 1)
-    differing = np.zeros((len(maps), len(maps)))
-    for one, other in combinations(range(len(maps)), 2):
-        differing[one, other] = differing[other, one] = np.count_nonzero(maps[one] != maps[other]) / pixels
-    return Shares(differing, np.count_nonzero(maps != truth[counted], axis=1) / pixels)
-
-
-def rank(shares: Mapping[str, Shares]) -> list[str]:
-    """Images in the order in which they are worth showing: first that in which each pair of variants differs most, then
-    the next of each pair, and so on; within such a round, the most different first."""
-    if not shares:
-        return []
-    names, differing = list(shares), np.stack([share.differing for share in shares.values()])
-    pairs = combinations(range(differing.shape[1]), 2)
-    columns = np.stack([differing[:, one, other] for one, other in pairs], axis=1)  # (images, pairs)
-    orders = np.argsort(-columns, axis=0, kind="stable")
-    ranked: dict[str, None] = {}
-    for order in orders:
-        values = columns[order, np.arange(columns.shape[1])]
-        ranked |= dict.fromkeys(names[order[pair]] for pair in np.argsort(-values, kind="stable"))
-    return list(ranked)
-
-
-def _reduced(picture: Picture) -> Picture:
-    """With no side longer than `MAX_SIDE` pixels."""
-    height, width = picture.truth.shape
-    factor = min(1, MAX_SIDE / max(height, width))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-
-    def resize(pixels: np.ndarray, resampling: Image.Resampling) -> np.ndarray:
-        return np.asarray(Image.fromarray(pixels).resize(size, resampling))
-
-    return Picture(
-        picture.id,
-        resize(np.ascontiguousarray(picture.image), Image.Resampling.BOX),
-        resize(picture.truth, Image.Resampling.NEAREST),
-        np.stack([resize(labels, Image.Resampling.NEAREST) for labels in picture.predictions]),
-        picture.shares,
-    )

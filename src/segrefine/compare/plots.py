@@ -18,7 +18,7 @@ from segrefine.compare.scores import CLASS, score
 from segrefine.compare.statistics import Bootstrap
 from segrefine.compare.variants import Variant
 from segrefine.io.atomic import replacing
-from segrefine.metrics.regions import REGIONS, SIZES, TRIMAP_WIDTHS
+from segrefine.metrics.scores import REGIONS, SIZES, TRIMAP_WIDTHS
 
 STAGES = (*(f"encoder_stage{number}" for number in range(1, 6)), "decoder")
 

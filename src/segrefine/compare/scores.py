@@ -6,11 +6,9 @@ N images, C counts, K classes, R resamples of the images.
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from segrefine.core.errors import UserError, did_you_mean
-from segrefine.metrics.regions import REGIONS
-from segrefine.metrics.segmentation import COUNTS, scores_from_counts
+from segrefine.metrics.scores import COUNTS, REGIONS, mean_ratio, scores_from_counts
 from segrefine.runs.read import Run
 
 PLAIN = ("mIoU", "boundary_IoU", "pixel_acc", "mean_acc", "fwIoU")
@@ -70,23 +68,15 @@ def scores(runs: Sequence[Run], metric: str, weights: np.ndarray | None = None) 
 def _ratios(totals: np.ndarray, metric: str) -> np.ndarray:
     """(...) scores of (..., C, K) counts summed over images."""
     if metric in PLAIN and metric not in IOU_COUNTS:
-        return scores_from_counts(torch.from_numpy(totals))[metric].numpy()
+        return scores_from_counts(totals)[metric]
     hits, truth, prediction = np.moveaxis(totals, -2, 0)
-    return _mean_ratio(hits, truth + prediction - hits)
+    return mean_ratio(hits, truth + prediction - hits)
 
 
 def image_scores(run: Run) -> np.ndarray:
     """(N,) mIoU of the classes in each image's label; NaN of an image that is void."""
     hits, truth, prediction = np.moveaxis(run.rows().astype(np.float64), 1, 0)
-    return _mean_ratio(hits, np.where(truth > 0, truth + prediction - hits, 0))
-
-
-def _mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    """Mean of parts / wholes over the last dimension, where the whole is above zero; NaN where none is."""
-    there = wholes > 0
-    ratios = np.divide(parts, wholes, out=np.zeros_like(parts), where=there)
-    with np.errstate(invalid="ignore"):
-        return ratios.sum(-1) / there.sum(-1)
+    return mean_ratio(hits, np.where(truth > 0, truth + prediction - hits, 0))
 
 
 def worst_mean(values: np.ndarray, share: float, weights: np.ndarray | None = None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Counts by where a network is right: near the boundaries of the truth (trimaps), and by the size of its regions.
 
 B images, K classes, H W size. Counts of a region are those of the first three of
-`segrefine.metrics.segmentation.COUNTS`; they add up over images as these do.
+`segrefine.metrics.scores.COUNTS`; they add up over images as these do.
 """
 
 import numpy as np
@@ -12,18 +12,7 @@ from torch import Tensor
 
 from segrefine.core.labels import VOID
 from segrefine.metrics.counting import count_per_image, window_max
-
-TRIMAP_WIDTHS = (1, 2, 4, 8, 16)
-"""Pixels on either side of a boundary of the truth that a trimap takes in; the measure is that of Kohli et al., "Robust
-higher order potentials for enforcing label consistency", IJCV 2009, as DeepLab uses it (Chen et al., PAMI 2018)."""
-
-SIZE_LIMITS = (16, 32, 64)
-"""Where one size of regions ends and the next begins: square roots of areas in pixels. At 32 a region is as large as a
-cell of the coarsest map."""
-
-SIZES = tuple(f"{low}_{high}" for low, high in zip((0, *SIZE_LIMITS), (*map(str, SIZE_LIMITS), "up"), strict=True))
-
-REGIONS = (*(f"trimap_{width}" for width in TRIMAP_WIDTHS), *(f"size_{size}" for size in SIZES))
+from segrefine.metrics.scores import SIZE_LIMITS, SIZES, TRIMAP_WIDTHS
 
 _NEIGHBORS = np.ones((3, 3), bool)  # eight of them: a line one pixel wide stays whole as it turns
 

@@ -1,8 +1,4 @@
-"""Scores over a whole set from integer counts: FCN's four and Boundary IoU. B images, K classes, H W size.
-
-Everything is summed over the set before the first division, never averaged over batches or images. One image gives six
-counts per class (`COUNTS`); these add up, so a set, a resampled set and a single image are scored by the same formulas.
-"""
+"""Counts of predicted label maps against the truth, image by image and over a set. B images, K classes, H W size."""
 
 import math
 from typing import Any
@@ -16,41 +12,12 @@ from torchmetrics.utilities import dim_zero_cat
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID
 from segrefine.metrics.counting import count_per_image, window_max
-from segrefine.metrics.regions import REGIONS, count_regions
-
-COUNTS = ("intersection", "truth", "prediction", "boundary_intersection", "boundary_truth", "boundary_prediction")
-"""The 6 in (.., 6, K): pixels of a class in both maps, in the truth, in the prediction; the same on boundaries."""
-
-IMAGE_COUNTS = (*COUNTS, *(f"{region}_{count}" for region in REGIONS for count in COUNTS[:3]))
-"""What is kept of every image of a scored split: `COUNTS`, and the first three within each of `REGIONS`."""
+from segrefine.metrics.regions import count_regions
+from segrefine.metrics.scores import scores_from_counts
 
 BOUNDARY_WIDTH = 0.02
 """Width of the boundary band as a fraction of the image diagonal: `dilation_ratio` in boundary_utils.py of the release
 (boundary-iou-api) of Cheng et al., "Boundary IoU", CVPR 2021."""
-
-
-def scores_from_counts(counts: Tensor) -> dict[str, Tensor]:
-    """Scores of summed `counts` (.., 6 or more, K): fractions in [0, 1], float64, shape (..); `per_class` IoU (.., K).
-
-    Formulas: Long et al., CVPR 2015, section 5, with n_ii the intersections and t_i the truth; Boundary IoU likewise.
-    A class absent from truth and prediction has IoU NaN and is left out of the means, in `mean_acc` every class absent
-    from the truth is. A score is NaN where nothing is left.
-    """
-    hits, truth, prediction, *boundary = (
-        counts[..., : len(COUNTS), :].cpu().double().unbind(-2)
-    )  # Apple's GPUs have no float64
-    boundary_hits, boundary_truth, boundary_prediction = boundary
-    iou = hits / (truth + prediction - hits)
-    boundary_iou = boundary_hits / (boundary_truth + boundary_prediction - boundary_hits)
-    total = truth.sum(-1)
-    return {
-        "mIoU": iou.nanmean(-1),
-        "pixel_acc": hits.sum(-1) / total,
-        "mean_acc": (hits / truth).nanmean(-1),
-        "fwIoU": (truth * iou).nansum(-1) / total,
-        "boundary_IoU": boundary_iou.nanmean(-1),
-        "per_class": iou,
-    }
 
 
 def image_counts(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -157,13 +124,15 @@ class SegmentationMetrics(Metric):
                 f"(0..{self.num_classes - 1}) nor void ({VOID}): check the data set's classes."
             )
         if not self.keep_images:
-            return _with_arrays(scores_from_counts(torch.cat([region_counts(self.confusion[None])[0], self.boundary])))
+            return _scores(torch.cat([region_counts(self.confusion[None])[0], self.boundary]))
         indices, order = dim_zero_cat(self.indices).sort(stable=True)
         first = torch.ones_like(indices, dtype=torch.bool)
         first[1:] = indices[1:] != indices[:-1]
         rows = dim_zero_cat(self.rows)[order][first]
-        return _with_arrays(scores_from_counts(rows.sum(0)) | {"indices": indices[first], "image_counts": rows})
+        images = {"indices": indices[first], "image_counts": rows}
+        return _scores(rows.sum(0)) | {name: value.numpy(force=True) for name, value in images.items()}
 
 
-def _with_arrays(scores: dict[str, Tensor]) -> dict[str, Any]:
-    return {name: value.numpy(force=True) if value.ndim else value for name, value in scores.items()}
+def _scores(counts: Tensor) -> dict[str, Any]:
+    scores = scores_from_counts(counts.numpy(force=True))
+    return {name: value if value.ndim else torch.tensor(value, dtype=torch.float64) for name, value in scores.items()}

@@ -1,6 +1,6 @@
 """per_image.csv: a row per image, its id and its counts `COUNT:CLASS`.
 
-Rows add up, so any score of any subset follows from them (`segrefine.metrics.segmentation.scores_from_counts`).
+Rows add up, so any score of any subset follows from them (`segrefine.metrics.scores.scores_from_counts`).
 """
 
 import csv
@@ -15,7 +15,7 @@ import numpy as np
 
 from segrefine.core.errors import UserError
 from segrefine.io.atomic import replacing
-from segrefine.metrics.segmentation import COUNTS, IMAGE_COUNTS
+from segrefine.metrics.scores import COUNTS, IMAGE_COUNTS
 
 # File names that are not UTF-8 keep their bytes.
 _TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}

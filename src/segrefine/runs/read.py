@@ -16,7 +16,7 @@ import yaml
 
 from segrefine.core.errors import UserError, listing
 from segrefine.core.registry import rename_classes
-from segrefine.metrics.segmentation import COUNTS
+from segrefine.metrics.scores import COUNTS
 from segrefine.runs.folder import RunFolder
 from segrefine.runs.options import PLAIN_INFERENCE
 from segrefine.runs.per_image import open_table, read_per_image
