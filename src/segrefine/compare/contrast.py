@@ -140,7 +140,7 @@ class Contrast:
         shared = self.sample.overlaps[list(self.places)].sum()
         return max(float(np.nanvar(self._between(self.sample.deviations)) - shared), 0.0)
 
-    @cached_property
+    @property  # not cached: hundreds of pairs of a dozen scores would fill half a gigabyte
     def deviations(self) -> np.ndarray:
         """(R,) of the score in every resample. More seeds, where planned, average out what each makes of an image."""
         found = self._between(self.sample.deviations)
