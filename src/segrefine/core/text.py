@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 
 # Control characters (ESC begins ANSI sequences) less tab and newline, turns of the writing direction, which hide what
 # is written, and halves of characters, which no terminal takes.
@@ -18,3 +19,11 @@ class PrintableFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+class TerminalHandler(logging.StreamHandler):
+    """Writes to what `sys.stderr` is at the time: a progress bar puts a stream there that writes above the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)

@@ -1,6 +1,8 @@
 """`train`: a run from config to summary. Check the options, build the objects, fit, score, write."""
 
 import logging
+import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from segrefine.engine.callbacks.dead_units import DeadUnits
 from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
 from segrefine.engine.callbacks.pictures import LabelWriter, PanelWriter
-from segrefine.engine.callbacks.progress import EpochLine, StepLog, Throughput
+from segrefine.engine.callbacks.progress import EpochLine, StepLog, Throughput, TrainingBar
 from segrefine.engine.loggers import create_loggers
 from segrefine.engine.loggers.wandb import LenientWandbLogger, finish_wandb
 from segrefine.engine.module import SegmentationModule
@@ -28,7 +30,14 @@ from segrefine.engine.optim import create_optimizer, parameter_groups
 from segrefine.engine.recipe import Recipe
 from segrefine.engine.resume import checkpoint_to_resume
 from segrefine.engine.score import finite, report, score
-from segrefine.engine.trainer import check_trainer, create_trainer, is_rank_zero, peak_memory, reset_peak_memory
+from segrefine.engine.trainer import (
+    check_trainer,
+    create_trainer,
+    is_rank_zero,
+    peak_memory,
+    reset_peak_memory,
+    shows_bar,
+)
 from segrefine.io.atomic import remove_parts, write_text
 from segrefine.models.build import build_model
 from segrefine.models.cost import count_parameters, measure_cost
@@ -205,7 +214,10 @@ def build(job: Job, stop: StopRequest) -> Training:
     timer = Throughput()
     description = describe(config, data.classes, data.palette)
     checkpointing = Checkpointing(folder, config["checkpoint_every_minutes"], stop, description)
-    callbacks: list[Callback] = [timer, StepLog(), checkpointing, EpochLine(timer)]
+    steps = StepLog()
+    callbacks: list[Callback] = [timer, steps, checkpointing, EpochLine(timer)]
+    if shows_bar(config["trainer"]):
+        callbacks.append(TrainingBar(timer, steps))
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
     if config["log_gradients"]:
         callbacks.append(GradientNorms())
@@ -250,7 +262,23 @@ def finish(job: Job, training: Training) -> Summary:
     )
     if training.trainer.is_global_zero:
         report(summary, job.folder)
+        log.info(next_steps(job.folder, summary.split))
         for logger in training.trainer.loggers:
             if isinstance(logger, LenientWandbLogger):
                 logger.keep_files(job.folder)
     return summary
+
+
+def next_steps(folder: RunFolder, split: str) -> str:
+    """Return where the last pictures are and what to type next, as lines of text."""
+    path = Path(os.path.relpath(folder.path)) if folder.path.is_relative_to(Path.cwd()) else folder.path
+    run = RunFolder(path)
+    lines = [f"predictions beside the truth are in {run.panels[-1]}"] if run.panels else []
+    checkpoint, runs = shlex.quote(f"checkpoint={run.best}"), shlex.quote(f"runs=[{path},ANOTHER_RUN]")
+    lines += [
+        "next:",
+        f"  segrefine evaluate {checkpoint} split={split} tta.flip=true",
+        f"  segrefine predict {checkpoint} input=PHOTOS output=FOLDER",
+        f"  segrefine compare {runs} output=FOLDER",
+    ]
+    return "\n".join(lines)

@@ -122,7 +122,7 @@ def create_trainer(
     _silence()
     check_trainer(options, prefix)
     precision = choose_precision(options["precision"], options["accelerator"], f"{prefix}precision")
-    options = {"enable_progress_bar": sys.stderr.isatty()} | options | {"precision": precision}
+    options = options | {"enable_progress_bar": shows_bar(options), "precision": precision}
     try:
         return Trainer(
             **options,
@@ -138,6 +138,11 @@ def create_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"The trainer options conflict with each other or with this machine: {error}") from error
+
+
+def shows_bar(options: dict[str, Any]) -> bool:
+    """Return whether there is a progress bar: on a terminal, where the options do not say."""
+    return bool(options.get("enable_progress_bar", sys.stderr.isatty()))
 
 
 def _silence() -> None:

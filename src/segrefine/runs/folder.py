@@ -103,6 +103,11 @@ class RunFolder:
         """The picture of a few validation images after `step` steps."""
         return self.path / self.PANELS / f"step_{step:07d}.png"
 
+    @property
+    def panels(self) -> list[Path]:
+        """The pictures that are there, the last one last."""
+        return sorted((self.path / self.PANELS).glob("step_*.png"))
+
     def labels(self, image: str) -> Path:
         """The classes (H, W) uint8 that the network sees in the image with this id."""
         return self.predictions / label_name(image)

@@ -1,10 +1,12 @@
-"""How fast training goes, and a line in the log per validation."""
+"""How fast training goes, a bar on a terminal, and a line in the log per validation."""
 
 import logging
 import time
+from datetime import timedelta
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,9 @@ class StepLog(Callback):
     the row of the step that it resumes from.
     """
 
+    def __init__(self) -> None:
+        self.last: dict[str, float] = {}
+
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
@@ -80,10 +85,38 @@ class StepLog(Callback):
         if not whole_step or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         step_values: Any = module.step_values
-        values = {name: float(value) for name, value in step_values.items()} | {"epoch": trainer.current_epoch}
+        self.last = {name: float(value) for name, value in step_values.items()}
+        values = self.last | {"epoch": trainer.current_epoch}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step - 1)
             logger.save()
+
+
+class TrainingBar(RichProgressBar):
+    """A bar on a terminal: the loss of the last logged step, the last mIoU of val, images per second, and the time left
+    if the rest takes as long a step as the steps so far, validation included."""
+
+    def __init__(self, timer: Throughput, steps: StepLog) -> None:
+        super().__init__(console_kwargs={"stderr": True})  # where the log goes
+        self.timer, self.steps = timer, steps
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """Return the epoch, the bar and the batches; batches a second and the time of the epoch would leave no room."""
+        return super().configure_columns(trainer)[:3]
+
+    def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, int | str | float]:  # type: ignore[override]
+        values: dict[str, int | str | float] = {}
+        done, steps = trainer.global_step, trainer.estimated_stepping_batches
+        if done and steps != float("inf"):
+            seconds = (time.perf_counter() - self.timer.started) / done * (steps - done)
+            values["left"] = str(timedelta(seconds=round(max(seconds, 0))))
+        if "train/loss" in self.steps.last:
+            values["loss"] = self.steps.last["train/loss"]
+        if "val/mIoU" in trainer.callback_metrics:
+            values["mIoU"] = float(trainer.callback_metrics["val/mIoU"])
+        if rate := self.timer.images_per_second:
+            values["images/s"] = f"{rate:.1f}"
+        return values
 
 
 class EpochLine(Callback):
