@@ -11,9 +11,6 @@ from segrefine.compare.resampling import Blocks, block_length, choose_blocks, ne
 from segrefine.compare.sequences import find_sequences
 from segrefine.compare.statistics import Bootstrap, Settings
 from segrefine.compare.variants import Variant
-from segrefine.core.errors import UserError
-from segrefine.core.registry import DATAMODULES
-from segrefine.data.build import create_datamodule
 from segrefine.runs.read import read_run
 
 
@@ -120,32 +117,6 @@ def test_one_length_is_taken_as_given() -> None:
     assert choose_blocks(one_sequence(100), series).length > 3
 
 
-@pytest.mark.parametrize(
-    ("image", "place"),
-    [
-        ("0016E5_07959", ("0016E5", 7959)),
-        ("Seq05VD_f00000", ("Seq05VD", 0)),
-        ("0001TP_009210", ("0001TP", 9210)),
-        ("0006R0_f00930", ("0006R0", 930)),
-        ("photo", None),
-    ],
-)
-def test_camvid_knows_its_drives(image: str, place: tuple[str, int] | None) -> None:
-    assert DATAMODULES.find("camvid").sequence(image, {}) == place
-
-
-def test_a_pattern_finds_sequences_in_a_folder(tmp_path: Path) -> None:
-    folder = DATAMODULES.find("folder")
-    assert folder.sequence("day/clip7_0012", {"sequence_pattern": r"(clip\d+)_(\d+)"}) == ("clip7", 12)
-    assert folder.sequence("day/other", {"sequence_pattern": r"(clip\d+)_(\d+)"}) is None
-    assert folder.sequence("clip7_0012", {}) is None
-    with pytest.raises(UserError, match="finds 'b' in a-b, which is no number"):
-        folder.sequence("a-b", {"sequence_pattern": "(.)-(.)"})
-    for pattern, words in {"(.*)": "has 1 groups; it needs two", "(": "is no regular expression"}.items():
-        with pytest.raises(UserError, match=words):
-            create_datamodule("folder", root=str(tmp_path), sequence_pattern=pattern)
-
-
 def test_frames_of_a_sequence_widen_the_interval(tmp_path: Path) -> None:
     """Networks whose share of right pixels rises and falls slowly from image to image."""
     runs = []
@@ -167,9 +138,6 @@ def test_frames_of_a_sequence_widen_the_interval(tmp_path: Path) -> None:
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
-def test_a_data_module_that_is_not_known_has_independent_images(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_images_of_a_data_module_without_frames_are_independent(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", draw_counts(0, 12, 0.8), datamodule__kind="somebodys_own"))
     assert [list(each) for each in find_sequences(run)] == [[index] for index in range(12)]
-    assert "is not known here: its images are taken as independent" in caplog.text

