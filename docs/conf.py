@@ -1,11 +1,13 @@
 """The documentation site. Build it with `sphinx-build -W --keep-going docs BUILD_FOLDER`.
 
 Files outside this folder are pages by inclusion, so that nothing is written twice. Pages that are made of other things,
-the help of the commands and the list of claims, are written to `generated/` when the build starts.
+the help of the commands, the list of claims and the notebooks, are written to `generated/` when the build starts. The
+build runs the notebooks, in a minute with `SEGREFINE_NOTEBOOKS=quick`, and fails where one of their cells does.
 """
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from segrefine.cli.main import COMMANDS
 
 DOCS = Path(__file__).resolve().parent
 CHECKOUT = DOCS.parent
+NOTEBOOKS = CHECKOUT / "notebooks"
 CLAIMS = sorted(CHECKOUT.glob("experiments/claims/*/README.md"))
 SOURCE = "https://github.com/segrefine/segrefine/blob/main"
 
@@ -26,7 +29,7 @@ author = "the segrefine authors"
 copyright = author
 release = importlib.metadata.version("segrefine")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 if os.environ.get("SEGREFINE_INTERSPHINX"):  # links to the documentation of others need a network
     extensions.append("sphinx.ext.intersphinx")
 intersphinx_mapping = {
@@ -53,6 +56,10 @@ autodoc_typehints_description_target = "documented_params"
 napoleon_use_ivar = True
 napoleon_numpy_docstring = False
 
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 1800  # seconds a cell; the tour trains two networks in one
+
 html_theme = "furo"
 html_title = f"segrefine {release}"
 html_static_path = ["static"]
@@ -61,7 +68,7 @@ html_copy_source = False
 
 
 def write_pages(app: Sphinx) -> None:
-    """Write the page of the commands' help and a page that includes each claim."""
+    """Write the page of the commands' help, a page that includes each claim, and copies of the notebooks."""
     folder = DOCS / "generated"
     (folder / "claims").mkdir(parents=True, exist_ok=True)
     blocks = [f"## segrefine {command}\n\n```text\n{read_help(command)}\n```\n" for command in COMMANDS]
@@ -71,6 +78,14 @@ def write_pages(app: Sphinx) -> None:
         place = f"../../../{claim.relative_to(CHECKOUT).as_posix()}"
         page = f"```{{include}} {place}\n:relative-images:\n```\n"
         (folder / "claims" / f"{claim.parent.name}.md").write_text(page, encoding="utf-8")
+    for notebook in NOTEBOOKS.glob("*.ipynb"):
+        cells = re.sub(r"\]\(#[^)]*\)", rename_anchor, notebook.read_text(encoding="utf-8"))
+        (folder / notebook.name).write_text(cells, encoding="utf-8")
+
+
+def rename_anchor(link: re.Match[str]) -> str:
+    """Return a link to a heading by the name that MyST gives the heading, from one by Jupyter's."""
+    return f"](#{re.sub(r'[^a-z0-9-]', '', link[0].lower())})"
 
 
 def read_help(command: str) -> str:
