@@ -559,6 +559,8 @@ def test_the_recipe_of_refinenets_release_trains(name: str, tmp_path: Path) -> N
         "datamodule.train_size=12",
         "datamodule.images_per_epoch=[3,5]",
     ]
+    if name == "refinenet":
+        options.append("model.widths={4:8,8:8,16:8,32:8}")
     summary = train(config(*options, "datamodule.batch_size=1", "datamodule.images_per_class=1"), tmp_path)
     losses = [float(row["train/loss"]) for row in rows(tmp_path) if row["train/loss"]]
     assert 6 <= len(losses) <= 10  # two epochs of 3 to 5
