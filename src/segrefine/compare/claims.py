@@ -1,8 +1,8 @@
-"""Claims put to the test: which variants, which of them should be above which, and what the runs say.
+"""Test claims: which variants should score above which others, and what the runs show.
 
-A file such as `experiments/claims.yml` lists the claims. Results lie beside it, `results/SET/NAME_seedN/` with the
-small files of a run. Every claim gets a README.md and pictures in a folder of its own, all together a table in the
-README.md beside the file.
+A file such as `experiments/claims.yml` lists the claims. Their results lie beside it in `results/SET/NAME_seedN/`,
+which holds the small files of a run. Each claim gets a folder with a README.md and plots. The README.md beside the file
+gets a table of all claims.
 """
 
 import logging
@@ -41,20 +41,20 @@ KEYS = {"folder", "title", "source", "question", "method", "tests", "costs", "pl
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison that a claim makes: one is above the other; or, with a margin, not below it by more."""
+    """One comparison of a claim: one variant is above the other or, with a margin, not below it by more."""
 
     found: Difference
 
     @property
     def outcome(self) -> str:
-        """`as claimed`, `the other way` or `not shown`."""
+        """The outcome: `as claimed`, `the other way` or `not shown`."""
         if not self.found.shown:
             return "not shown"
         return "as claimed" if self.found.low > -self.found.margin else "the other way"
 
 
 def write_claims(path: Path, settings: Settings) -> None:
-    """Regenerate all that follows from the file of claims at `path` and the results beside it."""
+    """Regenerate everything that follows from the claims in the file at `path` and the results beside it."""
     content = _read(path)
     rows = []
     for number, claim in enumerate(content, 1):
@@ -93,7 +93,7 @@ _read_once = cache(read_run)  # many claims share runs, and what was resampled o
 
 
 def read_results(folder: Path, names: Sequence[str]) -> dict[str, Variant]:
-    """The variants called `names` from `folder/NAME_seedN/`, those that are there."""
+    """Return the variants called `names` that have runs in `folder/NAME_seedN/`."""
     found = {}
     for name in names:
         folders = [
@@ -106,7 +106,7 @@ def read_results(folder: Path, names: Sequence[str]) -> dict[str, Variant]:
 
 
 def _write_claim(top: Path, number: int, claim: Mapping[str, Any], settings: Settings) -> list[tuple[str, ...]]:
-    """Write the claim's folder; returns its rows of the table of verdicts, one a set of results."""
+    """Write the claim's folder and return its rows of the table of verdicts, one for each set of results."""
     folder = top / claim["folder"]
     parts: list[str] = []
     rows: list[tuple[str, ...]] = []
@@ -131,7 +131,7 @@ def _write_claim(top: Path, number: int, claim: Mapping[str, Any], settings: Set
 
 @dataclass(frozen=True)
 class Section:
-    """What one set of results says of a claim."""
+    """The result of a claim on one set of results."""
 
     name: str
     seeds: str
@@ -151,7 +151,7 @@ def _compare_costs(folder: Path, networks: Sequence[str]) -> Section:
 
 
 def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Settings) -> Section:
-    """The claim's tests on the set of results called `name`."""
+    """Run the claim's tests on the set of results called `name`."""
     wanted = claim["tests"][name]
     variants = read_results(top / "results" / name, list(dict.fromkeys(one for test in wanted for one in test["pair"])))
     possible = [test for test in wanted if all(one in variants for one in test["pair"])]
@@ -192,7 +192,7 @@ def run_tests(
 
 
 def describe(test: Finding) -> str:
-    """Return `fcn8s over fcn16s: +2.1 (+1.0 to +3.2)`, with the score where it is not mIoU, and the margin."""
+    """Return `fcn8s over fcn16s: +2.1 (+1.0 to +3.2)`, with the score unless it is mIoU, and any margin."""
     found = test.found
     metric = "" if found.metric == "mIoU" else f" in {found.metric}"
     pair = f"{found.one} over {found.other}{metric}"
@@ -204,7 +204,7 @@ def describe(test: Finding) -> str:
 
 
 def judge(tests: Sequence[Finding]) -> str:
-    """Say whether the claim holds, does not hold, or how much of it does."""
+    """Return whether the claim holds, does not hold or holds in part."""
     outcomes = [test.outcome for test in tests]
     counts = {outcome: outcomes.count(outcome) for outcome in ("as claimed", "not shown", "the other way")}
     if counts["as claimed"] == len(tests):

@@ -1,6 +1,6 @@
-"""A score of variants over resamples and seeds, and the contrast of two of them: estimate, standard error, interval.
+"""Contrast the scores of two variants over resamples and seeds: estimate, standard error and interval.
 
-V variants, S seeds of one, R resamples. `statistics.py` says what it is for.
+Shapes: V variants, S seeds of a variant, R resamples. `statistics.py` explains what contrasts are for.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from segrefine.compare.moderation import Moderated, moderate
 from segrefine.compare.resampling import Blocks
 
 ONE_SEED = "of one seed"
-"""Noted where a side has one seed alone: how much another seed would change is left out of the verdict."""
+"""Added to a verdict if a side has only one seed. Such a verdict ignores how much another seed would change."""
 
 LEVEL = 0.95
 
@@ -22,7 +22,10 @@ LEVEL = 0.95
 class Sample:
     """A score of V variants, or of one difference: by seed, for the set and for every resample of the images.
 
-    `planned` is the number of seeds that each variant would have if more were trained; None for those that it has.
+    Attributes:
+        by_seed: V arrays (S,), the score of each seed on the set.
+        resampled: V arrays (S, R), the score of each seed on each resample.
+        planned: the number of seeds that each variant would have if more were trained; None for those that it has.
     """
 
     by_seed: tuple[np.ndarray, ...]  # V times (S,)
@@ -37,24 +40,27 @@ class Sample:
 
     @property
     def counts(self) -> np.ndarray:
-        """(V,) seeds."""
+        """The number of seeds of each variant, (V,)."""
         return np.array([self.planned or len(scores) for scores in self.by_seed])
 
     @cached_property
     def means(self) -> np.ndarray:
-        """(V,) over the seeds."""
+        """The mean score over the seeds, (V,)."""
         return np.array([scores.mean() for scores in self.by_seed])
 
     @cached_property
     def deviations(self) -> np.ndarray:
-        """(V, R) of the mean over the seeds in every resample from that of the set; NaN where nothing is scored."""
+        """The mean over the seeds in each resample minus that of the set, (V, R); NaN where nothing is scored."""
         means = np.array([scores.mean(0) for scores in self.resampled])
         return (means - self.means[:, None]) * self.blocks.inflation**0.5
 
     @cached_property
     def interactions(self) -> np.ndarray:
-        """(V,) variance of a seed's score by what it makes of the images at hand, which the resamples hold already: as
-        much as the mean over the seeds varies less with the images than each seed. Of one seed: the others' mean."""
+        """The variance of a seed's score that comes from how that seed handles the images at hand, (V,).
+
+        The resamples already contain it: it is how much less the mean over the seeds varies with the images than each
+        seed does. A variant with one seed gets the mean of the others.
+        """
         found = np.full(len(self.means), np.nan)
         for place, resampled in enumerate(self.resampled):
             defined = np.isfinite(resampled).all(0)
@@ -67,27 +73,30 @@ class Sample:
 
     @cached_property
     def overlaps(self) -> np.ndarray:
-        """(V,) what the variance of a mean by its seeds, those there are, and that by the images have in common."""
+        """What the variance of a mean over the existing seeds and its variance over the images have in common, (V,)."""
         count = np.array([len(scores) for scores in self.by_seed])
         return np.where(np.isnan(self.seeds.variances), 0.0, np.nan_to_num(self.interactions) / count)
 
     @cached_property
     def seeds(self) -> Moderated:
-        """What is known of how the scores of seeds vary."""
+        """What is known about how the scores of seeds vary."""
         own = np.array([len(scores) - 1 if np.isfinite(scores).all() else 0 for scores in self.by_seed])
         variances = [scores.var(ddof=1) if freedom else 0.0 for scores, freedom in zip(self.by_seed, own, strict=True)]
         found = moderate(variances, own)
         return replace(found, own=self.counts - 1) if self.planned else found
 
     def over_seeds(self, variances: np.ndarray) -> np.ndarray:
-        """(V, ...) variance of means over seeds, from (V, ...) of seeds; 0 where nothing is known of it."""
+        """Return the variance of means over seeds, (V, ...), from that of single seeds; 0 where it is unknown."""
         known = np.where(np.isnan(self.seeds.variances), 0, 1 / self.counts)
         return np.nan_to_num(variances) * known.reshape(-1, *[1] * (variances.ndim - 1))
 
     @cached_property
     def drawn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Each (V, R): what other seeds would add to a mean; its variance over seeds as it might be found; and standard
-        normal draws for how well the images tell their variance."""
+        """Three arrays of draws, each (V, R) float32.
+
+        They are what other seeds would add to a mean, its variance over seeds as another sample might show it, and
+        standard normal draws for how well the images show their own variance.
+        """
         rng = np.random.default_rng(self.entropy)
         shape = self.deviations.shape
         left = (self.over_seeds(self.seeds.variances) - self.over_seeds(self.interactions)).clip(0)
@@ -98,7 +107,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One variant's score, `places` being its place in the sample, or that of one above that of another."""
+    """The score of one variant, or the difference between the scores of two.
+
+    Attributes:
+        sample: the scores of all variants.
+        places: the variant's index in the sample, or the indices of the first and the second.
+        few: the number of images that hold something to score, if these are too few; otherwise None.
+        shared: a note if only some of the networks are compared.
+    """
 
     sample: Sample
     places: tuple[int, ...]
@@ -112,12 +128,12 @@ class Contrast:
 
     @property
     def defined(self) -> bool:
-        """Whether there is enough to judge."""
+        """Whether there is enough data to judge."""
         return self.few is None and np.isfinite(self.estimate)
 
     @property
     def above(self) -> float:
-        """Share of pairs of seeds in which the first is above the second, ties by half."""
+        """The fraction of pairs of seeds in which the first is above the second; ties count half."""
         one = self.sample.by_seed[self.places[0]]
         other = self.sample.by_seed[self.places[1]] if len(self.places) > 1 else np.zeros(1)
         gaps = np.subtract.outer(one, other)
@@ -125,24 +141,24 @@ class Contrast:
 
     @property
     def knows_seeds(self) -> bool:
-        """Whether anything is known of how the scores of its seeds vary."""
+        """Whether anything is known about how the scores of its seeds vary."""
         return not np.isnan(self.sample.seeds.variances[list(self.places)]).any()
 
     @property
     def note(self) -> str:
-        """What limits a verdict on this."""
+        """What limits a verdict on this contrast."""
         limits = [self.shared, ONE_SEED if self.defined and not self.knows_seeds else ""]
         return ", ".join(filter(None, limits))
 
     @cached_property
     def image_variance(self) -> float:
-        """Of the score, by the images, without what each seed makes of them: that is in the seeds' variance, too."""
+        """The variance over the images, without each seed's own part, which the variance over seeds contains."""
         shared = self.sample.overlaps[list(self.places)].sum()
         return max(float(np.nanvar(self._between(self.sample.deviations)) - shared), 0.0)
 
     @property  # not cached: hundreds of pairs of a dozen scores would fill half a gigabyte
     def deviations(self) -> np.ndarray:
-        """(R,) of the score in every resample. More seeds, where planned, average out what each makes of an image."""
+        """The score's deviation in every resample, (R,). Planned seeds average out how each seed handles an image."""
         found = self._between(self.sample.deviations)
         if self.sample.planned is None or not np.nanvar(found):
             return found
@@ -151,12 +167,12 @@ class Contrast:
 
     @cached_property
     def error(self) -> float:
-        """Standard error, by images and seeds."""
+        """The standard error over images and seeds."""
         seeds = self.sample.over_seeds(self.sample.seeds.variances)[list(self.places)].sum()
         return float(self.image_variance + seeds) ** 0.5
 
     def replicates(self) -> np.ndarray:
-        """(R,) the score's deviation in every resample, with other seeds, over its standard error there."""
+        """Return the score's deviation in every resample, with other seeds, over its standard error there, (R,)."""
         noise, variances, normal = self.sample.drawn
         # Pairs that have a variant in common have part of their images' variance in common.
         drawn = normal[list(self.places)].sum(0) / len(self.places) ** 0.5
@@ -166,9 +182,17 @@ class Contrast:
         return np.divide(deviations, error, out=np.zeros_like(error), where=error > 0)
 
     def interval(self, largest: np.ndarray, margin: float = 0.0) -> tuple[float, float, float]:
-        """Lower and upper end and p-value for a score above `-margin`, by the sorted largest studentized deviations
-        (R,) of the family; NaN where there is too little to judge. The p-value is below 5 % where, and only where, the
-        interval leaves out `-margin`."""
+        """Return the interval and the p-value for a score above `-margin`.
+
+        The p-value is below 5 % if and only if the interval excludes `-margin`.
+
+        Args:
+            largest: (R,) the sorted largest studentized deviations of the family.
+            margin: a fraction of 1.
+
+        Returns:
+            The lower end, the upper end and the p-value; NaN if there is too little data to judge.
+        """
         if not self.defined:
             return np.nan, np.nan, np.nan
         count = len(largest)
@@ -192,11 +216,11 @@ def find_largest(family: Sequence[Contrast], resamples: int) -> np.ndarray:
 
 
 def find_critical(largest: np.ndarray) -> float:
-    """Return how many standard errors an interval reaches to each side, by what `find_largest` found."""
+    """Return how many standard errors an interval extends to each side, from the result of `find_largest`."""
     return float(largest[-max(int((1 - LEVEL) * (len(largest) + 1)), 1)])
 
 
 def _wilson_hilferty(normal: np.ndarray, freedom: float) -> np.ndarray:
-    """Chi-square over its degrees of freedom, of standard normal draws (Wilson and Hilferty, PNAS 1931)."""
+    """Return chi-square over its degrees of freedom from standard normal draws (Wilson and Hilferty, PNAS 1931)."""
     scale = 2 / (9 * freedom)
     return (1 - scale + normal * scale**0.5).clip(0.05) ** 3

@@ -1,4 +1,4 @@
-"""Costs of two networks over input sizes, from the files of `segrefine benchmark ... output=FILE`."""
+"""Compare the costs of two networks over input sizes, from the files of `segrefine benchmark ... output=FILE`."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ STEP = "train"
 
 @dataclass(frozen=True)
 class Measurement:
-    """A step of training of both networks at one size of the input (H, W): what the first and the second need."""
+    """One training step of both networks at one input size (H, W): what the first and the second need."""
 
     size: tuple[int, int]
     memory_bytes: tuple[float, float]
@@ -28,13 +28,17 @@ class Measurement:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """How many times as much the first needs."""
+        """How many times as much the first network needs."""
         costs = {"memory": self.memory_bytes, "multiply-adds": self.multiply_adds, "time": self.seconds}
         return {name: one / other for name, (one, other) in costs.items()}
 
 
 def read_measurements(folder: Path, networks: Sequence[str]) -> list[Measurement]:
-    """Of all .json files in the folder, by size; UserError for one that does not hold both networks."""
+    """Read the measurements of two networks from all .json files in the folder, sorted by size.
+
+    Raises:
+        UserError: a file does not hold both networks.
+    """
     measurements = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -57,7 +61,7 @@ def _measurement(size: Sequence[int], rows: Sequence[dict[str, Any]]) -> Measure
 
 
 def describe_costs(measurements: Sequence[Measurement]) -> str:
-    """Such as `memory 1.1 to 1.4 times, multiply-adds 0.9 to 0.9 times, time 1.2 to 1.3 times`."""
+    """Return the range of each ratio, such as `memory 1.10 to 1.40 times, time 1.20 to 1.30 times`."""
     parts = []
     for name in measurements[0].ratios:
         values = [measurement.ratios[name] for measurement in measurements]
@@ -66,7 +70,7 @@ def describe_costs(measurements: Sequence[Measurement]) -> str:
 
 
 def judge_costs(measurements: Sequence[Measurement]) -> str:
-    """Whether the first needs more of everything at every size."""
+    """Return whether the first network needs more of everything at every size."""
     more = {name: [m.ratios[name] > 1 for m in measurements] for name in measurements[0].ratios}
     if all(all(values) for values in more.values()):
         return "holds"
@@ -80,7 +84,7 @@ def judge_costs(measurements: Sequence[Measurement]) -> str:
 
 
 def cost_table(measurements: Sequence[Measurement], networks: Sequence[str]) -> pd.DataFrame:
-    """Return what both need at each size, and how many times as much the first does."""
+    """Return what both networks need at each size, and how many times as much the first needs."""
     rows = []
     for entry in measurements:
         times = [f"{1000 * s:.0f} ({1000 * low:.0f} to {1000 * high:.0f})" for s, (low, high) in _timed(entry)]
@@ -99,7 +103,7 @@ def _timed(entry: Measurement) -> list[tuple[float, tuple[float, float]]]:
 
 
 def cost_plot(measurements: Sequence[Measurement], networks: Sequence[str]) -> Figure:
-    """How many times as much the first needs, over the size."""
+    """Plot how many times as much the first network needs, over the size."""
     figure, (axis,) = new_figure(1, 1, width=6.0)
     sides = [measurement.size[0] for measurement in measurements]
     for name, color in zip(measurements[0].ratios, COLORS, strict=False):

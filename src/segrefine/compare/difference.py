@@ -1,4 +1,4 @@
-"""How far one variant is above another, and the verdict on that."""
+"""The difference between the scores of two variants, and its verdict."""
 
 from dataclasses import dataclass
 
@@ -10,22 +10,26 @@ EQUIVALENCE = 1.0
 """Points within which variants count as practically equal."""
 
 FEW_IMAGES = 10
-"""Fewer images, or fewer that hold the class, decide nothing: a resample of them says too little of others
-(`docs/statistics.md`)."""
+"""With fewer images, or fewer that contain the class, nothing is decided. Their resamples say too little about other
+images (`docs/statistics.md`)."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far `one` is above `other` in a score, fractions, with a 95 % interval that holds for a family as a whole.
+    """How far `one` is above `other` in a score, with a 95 % interval that holds for the family as a whole.
+
+    All values are fractions.
 
     Attributes:
-        p: of no difference or, with a `margin`, of `one` being below `other` by just so much; for the whole family.
-        above: share of the pairs of a seed of each in which `one` is above, ties by half.
-        seeds: of the two.
-        equivalence: below this, a difference makes no odds.
-        few: the number of images that the score rests on, where these are too few; interval and p are NaN then.
+        p: p-value of no difference or, with a `margin`, of `one` being below `other` by exactly the margin; for the
+            whole family.
+        above: fraction of the pairs of seeds in which `one` is above; ties count half.
+        seeds: the number of seeds of each.
+        equivalence: smaller differences do not matter in practice.
+        few: the number of images that the score rests on, if these are too few; the interval and p are then NaN.
         note: what else limits the verdict, such as `of one seed`.
-        needed: seeds of each that would probably decide it, 0 if images rather than seeds are too few; None: not asked.
+        needed: the number of seeds of each that would probably decide it; 0 if more seeds alone would not; None if not
+            asked for.
     """
 
     one: str
@@ -45,12 +49,12 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval lies above or below `-margin` as a whole, the only thing that verdicts rest on."""
+        """Whether the whole interval lies above or below `-margin`. Verdicts rest on this alone."""
         return self.low > -self.margin or self.high < -self.margin
 
     @property
     def outcome(self) -> str:
-        """`better`, `worse`, `equal` (practically), `undecided` or `not defined`."""
+        """The outcome: `better`, `worse`, `equal` (practically), `undecided` or `not defined`."""
         if np.isnan(self.estimate):
             return "not defined"
         if self.low >= -self.equivalence and self.high <= self.equivalence:
@@ -61,12 +65,12 @@ class Difference:
 
     @property
     def can_be_planned(self) -> bool:
-        """Whether more seeds are what a reader would ask for next."""
+        """Whether the next question would be how many more seeds are needed."""
         return self.outcome == "undecided" and self.few is None and not self.margin
 
     @property
     def verdict(self) -> str:
-        """Return the verdict as text, in points (hundredths)."""
+        """The verdict as text, in points (hundredths)."""
         if np.isnan(self.estimate):
             if self.metric.startswith(CLASS):
                 return f"not defined: the class {self.metric.removeprefix(CLASS)} never occurs in these images"

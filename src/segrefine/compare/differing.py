@@ -1,7 +1,7 @@
-"""Reads runs' data and predictions, and finds the images in which the variants differ most.
+"""Read the data and predictions of runs, and find the images in which the variants differ most.
 
-It loads PyTorch, as data modules do, so `pictures.py` imports it only where runs left predictions. V variants,
-H W size.
+Importing this module loads PyTorch, as data modules do, so `pictures.py` imports it only if runs have predictions.
+Shapes: V variants, H W size.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from segrefine.runs.read import Run
 
 
 class Source:
-    """The runs' data and predictions. `faults` gathers, by image, why one cannot be used."""
+    """The data and predictions of runs. `faults` records, by image name, why an image cannot be used."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
@@ -31,7 +31,7 @@ class Source:
         self.faults: dict[str, BadFileError] = {}
 
     def most_different(self) -> Iterator[Picture]:
-        """Every image that can be used, in the order of `rank`."""
+        """Yield every usable image, in the order of `rank`."""
         names = self.runs[0].images
         with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
             found = zip(names, pool.map(self.shares, names), strict=True)
@@ -54,13 +54,20 @@ class Source:
             return None
 
     def truth(self, name: str) -> np.ndarray:
-        """(H, W) uint8."""
+        """Return the label map of an image, (H, W) uint8."""
         if name not in self.indices:
             raise BadFileError(f"the data no longer has an image {name}.")
         return self.dataset.read_label(self.indices[name]).numpy()
 
     def predictions(self, name: str, size: tuple[int, ...]) -> np.ndarray:
-        """(V, H, W) uint8; BadFileError if one is missing, or not of this size."""
+        """Read the predictions of all variants for an image.
+
+        Returns:
+            (V, H, W) uint8.
+
+        Raises:
+            BadFileError: a prediction is missing or has another size.
+        """
         maps = []
         for run in self.runs:
             path = run.folder.labels(name)
@@ -80,7 +87,7 @@ def _create_datamodule(run: Run) -> SegmentationDataModule:
 
 
 def measure(truth: np.ndarray, predictions: np.ndarray) -> Shares:
-    """The shares of one image by its truth (H, W) and predictions (V, H, W); 0 where all is void."""
+    """Return the fractions of one image from its truth (H, W) and predictions (V, H, W); 0 if all of it is void."""
     counted = truth != VOID
     maps, pixels = predictions[:, counted], max(int(counted.sum()), 1)
     differing = np.zeros((len(maps), len(maps)))
@@ -90,8 +97,11 @@ def measure(truth: np.ndarray, predictions: np.ndarray) -> Shares:
 
 
 def rank(shares: Mapping[str, Shares]) -> list[str]:
-    """Images in the order in which they are worth showing: first that in which each pair of variants differs most, then
-    the next of each pair, and so on; within such a round, the most different first."""
+    """Return the names of the images, the most instructive first.
+
+    The first round holds, for each pair of variants, the image in which they differ most. The second round holds the
+    next one of each pair, and so on. Within a round, the most different images come first.
+    """
     if not shares:
         return []
     names, differing = list(shares), np.stack([share.differing for share in shares.values()])
@@ -106,7 +116,7 @@ def rank(shares: Mapping[str, Shares]) -> list[str]:
 
 
 def _reduced(picture: Picture) -> Picture:
-    """With no side longer than `MAX_SIDE` pixels."""
+    """Reduce the picture so that neither side is longer than `MAX_SIDE` pixels."""
     height, width = picture.truth.shape
     factor = min(1, MAX_SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))

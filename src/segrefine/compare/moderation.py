@@ -1,7 +1,7 @@
-"""How much the seeds of a variant scatter, with what the other variants tell of it: moderated variances.
+"""Moderate the variances between seeds: estimate how much a variant's seeds scatter with the help of the others.
 
-Three seeds say little of a variance. Where the seeds of all variants scatter alike, all of them together say more: each
-variant's variance is shrunk towards a common one (Smyth, "Linear models and empirical Bayes methods for assessing
+Three seeds say little about a variance. If the seeds of all variants scatter alike, all of them together say more. Each
+variant's variance is then shrunk toward a common one (Smyth, "Linear models and empirical Bayes methods for assessing
 differential expression in microarray experiments", 2004, section 6.2; `squeezeVar` and `fitFDist` of limma).
 """
 
@@ -13,10 +13,10 @@ from scipy.special import digamma, polygamma
 from scipy.stats import chi2
 
 DIFFER = 0.01
-"""Bartlett's test below this p-value: the variances clearly differ, and each variant keeps its own."""
+"""If the p-value of Bartlett's test is lower, the variances clearly differ and each variant keeps its own."""
 
 SMALLEST = 1e-5
-"""Variances below this share of the median count as so much, as in limma's `fitFDist`: zero has no logarithm."""
+"""Variances below this fraction of the median are raised to it, as in limma's `fitFDist`: zero has no logarithm."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Moderated:
 
     Attributes:
         variances: (V,) moderated; NaN where a variant of one seed has nothing to borrow.
-        own: (V,) degrees of freedom of each variant's own variance, seeds less one.
-        prior: degrees of freedom of the common variance; 0 if each keeps its own.
+        own: (V,) degrees of freedom of each variant's own variance, the number of seeds minus one.
+        prior: degrees of freedom of the common variance; 0 if each variant keeps its own.
     """
 
     variances: np.ndarray
@@ -34,11 +34,15 @@ class Moderated:
     prior: float
 
     def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
-        """(V, R) by what factor the moderated variances might as well have come out otherwise.
+        """Draw the factors by which the moderated variances might have come out differently.
 
-        Where there is a prior, the true variances scatter about the moderated ones with its and their own degrees of
-        freedom together (Smyth 2004, section 4); and the moderated ones were found from the common one, of all degrees
-        of freedom, and each one's own, by their shares. Simulation (`docs/statistics.md`) says that it takes both.
+        With a prior, two sources of scatter count. The true variances scatter about the moderated ones with the degrees
+        of freedom of the prior and of the variant together (Smyth 2004, section 4). The moderated ones in turn combine
+        the common variance, with all degrees of freedom, and the variant's own, weighted by their degrees of freedom.
+        Simulation (`docs/statistics.md`) shows that both are needed.
+
+        Returns:
+            (V, R) factors.
         """
         share = (self.prior / np.maximum(self.prior + self.own, 1))[:, None]
         common = _chi_square(np.array([max(self.own.sum(), 1)]), resamples, rng)
@@ -47,16 +51,20 @@ class Moderated:
 
 
 def _chi_square(freedom: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """(V, R) draws of chi-square over its degrees of freedom (V,); 1 where there are none."""
+    """Draw chi-square values over their degrees of freedom (V,).
+
+    Returns:
+        (V, R), and 1 where there are no degrees of freedom.
+    """
     drawn = rng.chisquare(np.maximum(freedom, 1)[:, None], (len(freedom), resamples))
     return np.where(freedom[:, None] > 0, drawn / np.maximum(freedom, 1)[:, None], 1.0)
 
 
 def moderate(variances: Sequence[float] | np.ndarray, own: Sequence[int] | np.ndarray) -> Moderated:
-    """Shrink variances (V,) with `own` (V,) degrees of freedom towards a common one, as far as they are alike.
+    """Shrink variances (V,) with `own` (V,) degrees of freedom toward a common one, as far as they are alike.
 
-    A variance without degrees of freedom is ignored, and replaced by the common one where at least two others have
-    some and do not clearly differ.
+    A variance without degrees of freedom is ignored. It is replaced by the common one if at least two others have
+    degrees of freedom and do not clearly differ.
     """
     variances, own = np.asarray(variances, float), np.asarray(own)
     several = own > 0
@@ -70,7 +78,7 @@ def moderate(variances: Sequence[float] | np.ndarray, own: Sequence[int] | np.nd
 
 
 def bartlett(variances: np.ndarray, freedom: np.ndarray) -> float:
-    """Return the p-value of Bartlett's test (1937) that variances (V,) are all the same; 1 if all are zero."""
+    """Return the p-value of Bartlett's test (1937) that all variances (V,) are the same; 1 if all are zero."""
     total, pooled = freedom.sum(), (freedom * variances).sum() / freedom.sum()
     if pooled == 0:
         return 1.0
@@ -81,9 +89,9 @@ def bartlett(variances: np.ndarray, freedom: np.ndarray) -> float:
 
 
 def fit_prior(variances: np.ndarray, freedom: np.ndarray) -> tuple[float, float]:
-    """Return degrees of freedom and value of the common variance, by the moments of the logarithms (Smyth, 6.2).
+    """Return the degrees of freedom and value of the common variance, by moments of the logarithms (Smyth, 6.2).
 
-    Where the logarithms vary no more than chance, these are infinity and the pooled mean.
+    If the logarithms vary no more than by chance, these are infinity and the pooled mean.
     """
     pooled = float((freedom * variances).sum() / freedom.sum())
     floored = np.maximum(variances, SMALLEST * np.median(variances))

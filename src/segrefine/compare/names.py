@@ -1,4 +1,4 @@
-"""Names of variants: the model, and what sets the runs apart from most others."""
+"""Name variants after the model and the options that set the runs apart from most others."""
 
 import re
 from collections import Counter, defaultdict
@@ -12,27 +12,27 @@ from segrefine.runs.options import NO_DIFFERENCE, PLAIN_INFERENCE
 from segrefine.runs.read import Run
 
 LONGEST = 40
-"""Characters of a name, unless two variants would then have the same one."""
+"""The most characters in a name, unless two variants would then share a name."""
 
 GROUPS = ("model", "backbone", "datamodule", "recipe")
-"""Config groups: an option of one means the same only where the group's `name` is the same."""
+"""Config groups whose options mean the same thing only if the group's `name` is the same."""
 
 FILE = re.compile(r".*/.*|[\w.-]+\.(pth|pt|ckpt|safetensors|caffemodel|mat|npz|h5)")
 
 Key = tuple[str, str]
-"""An option's dotted name, and the name of the group's value that it belongs to, "" for any."""
+"""An option's dotted name, and the name of the group's value that it belongs to, or "" for any."""
 
 Settings = dict[Key, str]
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names of runs; those of one variant share theirs.
+    """Names of runs. Runs of one variant share theirs.
 
     Attributes:
         labels: one for each run.
-        shared: text on what holds for each variant whose name does not say otherwise.
-        whole: label -> all that sets the variant apart, where the label leaves some of it out.
+        shared: text on what holds for each variant unless its name says otherwise.
+        whole: label -> everything that sets the variant apart, for labels that were shortened.
     """
 
     labels: tuple[str, ...]
@@ -43,7 +43,7 @@ class Names:
 def name_runs(runs: Sequence[Run]) -> Names:
     """Name runs by their model and by the options in which they differ from most others, the shortest first.
 
-    A path is given by its stem. Where two runs with the same seed would then have the same name, paths stay whole.
+    A path is given by its stem. If two runs with the same seed would then have the same name, paths stay whole.
     """
     options = [_options(run) for run in runs]
     differing = _differing(options)
@@ -65,7 +65,7 @@ def name_runs(runs: Sequence[Run]) -> Names:
 
 
 def _options(run: Run) -> dict[str, Any]:
-    """Every option by its dotted name that may tell variants apart."""
+    """Return every option that may tell variants apart, by its dotted name."""
     config = flatten(PLAIN_INFERENCE | dict(run.config))
     return {
         key: value
@@ -81,7 +81,7 @@ def _key(option: str, options: Mapping[str, Any]) -> Key:
 
 
 def _differing(options: Sequence[Mapping[str, Any]]) -> set[Key]:
-    """Return the options in which any two runs differ that both have."""
+    """Return the options that two or more runs have and in which they differ."""
     values = defaultdict[Key, set[str]](set)
     for own in options:
         for option, value in own.items():
@@ -97,7 +97,7 @@ def _settings(options: Mapping[str, Any], differing: set[Key], whole_paths: bool
 
 
 def _usual(variants: Sequence[Settings]) -> Settings:
-    """Return what most of the variants have that have the option at all; the model is always named."""
+    """Return the value that most variants with an option have, for every option but the model."""
     usual = {}
     for key in {key for variant in variants for key in variant if key[0] != "model.name"}:
         values = [variant[key] for variant in variants if key in variant]
@@ -108,7 +108,7 @@ def _usual(variants: Sequence[Settings]) -> Settings:
 
 
 def _parts(settings: Settings, usual: Settings) -> list[str]:
-    """Return the words of a name: model, backbone, and options from the shortest to the longest."""
+    """Return the parts of a name: model, backbone, and options from the shortest to the longest."""
     unusual = {key[0]: value for key, value in settings.items() if usual.get(key) != value}
     first = [unusual.pop(name) for name in ("model.name", "backbone.name") if name in unusual]
     return [
@@ -118,7 +118,7 @@ def _parts(settings: Settings, usual: Settings) -> list[str]:
 
 
 def _shorten(names: list[list[str]]) -> list[str]:
-    """Leave out the longest options of names that are too long, as long as no two names become the same."""
+    """Drop the longest options from names that are too long, as long as no two names become the same."""
     labels = [" ".join(parts) for parts in names]
     for place, parts in enumerate(names):
         others = {*labels[:place], *labels[place + 1 :]}
@@ -147,7 +147,7 @@ def _describe(usual: Settings, options: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _last(option: str) -> str:
-    """Return the last part of a dotted name, or the last two where that alone says too little."""
+    """Return the last part of a dotted name, or the last two if that alone says too little."""
     *before, last = option.split(".")
     return f"{before[-1]}.{last}" if before and last in ("name", "size", "scale", "seed") else last
 

@@ -1,4 +1,4 @@
-"""The page of a comparison: one HTML file with all tables, plots and pictures in it, which loads nothing else."""
+"""Write the page of a comparison: one HTML file that holds all tables, plots and pictures and loads nothing else."""
 
 import hashlib
 import re
@@ -25,22 +25,22 @@ from segrefine.viz import VOID_ERROR_COLOR, WRONG_COLOR, colorise, errors
 QUALITY = 90  # of the photographs, JPEG: a tenth of the size of PNG, which the label maps keep
 
 MOST_ROWS = 1_500
-"""Of a table on the page: a browser takes seconds for more, which are in the files beside it."""
+"""The most rows of a table on the page: a browser takes seconds for more. The files beside the page have them all."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page holds. The template escapes all texts.
+    """Content of the page. The template escapes all texts.
 
     Attributes:
-        answer: sentences that say what was found, and what was not.
-        shared: what holds for each variant whose name does not say otherwise.
+        answer: sentences that say what was found and what was not.
+        shared: what holds for each variant unless its name says otherwise.
         ranking: the variants, the best first.
-        front: the text of an SVG file beside the ranking.
-        differences: those that were asked for.
+        front: the text of an SVG file, shown beside the ranking.
+        differences: the requested ones.
         plots: the text of SVG files by title.
         pictures: images side by side, or None.
-        tables: DataFrames of text by their titles.
+        tables: DataFrames of text by title.
         notes: what a reader has to know.
     """
 
@@ -57,7 +57,7 @@ class Page:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write the page to `path`. It opens from the file system, and its security policy lets it load nothing."""
+    """Write the page to `path`. It opens from the file system, and its security policy forbids it to load anything."""
     loader = PackageLoader("segrefine.compare", ".")
     templates = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -80,7 +80,7 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def _rank_rows(ranking: Sequence[Ranked]) -> list[dict[str, Any]]:
-    """Rows of the ranking; places of bars in % of the range that all intervals span."""
+    """Return the rows of the ranking, with bar positions in % of the range that all intervals span."""
     values = np.array([(one.low, one.score, one.high) for one in ranking])
     values[:, [0, 2]] = np.where(np.isnan(values[:, [0, 2]]), values[:, [1]], values[:, [0, 2]])
     least, most = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
@@ -102,7 +102,7 @@ def _rank_rows(ranking: Sequence[Ranked]) -> list[dict[str, Any]]:
 
 
 def _describe_differences(page: Page) -> dict[str, Any] | None:
-    """Return what page.js draws: for every pair the places of both variants in the ranking, and points."""
+    """Return what page.js draws for every pair: the ranks of both variants, and points."""
     names = [one.variant.label for one in page.ranking]
     pairs = [
         {
@@ -119,7 +119,7 @@ def _describe_differences(page: Page) -> dict[str, Any] | None:
 
 
 def _plot(title: str, svg: str) -> dict[str, Any]:
-    """As a picture rather than an element of the page: names and styles in one SVG then mean nothing to the others.
+    """Return the plot as an image, so that names and styles in one SVG do not affect the others.
 
     A plot that is more than twice as wide as high gets a row of its own.
     """
@@ -165,13 +165,13 @@ def _describe(picture: Picture, palette: np.ndarray) -> dict[str, Any]:
 
 
 def _label_png(labels: np.ndarray, palette: np.ndarray) -> str:
-    """Label map (H, W) in the classes' colors, with a palette of those that occur."""
+    """Return a label map (H, W) in the colors of the classes, with a palette of those that occur."""
     occurring, indices = np.unique(labels, return_inverse=True)
     return _indexed_png(indices.reshape(labels.shape), colorise(occurring[None], palette)[0])
 
 
 def _error_png(truth: np.ndarray, prediction: np.ndarray) -> str:
-    """What `viz.errors` lays over the faded image: wrong and void pixels; the others are transparent."""
+    """Return what `viz.errors` draws over the faded image: wrong and void pixels. All other pixels are transparent."""
     codes = np.where(truth == VOID, 2, truth != prediction)
     return _indexed_png(codes, np.array([(255, 255, 255), WRONG_COLOR, VOID_ERROR_COLOR]), transparency=0)
 

@@ -1,6 +1,6 @@
-"""The images in which variants differ most, with what each predicts for them: the pictures of `compare.py`'s page.
+"""Choose the images in which variants differ most, with each variant's prediction, for the page of `compare.py`.
 
-V variants, H W size, K classes.
+Shapes: V variants, H W size, K classes.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,20 @@ from segrefine.runs.read import Run
 
 LIMIT = 24
 MAPS = 240
-"""Predictions on a page, of all images and variants together, which keeps it below 10 MB."""
+"""The most predictions on a page, over all images and variants, which keeps it below 10 MB."""
 
 MAX_SIDE = 512
-"""Pixels of the longer side of a picture: about as wide as the page shows it."""
+"""Pixels of the longer side of a picture, about the width at which the page shows it."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Of an image's pixels that are not void, those that two variants predict differently, and wrong ones, [0, 1]."""
+    """Fractions in [0, 1] of an image's pixels that are not void.
+
+    Attributes:
+        differing: (V, V) those that two variants predict differently.
+        wrong: (V,) those that a variant predicts wrongly.
+    """
 
     differing: np.ndarray  # (V, V)
     wrong: np.ndarray  # (V,)
@@ -32,7 +37,14 @@ class Shares:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image, reduced to `MAX_SIDE`, and what V variants predict for it; the shares are those of the whole image."""
+    """One image, reduced to `MAX_SIDE`, and the predictions of V variants for it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) uint8, 0..K-1 or VOID.
+        predictions: (V, H, W) uint8, 0..K-1.
+        shares: computed on the image at full size.
+    """
 
     id: str
     image: np.ndarray = field(repr=False)  # (H, W, 3) uint8 RGB
@@ -43,7 +55,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of V variants, called `labels`, of K `classes` with the colors `palette` (K, 3) uint8 RGB."""
+    """Pictures of V variants called `labels`, over K `classes` with the colors `palette`, (K, 3) uint8 RGB."""
 
     labels: tuple[str, ...]
     classes: tuple[str, ...]
@@ -52,15 +64,18 @@ class Pictures:
 
 
 def choose_pictures(variants: Sequence[Variant], limit: int = LIMIT) -> tuple[Pictures | None, list[str]]:
-    """Choose the images in which the variants differ most. Reads the label maps of all images and downloads nothing.
+    """Choose the images in which the variants differ most.
+
+    Reads the label maps of all images and downloads nothing.
 
     Args:
-        variants: each with the predictions of its first run that left any in `predictions/`.
-        limit: the number of images at most; fewer of many variants (`MAPS`).
+        variants: each is shown with the predictions of its first run that has any in `predictions/`.
+        limit: the number of images at most; fewer if there are many variants (`MAPS`).
 
     Returns:
-        The pictures, and remarks on what is not shown and why. Every pair of variants has its most different images
-        among them, as far as the limit goes. None without two variants that left predictions, or without the data.
+        The pictures, and remarks on what is not shown and why. As far as the limit allows, they include the most
+        different images of every pair of variants. The pictures are None if fewer than two variants have predictions,
+        if the data cannot be read, or if none of the images can be used.
     """
     runs = {variant.label: run for variant in variants if (run := _predicting_run(variant)) is not None}
     without = [variant.label for variant in variants if variant.label not in runs]
@@ -90,7 +105,7 @@ def choose_pictures(variants: Sequence[Variant], limit: int = LIMIT) -> tuple[Pi
 
 
 def _predicting_run(variant: Variant) -> Run | None:
-    """The variant's first run that left a label map of any image."""
+    """Return the variant's first run that saved a label map of any image, or None."""
     for run in variant.runs:
         if any(run.folder.labels(name).is_file() for name in run.images):
             return run

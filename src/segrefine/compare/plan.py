@@ -1,8 +1,8 @@
-"""How many seeds a comparison needs, from those that it has.
+"""Estimate how many seeds a comparison needs, from the seeds that it has.
 
-A difference is found if its interval excludes zero. So one of (critical value + 0.84) standard errors is found in 80 %
-of cases. More seeds reduce their part of the standard error, but not the part of the images. They also reduce the
-critical value, since they show their own variance better.
+A difference is found if its interval excludes zero. A difference of (critical value + 0.84) standard errors is
+therefore found in 80 % of cases. More seeds reduce the part of the standard error that comes from the seeds, but not
+the part that comes from the images. They also reduce the critical value, since they show their own variance better.
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from segrefine.compare.statistics import Bootstrap, Question
 
 POWER = 0.8
 SEEDS = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
-"""Numbers of seeds that are tried."""
+"""The numbers of seeds to try."""
 
 RESAMPLES = 2_000
-"""For critical values, which are then good to about 3 %."""
+"""Resamples for critical values, which are then accurate to about 3 %."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `seeds` of every variant would find in 80 % of cases, in points.
+    """What a comparison with `seeds` seeds of every variant would find in 80 % of cases, in points.
 
     Attributes:
-        typical: the smallest difference that the pair in the middle would show.
-        worst: the same of the pair that needs most.
-        decided: of the pairs that are undecided now, those that would be decided if they differ by as much as now.
+        typical: the smallest difference that the median pair would show.
+        worst: the smallest difference that every pair would show.
+        decided: the number of pairs, undecided now, that would be decided if they keep their present differences.
     """
 
     seeds: int
@@ -40,7 +40,7 @@ class Plan:
 
 
 class Planner:
-    """Forecasts for one family of questions; skips those of which no variance between seeds is known."""
+    """Forecast the answers to one family of questions. Skips questions whose variance between seeds is unknown."""
 
     def __init__(self, bootstrap: Bootstrap, questions: Sequence[Question]) -> None:
         found = [bootstrap.contrast(question) for question in questions]
@@ -50,7 +50,7 @@ class Planner:
         self._reach: dict[int, np.ndarray] = {}
 
     def reach(self, seeds: int) -> np.ndarray:
-        """Return the smallest difference, a fraction, that each question would find with this many seeds of each."""
+        """Return the smallest difference, a fraction, that each question would find with this many seeds of each variant."""
         if seeds not in self._reach:
             samples = {id(contrast.sample): contrast.sample for contrast in self.contrasts}
             later = {key: sample.with_seeds(seeds, self.resamples) for key, sample in samples.items()}
@@ -66,7 +66,7 @@ class Planner:
         return (estimates >= self.reach(seeds)) | equal
 
     def seeds_needed(self, found: Sequence[Difference]) -> list[Difference]:
-        """Return the differences, the undecided ones with the number of seeds that would probably decide them."""
+        """Return the differences. Undecided ones get the number of seeds that would probably decide them."""
         answers = list(found)
         open_ones = [at for at, place in enumerate(self.places) if found[place].can_be_planned]
         decided = {seeds: self.decides(found, seeds) for seeds in SEEDS} if open_ones else {}
@@ -77,7 +77,7 @@ class Planner:
         return answers
 
     def plan(self, found: Sequence[Difference]) -> list[Plan]:
-        """What each number of seeds would find."""
+        """Return what each number of seeds would find."""
         if not self.contrasts:
             return []
         undecided = np.array([found[place].can_be_planned for place in self.places])

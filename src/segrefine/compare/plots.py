@@ -1,4 +1,7 @@
-"""Plots of a comparison, one matplotlib figure each; means over the seeds, bars and bands for 95 % intervals."""
+"""Draw the plots of a comparison, one matplotlib figure each.
+
+Plots show means over the seeds, and 95 % intervals as bars and bands.
+"""
 
 import io
 import textwrap
@@ -23,11 +26,11 @@ from segrefine.metrics.scores import REGIONS, SIZES, TRIMAP_WIDTHS
 STAGES = (*(f"encoder_stage{number}" for number in range(1, 6)), "decoder")
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#B8A900")
-"""Told apart by readers who are color-blind, too (Okabe and Ito, "Color universal design", 2008; darker yellow)."""
+"""Colors that color-blind readers can tell apart (Okabe and Ito, "Color universal design", 2008; darker yellow)."""
 
 
 def draw_all(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> dict[str, Figure]:
-    """Every plot by the name of its file."""
+    """Draw every plot. Return the figures by the name of their file."""
     figures = {
         "accuracy_and_cost": accuracy_and_cost(variants, metric, bootstrap),
         "classes": class_bars(variants, bootstrap),
@@ -40,7 +43,7 @@ def draw_all(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> 
 
 
 def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> Figure:
-    """The score over multiply-adds and over parameters; the Pareto front, which nothing beats in both, is drawn."""
+    """Plot the score over multiply-adds and over parameters, with the Pareto front, which nothing beats in both."""
     figure, axes = new_figure(1, 2)
     costs = {"flops": "multiply-adds for an image (G)", "params": "parameters (M)"}
     for axis, (cost, name), unit in zip(axes, costs.items(), (1e9, 1e6), strict=True):
@@ -61,7 +64,10 @@ def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Boots
 
 
 def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> Figure:
-    """The score over multiply-adds, each point with its variant's place in the ranking: to stand beside that."""
+    """Plot the score over multiply-adds, to stand beside the ranking.
+
+    Each point shows its variant's rank.
+    """
     figure, (axis,) = new_figure(1, 1, width=5.0, height=3.6)
     points = [(variant.summary.flops / 1e9, _mean_score(variant, metric)) for variant in ranked]
     front = pareto_front(points)
@@ -77,14 +83,14 @@ def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootst
 
 
 def _mark_costs(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Give the logarithmic axis of costs ticks at the points' own values."""
+    """Put ticks at the points' own values on the logarithmic cost axis."""
     axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_locator(NullLocator())
 
 
 def _apart(values: Sequence[float]) -> list[float]:
-    """Of rising positive values those that are a sixth of their range, on a scale of logarithms, from one another."""
+    """Select from rising positive values those that are at least a sixth of the log-scale range apart."""
     chosen = list(values[:1])
     for value in values[1:]:
         if np.log(value / chosen[-1]) >= np.log(values[-1] / values[0]) / 6:
@@ -93,7 +99,10 @@ def _apart(values: Sequence[float]) -> list[float]:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (cost, score) that no other one beats: none has more for as little; by rising cost."""
+    """Return the indices of the points (cost, score) that no other point beats, sorted by rising cost.
+
+    No other point has a higher score at the same cost or less.
+    """
     order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
     front: list[int] = []
     for index in order:
@@ -103,7 +112,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
-    """Mean IoU near the boundaries of the truth, and by the size of its regions."""
+    """Plot the mean IoU near the boundaries of the truth, and by the size of its regions."""
     figure, axes = new_figure(1, 2)
     widths = [f"trimap_{width}" for width in TRIMAP_WIDTHS]
     sizes = [f"size_{size}" for size in SIZES]
@@ -123,7 +132,7 @@ def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
 
 
 def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
-    """IoU of every class."""
+    """Plot the IoU of every class."""
     classes = variants[0].runs[0].classes
     figure, (axis,) = new_figure(1, 1, width=max(11.0, 0.16 * len(classes) * (len(variants) + 1)))
     width = 0.8 / len(variants)
@@ -141,12 +150,15 @@ def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
 
 
 def have_curves(variants: Sequence[Variant]) -> bool:
-    """Whether any run was validated more than once."""
+    """Return whether any run was validated more than once."""
     return any(len(run.curve("val/mIoU")[0]) > 1 for variant in variants for run in variant.runs)
 
 
 def learning_curves(variants: Sequence[Variant]) -> Figure:
-    """val mIoU over the steps: every seed thin, their mean thick where they were validated at the same steps."""
+    """Plot validation mIoU over the steps: a thin line for each seed, and a thick one for their mean.
+
+    The mean is drawn only if all seeds were validated at the same steps.
+    """
     figure, (axis,) = new_figure(1, 1, width=6.0)
     for variant, color in _colored(variants):
         curves = [curve for run in variant.runs if len((curve := run.curve("val/mIoU"))[0])]
@@ -161,7 +173,7 @@ def learning_curves(variants: Sequence[Variant]) -> Figure:
 
 
 def difference_bars(found: Sequence[Difference]) -> Figure:
-    """Differences with their intervals, a row each; those that are more than noise in blue."""
+    """Plot the differences with their intervals, one row each. Those that are more than noise are blue."""
     names = [_label(f"{entry.one} against {entry.other}, {entry.metric}", 60) for entry in reversed(found)]
     lines = max((name.count("\n") + 1 for name in names), default=1)
     figure, (axis,) = new_figure(1, 1, height=0.9 + (0.16 + 0.16 * lines) * len(found))
@@ -179,7 +191,10 @@ def difference_bars(found: Sequence[Difference]) -> Figure:
 
 
 def gradients(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
-    """The norm of the gradient of every encoder stage over the steps, of the runs that logged it: a panel a variant."""
+    """Plot the gradient norm of every encoder stage over the steps, for the runs that logged it.
+
+    Each variant gets a panel.
+    """
     logged = [variant for variant in variants if len(variant.runs[0].curve(f"gradient/{STAGES[0]}")[0])]
     figure, axes = new_figure(1, max(len(logged), 1), width=1.5 + 3.5 * max(len(logged), 1))
     means = []
@@ -206,24 +221,25 @@ PLOTS: dict[str, Callable[[Sequence[Variant], Bootstrap], Figure]] = {
     "learning_curves": lambda variants, bootstrap: learning_curves(variants),
     "gradients": gradients,
 }
-"""What a claim can show."""
+"""The plots that a claim can show."""
 
 
 def save_figure(figure: Figure, path: Path) -> None:
+    """Save the figure as an image file at `path`."""
     with replacing(path) as part:
         figure.savefig(part)
     figure.set_layout_engine("none")  # it is laid out now: to do it again for another format takes as long
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure's SVG element, for a page."""
+    """Return the figure as an SVG element for a page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def new_figure(rows: int, columns: int, width: float = 11.0, height: float = 4.2) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` by `height` inches, and its axes in the style of all plots here."""
+    """Create a figure of `width` by `height` inches. Return it and its axes, in the style of all plots here."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -248,10 +264,10 @@ def _mean_score(variant: Variant, metric: str) -> float:
 
 
 def _label(text: str, width: int = 36) -> str:
-    """A variant's name in lines of `width` signs: it may list many options."""
+    """Wrap a variant's name into lines of `width` characters: it may list many options."""
     return "\n".join(textwrap.wrap(_plain(text), width, break_on_hyphens=False))
 
 
 def _plain(text: str) -> str:
-    """Without what matplotlib takes for mathematics, or for a label to hide."""
+    """Remove what matplotlib would read as math or as a label to hide."""
     return text.replace("$", r"\$").lstrip("_") or "_"

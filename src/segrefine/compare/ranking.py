@@ -1,4 +1,4 @@
-"""Variants from the best to the worst, and the comparison's answer in a few sentences."""
+"""Rank variants from best to worst, and answer the comparison in a few sentences."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ TOLD_APART = ("better", "worse")
 
 @dataclass(frozen=True)
 class Ranked:
-    """A variant with its mean score over the seeds and the 95 % interval of that, fractions; NaN where undefined.
+    """A variant with its mean score over the seeds and its 95 % interval, as fractions; NaN where undefined.
 
-    `letters`: two variants that share one are not told apart. Empty where not every pair was compared.
+    Attributes:
+        letters: two variants that share a letter are not told apart. Empty unless every pair was compared.
     """
 
     variant: Variant
@@ -46,10 +47,10 @@ def rank_variants(bootstrap: Bootstrap, metric: str, found: Sequence[Difference]
 
 
 def group_letters(count: int, apart: Iterable[tuple[int, int]]) -> list[str]:
-    """Return the compact letter display of `count` items, the pairs `apart` being told apart.
+    """Return the compact letter display of `count` items, in which the pairs `apart` share no letter.
 
-    By insertion and absorption (Piepho, "An algorithm for a letter-based representation of all-pairwise comparisons",
-    Journal of Computational and Graphical Statistics 2004).
+    Method: insertion and absorption (Piepho, "An algorithm for a letter-based representation of all-pairwise
+    comparisons", Journal of Computational and Graphical Statistics 2004).
     """
     groups = [frozenset(range(count))]
     for one, other in apart:
@@ -83,7 +84,7 @@ def answer(ranking: Sequence[Ranked], metric: str, found: Sequence[Difference], 
 
 
 def _from(name: str, found: Difference) -> tuple[str, str, float]:
-    """Return the other variant, the outcome as `name` sees it, and the least it is ahead by, in points."""
+    """Return the other variant, the outcome from the side of `name`, and the least it is ahead by, in points."""
     if found.one == name:
         return found.other, found.outcome, 100 * found.low
     turned = {"better": "worse", "worse": "better"}

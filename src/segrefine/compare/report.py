@@ -1,4 +1,4 @@
-"""`segrefine compare`: finished runs to tables, statistics, plots and a page, all in one folder."""
+"""Run `segrefine compare`: turn finished runs into tables, statistics, plots and a page, all in one folder."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -42,11 +42,11 @@ Pair = tuple[Variant, Variant]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants compared in one score, and what came out.
+    """Variants compared in one score, and the results.
 
     Attributes:
-        found: a difference for every pair that was asked for.
-        by_class: the same in every class's IoU.
+        found: a difference for every requested pair.
+        by_class: the same for the IoU of every class.
         plans: what more seeds would find; empty unless asked for.
     """
 
@@ -93,7 +93,7 @@ def compare_runs(
     labels: Mapping[str, str] | None = None,
     settings: Settings | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Compare finished runs, which `segrefine.runs.read.find_runs` reads, and write the report to the folder `output`.
+    """Compare finished runs, as read by `segrefine.runs.read.find_runs`, and write the report to the folder `output`.
 
     Args:
         runs: trained runs or evaluations, all of the same images and classes.
@@ -101,10 +101,10 @@ def compare_runs(
         metric: the score to compare, such as `mIoU`, `boundary_IoU`, `worst_10`, `trimap_2` or `IoU:CLASS`.
         baseline: the variant to compare all others with; None for every pair.
         labels: names of variants -> names to give them instead.
-        settings: how intervals and p-values are found.
+        settings: how intervals and p-values are computed.
 
     Returns:
-        The tables `variants`, `differences`, `classes`, `class_differences` and, where asked for, `plan`, as text.
+        The tables `variants`, `differences`, `classes`, `class_differences` and, if asked for, `plan`, as text.
 
     Raises:
         UserError: the runs cannot be compared, or there is no such metric or baseline.
@@ -123,7 +123,7 @@ def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair
 
 
 def analyze(variants: Sequence[Variant], metric: str, baseline: str | None, settings: Settings) -> Comparison:
-    """Compute every difference that is asked for."""
+    """Compute every requested difference."""
     pairs, bootstrap = choose_pairs(variants, baseline), Bootstrap(variants, metric, settings)
     questions = [Question(*pair, metric) for pair in pairs]
     planner = Planner(bootstrap, questions)
@@ -135,7 +135,7 @@ def analyze(variants: Sequence[Variant], metric: str, baseline: str | None, sett
 
 
 def write_report(output: Path, comparison: Comparison) -> dict[str, pd.DataFrame]:
-    """Write tables, plots and `comparison.html` to the folder `output`; returns the tables by name."""
+    """Write tables, plots and `comparison.html` to the folder `output`. Return the tables by name."""
     variants, found = comparison.variants, comparison.found
     written = {
         "variants": tables.overview(variants),
@@ -170,7 +170,7 @@ def write_report(output: Path, comparison: Comparison) -> dict[str, pd.DataFrame
 def make_page(
     comparison: Comparison, written: Mapping[str, pd.DataFrame], plots: Mapping[str, str], pictures: Pictures | None
 ) -> Page:
-    """Put the page together, the answer first."""
+    """Assemble the page, the answer first."""
     variants, metric, found = comparison.variants, comparison.metric, comparison.found
     count = len(variants)
     ranking = rank_variants(comparison.bootstrap, metric, found)
@@ -257,7 +257,7 @@ def _explain_seeds(variants: Sequence[Variant], found: Sequence[Difference]) -> 
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write `path` with .md, .csv and .tex."""
+    """Write the table to `path` with the suffixes .md, .csv and .tex."""
     write_text(path.with_suffix(".md"), tables.to_markdown(table))
     write_text(path.with_suffix(".csv"), tables.to_csv(table))
     write_text(path.with_suffix(".tex"), tables.to_latex(table))

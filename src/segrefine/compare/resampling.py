@@ -1,8 +1,8 @@
-"""Resamples of the images of a set, in blocks where they follow one another as frames of a sequence do.
+"""Resample the images of a set, in blocks if they follow one another like the frames of a sequence.
 
-Frames that follow one another say much the same, so that 101 of them may be worth ten independent images. Blocks of
-neighbors are drawn in place of single images (the circular block bootstrap: Politis and Romano, "A circular
-block-resampling procedure for stationary data", 1992). N images, R resamples.
+Consecutive frames are much alike, so 101 of them may be worth ten independent images. Blocks of neighbors are then
+drawn instead of single images (the circular block bootstrap: Politis and Romano, "A circular block-resampling procedure
+for stationary data", 1992). Shapes: N images, R resamples.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Blocks:
     Attributes:
         sequences: the indices of each sequence's images in their order; an image of no sequence is one by itself.
         length: images of a block, 1 for independent ones; a shorter sequence is a block as a whole.
-        correlation: of neighbors, at lag 1, by which `inflation` makes up for what blocks of this length leave out.
+        correlation: of neighbors, at lag 1; `inflation` uses it to correct for what blocks of this length miss.
     """
 
     sequences: tuple[np.ndarray, ...]
@@ -36,7 +36,11 @@ class Blocks:
         return sum(map(len, self.sequences))
 
     def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
-        """(R, N) uint16: how often each image is drawn in each resample, N images a resample."""
+        """Draw resamples of N images.
+
+        Returns:
+            (R, N) uint16, how often each resample holds each image.
+        """
         parts = [self._draw(min(CHUNK, resamples - at), rng) for at in range(0, resamples, CHUNK)]
         return np.concatenate(parts)
 
@@ -66,21 +70,24 @@ class Blocks:
 
     @property
     def inflation(self) -> float:
-        """Factor by which the variance of a mean exceeds what blocks show of it, at least 1.
+        """The factor by which the variance of a mean exceeds what blocks show of it, at least 1.
 
-        Blocks count a covariance at lag k by 1 - k / length alone, and none beyond. What is lost is worked out for a
-        first-order autoregression of the images' own correlation (as prewhitening does: Andrews and Monahan, "An
+        Blocks weight a covariance at lag k by 1 - k / length only, and ignore those beyond. The loss is computed for a
+        first-order autoregression with the images' own correlation (as prewhitening does: Andrews and Monahan, "An
         improved heteroskedasticity and autocorrelation consistent covariance matrix estimator", Econometrica 1992).
         """
         return self._weighted(None) / self._weighted(self.length)
 
     @property
     def effective(self) -> float:
-        """How many independent images these are worth for the mean of what each says."""
+        """How many independent images these are worth for the mean of a quantity of each image."""
         return self.count / self._weighted(None)
 
     def _weighted(self, length: int | None) -> float:
-        """Mean over the images of the sum of correlation^|k|, each by 1 - |k| / length, or / the whole sequence."""
+        """Return the mean over the images of the sum of correlation^|k|, each weighted by 1 - |k| / length.
+
+        Without a length, the length is that of the whole sequence.
+        """
         total = 0.0
         for size in map(len, self.sequences):
             lags = np.arange(1, size if length is None else min(size, length))
@@ -89,13 +96,14 @@ class Blocks:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of Student's t that stand for how little the images tell of their own variance.
+        """Degrees of freedom of Student's t that account for how little the images show of their own variance.
 
-        Those whose 97.5 % point is the critical value for the Bartlett kernel of a width that is a fixed share of the
-        series (Kiefer and Vogelsang, "A new asymptotic theory for heteroskedasticity-autocorrelation robust tests",
-        Econometric Theory 2005, table 1); about N - 1 for independent images. For dependent ones not more than the
-        variance of an autoregression has: that of the logarithm of its innovations' variance over (1 - correlation)^2
-        is 2 / N + 4 / N (1 + correlation) / (1 - correlation), by the delta method.
+        Their 97.5 % point is the critical value for the Bartlett kernel whose width is a fixed fraction of the series
+        (Kiefer and Vogelsang, "A new asymptotic theory for heteroskedasticity-autocorrelation robust tests",
+        Econometric Theory 2005, table 1). For independent images this is about N - 1. For dependent images the degrees
+        of freedom do not exceed those that follow from the variance of an autoregression. The variance of the logarithm
+        of (its innovations' variance over (1 - correlation)^2) is 2 / N + 4 / N (1 + correlation) / (1 - correlation),
+        by the delta method.
         """
         share = min(self.length / self.count, 1.0)
         critical = 1.96 + 2.9694 * share + 0.416 * share**2 - 0.5324 * share**3
@@ -107,7 +115,7 @@ class Blocks:
 
 
 def choose_blocks(sequences: Sequence[np.ndarray], influences: np.ndarray, length: int | None = None) -> Blocks:
-    """Choose the length of the blocks by the data, or take the one given.
+    """Choose the length of the blocks from the data, or use the given one.
 
     Args:
         sequences: see `Blocks`.
@@ -132,10 +140,10 @@ def covariance(series: np.ndarray, sequences: Sequence[np.ndarray], lag: int) ->
 
 
 def block_length(series: np.ndarray, sequences: Sequence[np.ndarray]) -> float:
-    """Return the length of blocks that suits a centered series (N,) best.
+    """Return the best block length for a centered series (N,).
 
-    Politis and White, "Automatic block-length selection for the dependent bootstrap", Econometric Reviews 2004, with
-    the correction of Patton, Politis and White, 2009: for circular blocks.
+    Politis and White, "Automatic block-length selection for the dependent bootstrap", Econometric Reviews 2004, for
+    circular blocks, with the correction of Patton, Politis and White, 2009.
     """
     count = len(series)
     longest = int(np.ceil(min(3 * count**0.5, count / 3)))
@@ -157,12 +165,12 @@ def block_length(series: np.ndarray, sequences: Sequence[np.ndarray]) -> float:
 
 
 def neighbor_correlation(series: np.ndarray, sequences: Sequence[np.ndarray]) -> float:
-    """Return the correlation of neighbors in a centered series (N,), within 0 and 0.97, freed of its bias.
+    """Return the correlation of neighbors in a centered series (N,), between 0 and 0.97 and corrected for bias.
 
-    It is that at lag 1 or, if that is more, what the correlation at lag 2 or 3 makes of it in an autoregression, where
-    these are more than chance (by the limit of Politis and White 2004): what single images have for themselves
-    lowers the first, but not how slowly the others fall. Bias in short series: Kendall, "Note on bias in the estimation
-    of autocorrelation", Biometrika 1954: too small by (1 + 4 correlation) / N.
+    This is the correlation at lag 1, or a larger one that the correlation at lag 2 or 3 implies for an autoregression.
+    Lags 2 and 3 count only if they are more than chance (by the limit of Politis and White 2004). Noise of single
+    images lowers the correlation at lag 1, but not how slowly the others fall. Bias in short series (Kendall, "Note on
+    bias in the estimation of autocorrelation", Biometrika 1954): the estimate is too small by (1 + 4 correlation) / N.
     """
     lags = [covariance(series, sequences, lag) / covariance(series, sequences, 0) for lag in (1, 2, 3)]
     chance = 2 * (np.log10(len(series)) / len(series)) ** 0.5

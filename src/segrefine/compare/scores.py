@@ -1,6 +1,6 @@
-"""Scores of a set of images from the counts of each: of all classes, of one class, of a region.
+"""Score a set of images from the counts of each image: all classes, one class or a region.
 
-N images, C counts, K classes, R resamples of the images.
+Shapes: N images, C counts, K classes, R resamples of the images.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ CHUNK = 500
 """Resamples scored at a time, which bounds the memory for sets of thousands of images."""
 
 IOU_COUNTS = {"mIoU": "", "boundary_IoU": "boundary_"}
-"""Means of IoU over classes, and how the names of the counts they need begin; those of a region with its name."""
+"""Means of IoU over classes, and the prefix of the counts that each needs. The prefix of a region is its name."""
 
 WORST = {"image_mIoU": 1.0, "worst_10": 0.1}
-"""Scores by image: the mean over all of them, or over the worst tenth, of the mIoU of the classes in an image's label
+"""Scores by image: the mean over all images, or over the worst tenth, of the mIoU of the classes in an image's label
 (Wang et al., "Revisiting evaluation metrics for semantic segmentation", NeurIPS 2023)."""
 
 MINUS = " - "
-"""`trimap_2 - mIoU` is how far a run's score near boundaries is above that of its whole images."""
+"""`trimap_2 - mIoU` is a run's score near boundaries minus its score on whole images."""
 
 CLASS = "IoU:"
 """`IoU:road` is the IoU of the class road."""
 
 
 def check_metric(metric: str, run: Run) -> None:
-    """Raise UserError unless the run has the score: of `PLAIN` or `WORST`, a region (`trimap_2`), or `IoU:CLASS`."""
+    """Raise UserError unless the run has the score: one of `PLAIN` or `WORST`, a region (`trimap_2`) or `IoU:CLASS`."""
     regions = [region for region in REGIONS if f"{region}_truth" in run.count_names]
     known = [*PLAIN, *WORST, *regions, *(f"{CLASS}{name}" for name in run.classes)]
     for part in metric.split(MINUS) if metric not in known else []:
@@ -40,14 +40,22 @@ def check_metric(metric: str, run: Run) -> None:
 
 
 def score(run: Run, metric: str) -> float:
-    """The run's score of its images, a fraction in [0, 1]; NaN where nothing is left to be scored."""
+    """Return the run's score on its images, a fraction in [0, 1]; NaN if there is nothing to score."""
     return float(scores([run], metric)[0])
 
 
 def scores(runs: Sequence[Run], metric: str, weights: np.ndarray | None = None) -> np.ndarray:
-    """(runs,) scores of the same images, or (runs, R) with each image taken as often as `weights` (R, N) say.
+    """Return the scores of runs on the same images.
 
-    One matrix product serves all runs; it is exact without weights, else in single precision.
+    One matrix product serves all runs. It is exact without weights and in single precision with them.
+
+    Args:
+        runs: all scored on the same images.
+        metric: see `check_metric`.
+        weights: (R, N) how often to count each image in each resample; None to count each once.
+
+    Returns:
+        (runs,) without weights, otherwise (runs, R).
     """
     if (parts := _parts(runs[0], metric)) != [metric]:
         first, *others = (scores(runs, part, weights) for part in parts)
@@ -66,7 +74,7 @@ def scores(runs: Sequence[Run], metric: str, weights: np.ndarray | None = None) 
 
 
 def _ratios(totals: np.ndarray, metric: str) -> np.ndarray:
-    """(...) scores of (..., C, K) counts summed over images."""
+    """Return scores (...) from counts (..., C, K) summed over images."""
     if metric in PLAIN and metric not in IOU_COUNTS:
         return scores_from_counts(totals)[metric]
     hits, truth, prediction = np.moveaxis(totals, -2, 0)
@@ -74,13 +82,16 @@ def _ratios(totals: np.ndarray, metric: str) -> np.ndarray:
 
 
 def image_scores(run: Run) -> np.ndarray:
-    """(N,) mIoU of the classes in each image's label; NaN of an image that is void."""
+    """Return the mIoU of the classes in each image's label, (N,); NaN for an image that is void."""
     hits, truth, prediction = np.moveaxis(run.rows().astype(np.float64), 1, 0)
     return mean_ratio(hits, np.where(truth > 0, truth + prediction - hits, 0))
 
 
 def worst_mean(values: np.ndarray, share: float, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean of the lowest `share` of values (N,), NaN skipped: a number, or (R,) of resamples with weights (R, N)."""
+    """Return the mean of the lowest `share` of values (N,), skipping NaN.
+
+    Without weights the result is a number; with weights (R, N) of resamples it is (R,).
+    """
     known = np.flatnonzero(np.isfinite(values))
     order = known[np.argsort(values[known], kind="stable")]
     if weights is None:
@@ -96,18 +107,18 @@ def worst_mean(values: np.ndarray, share: float, weights: np.ndarray | None = No
 
 
 def images_with(run: Run, metric: str) -> int:
-    """How many images hold something of what the score rests on, such as the class of `IoU:CLASS`."""
+    """Count the images that hold something the score rests on, such as the class of `IoU:CLASS`."""
     held = [_counts(run, part)[:, 1].sum(-1) > 0 for part in _parts(run, metric)]
     return int(min(part.sum() for part in held))
 
 
 def _parts(run: Run, metric: str) -> list[str]:
-    """The scores that a metric is made of: the first, and those taken from it."""
+    """Return the scores that a metric is made of: the first, and those subtracted from it."""
     return [metric] if metric.removeprefix(CLASS) in run.classes else metric.split(MINUS)
 
 
 def _counts(run: Run, metric: str) -> np.ndarray:
-    """(N, C, K) counts that a score needs: intersection, truth and prediction first."""
+    """Return the counts that a score needs, (N, C, K): intersection, truth and prediction first."""
     if metric.startswith(CLASS):
         return run.rows()[..., [run.classes.index(metric.removeprefix(CLASS))]]
     if metric in PLAIN and metric not in IOU_COUNTS:

@@ -1,4 +1,4 @@
-"""The sequences, such as videos, that the images of a run are frames of."""
+"""Find the sequences, such as videos, that the images of a run are frames of."""
 
 import numpy as np
 

@@ -1,12 +1,12 @@
-"""Which differences between variants are more than noise: of the images that were scored and of the seeds.
+"""Find which differences between variants are more than noise, both of the scored images and of the seeds.
 
 The images are resampled as pairs, the same ones for all variants, and the score of the set is recomputed for each
-resample (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13). The seeds enter by their
-variance, moderated over the variants and freed of the share that the images have in it. All differences that are asked
-for together get intervals that hold together, from the largest studentized difference of every resample (max-t:
-Westfall and Young, "Resampling-Based Multiple Testing", 1993). `docs/statistics.md` says how well that works.
+resample (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13). The seeds enter through
+their variance. It is moderated over the variants, and the part that the images contribute is removed. All requested
+differences get intervals that hold together, from the largest studentized difference of every resample (max-t: Westfall
+and Young, "Resampling-Based Multiple Testing", 1993). `docs/statistics.md` says how well that works.
 
-V variants, S seeds of one, R resamples, N images.
+Shapes: V variants, S seeds of a variant, R resamples, N images.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ class Settings:
     """How variants are compared.
 
     Attributes:
-        resamples: of the images.
+        resamples: the number of resamples of the images.
         seed: of the resamples.
-        block_length: images of a block; None: by the data.
+        block_length: images of a block; None to choose it from the data.
         equivalence: points within which variants count as practically equal.
-        plan: whether to tell what more seeds would find.
+        plan: whether to report what more seeds would find.
     """
 
     resamples: int = RESAMPLES
@@ -48,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Question:
-    """Is `one` above `other` in a score; or, with a margin (a fraction), not below it by more?"""
+    """Is `one` above `other` in a score or, with a margin (a fraction), not below it by more than that?"""
 
     one: Variant
     other: Variant
@@ -61,7 +61,7 @@ class Bootstrap:
 
     Args:
         variants: all scored on the same images.
-        metric: the score whose differences choose the length of blocks, where images form sequences.
+        metric: if images form sequences, the differences in this score determine the length of blocks.
         settings: see `Settings`.
     """
 
@@ -87,11 +87,11 @@ class Bootstrap:
         return self.blocks.draw(self.settings.resamples, np.random.default_rng(self.settings.seed))
 
     def resampled(self, runs: Sequence[Run], metric: str) -> np.ndarray:
-        """(runs, R) scores, float32."""
+        """Return the scores of the runs in each resample, (runs, R) float32."""
         return scores(runs, metric, self._weights).astype(np.float32)
 
     def sample(self, metric: str) -> Sample:
-        """Return the scores of all variants; computed once a score."""
+        """Return the scores of all variants, computed once for each metric."""
         if metric not in self._samples:
             runs = [run for variant in self.variants for run in variant.runs]
             ends = np.cumsum([len(variant.runs) for variant in self.variants])[:-1]
@@ -104,11 +104,14 @@ class Bootstrap:
         return Sample(tuple(by_seed), tuple(resampled), self.blocks, (self.settings.seed, crc32(name.encode())))
 
     def difference(self, one: Variant, other: Variant, metric: str = "mIoU", margin: float = 0.0) -> Difference:
-        """How far `one` is above `other`, or no more than `margin` below it, where nothing else is asked."""
+        """Compare `one` with `other` as a family of a single question.
+
+        With a margin, the question is whether `one` is no more than `margin` below `other`.
+        """
         return self.differences([Question(one, other, metric, margin)])[0]
 
     def differences(self, questions: Sequence[Question]) -> list[Difference]:
-        """Answer the questions as one family: all intervals hold the truth at once in 95 % of cases."""
+        """Answer the questions as one family: in 95 % of cases, all intervals contain the truth at once."""
         found = [self.contrast(question) for question in questions]
         largest = find_largest(found, self.settings.resamples)
         return [self._answer(*each, largest) for each in zip(questions, found, strict=True)]
@@ -132,7 +135,10 @@ class Bootstrap:
         )
 
     def interval(self, variant: Variant, metric: str) -> tuple[float, float]:
-        """95 % interval of the variant's own score, over images and seeds; NaN where too few images can be scored."""
+        """Return the 95 % interval of the variant's own score, over images and seeds.
+
+        It is NaN if too few images can be scored.
+        """
         sample, place = self.sample(metric), self.variants.index(variant)
         contrast = Contrast(sample, (place,), self._few(variant, metric))
         if not contrast.defined:
@@ -145,7 +151,10 @@ class Bootstrap:
         return count if count < FEW_IMAGES else None
 
     def contrast(self, question: Question) -> Contrast:
-        """The difference that is asked for, computed once; network by network if both variants score the same ones."""
+        """Return the contrast of a question, computed once.
+
+        If both variants score the same networks, it pairs them network by network.
+        """
         if question not in self._contrasts:
             self._contrasts[question] = self._contrast(question)
         return self._contrasts[question]
@@ -167,6 +176,6 @@ class Bootstrap:
 
 
 def _shared_networks(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
-    """Return the runs that are the same trained networks, by the weights that their summaries speak of."""
+    """Return pairs of runs with the same trained network, according to the weights that their summaries name."""
     known = {run.summary.weights: run for run in other.runs if run.summary.weights is not None}
     return [(run, known[run.summary.weights]) for run in one.runs if run.summary.weights in known]

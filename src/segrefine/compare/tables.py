@@ -1,4 +1,4 @@
-"""Tables of a comparison: pandas DataFrames of text, and how they are written as Markdown and LaTeX."""
+"""Make the tables of a comparison, as pandas DataFrames of text, and format them as Markdown, LaTeX and CSV."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -25,18 +25,18 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def to_latex(table: pd.DataFrame) -> str:
-    """Return the table in LaTeX, for the booktabs package."""
+    """Return the table in LaTeX for the booktabs package."""
     columns = "l" + "r" * (len(table.columns) - 1)
     return table.to_latex(index=False, escape=True, column_format=columns).replace("±", r"$\pm$")
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Return the table as CSV, whose lines end alike on every system."""
+    """Return the table as CSV, with the same line endings on every system."""
     return table.to_csv(index=False, lineterminator="\n")
 
 
 def overview(variants: Sequence[Variant]) -> pd.DataFrame:
-    """Return scores, with mean and deviation over the seeds, and costs of every variant."""
+    """Return the scores of every variant, with mean and deviation over the seeds, and its costs."""
     rows = []
     for variant in variants:
         runs, summary = variant.runs, variant.summary
@@ -60,7 +60,7 @@ def per_class(variants: Sequence[Variant]) -> pd.DataFrame:
 
 
 def differences(found: Sequence[Difference]) -> pd.DataFrame:
-    """Return what `Bootstrap.differences` found, in points."""
+    """Return the results of `Bootstrap.differences`, in points."""
     columns = ("variant", "against", "score", "difference", "95 % interval", "p", "P(above)", "seeds", "verdict")
     rows = []
     for entry in found:
@@ -83,7 +83,7 @@ def plans(planned: Sequence[Plan]) -> pd.DataFrame:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Return `0.512 ± 0.004`, the deviation being that of a sample; the mean alone of a single value."""
+    """Return `0.512 ± 0.004`, with the sample standard deviation, or only the mean of a single value."""
     if not np.isfinite(values).all():
         return "absent"
     mean = f"{np.mean(values):.3f}"

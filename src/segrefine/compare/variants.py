@@ -1,4 +1,4 @@
-"""Runs grouped into variants: the same options, one run a seed."""
+"""Group runs into variants: runs with the same options, one for each seed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from segrefine.runs.summary import Summary
 
 @dataclass(frozen=True)
 class Variant:
-    """Runs that differ in nothing but their seed, in its order.
+    """Runs that differ only in their seed, sorted by seed.
 
     Attributes:
         label: how they differ from the others.
-        whole: all that sets them apart, where the label leaves some of it out.
+        whole: everything that sets them apart, if the label was shortened.
     """
 
     label: str
@@ -29,7 +29,7 @@ class Variant:
 
 
 def group(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> list[Variant]:
-    """Group the runs into variants, named after what tells them apart, in the order in which they come.
+    """Group the runs into variants, named after what tells them apart, in the order of the runs.
 
     Args:
         runs: of one set of images.
@@ -37,7 +37,7 @@ def group(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> list[
 
     Raises:
         UserError: runs were not scored on the same images and classes, two of a variant have the same seed, or `labels`
-            names no variant or gives two of them the same name.
+            names an unknown variant or gives two of them the same name.
     """
     check_same_images(runs)
     names = name_runs(runs)
@@ -56,7 +56,7 @@ def group(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> list[
 
 
 def _check_labels(labels: Mapping[str, str], found: Sequence[str]) -> dict[str, str]:
-    """Return the new name of every variant."""
+    """Return the new name of every variant. Raise UserError for an unknown variant or a name given twice."""
     for label in labels:
         if label not in found:
             raise UserError(f"labels: there is no variant {label!r} among the runs.{did_you_mean(label, found)}")
@@ -68,7 +68,7 @@ def _check_labels(labels: Mapping[str, str], found: Sequence[str]) -> dict[str, 
 
 
 def check_same_images(runs: Sequence[Run]) -> None:
-    """Raise UserError if the runs were not all scored on the same data, classes and images, by name and by content."""
+    """Raise UserError unless all runs were scored on the same data, classes and images, by name and by content."""
     first = runs[0]
     for run in runs:
         both = f"{run.folder.path} and {first.folder.path}"
@@ -91,6 +91,11 @@ def check_same_images(runs: Sequence[Run]) -> None:
 
 
 def find_variant(variants: Sequence[Variant], label: str) -> Variant:
+    """Return the variant called `label`.
+
+    Raises:
+        UserError: there is none.
+    """
     named = {variant.label: variant for variant in variants}
     if label not in named:
         raise UserError(f"There is no variant {label!r} among the runs.{did_you_mean(label, named)}")
