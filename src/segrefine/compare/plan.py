@@ -50,7 +50,7 @@ class Planner:
         self._reach: dict[int, np.ndarray] = {}
 
     def reach(self, seeds: int) -> np.ndarray:
-        """Return the smallest difference, a fraction, that each question would find with this many seeds of each variant."""
+        """Return the smallest difference, a fraction, that each question would find with this many seeds of each."""
         if seeds not in self._reach:
             samples = {id(contrast.sample): contrast.sample for contrast in self.contrasts}
             later = {key: sample.with_seeds(seeds, self.resamples) for key, sample in samples.items()}

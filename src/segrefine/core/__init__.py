@@ -1,1 +1,1 @@
-"""What every other package builds on: errors, config files, names of classes, label conventions. Imports no torch."""
+"""Basics for every other package: errors, config files, class names, label conventions. Imports no torch."""

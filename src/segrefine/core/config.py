@@ -1,4 +1,4 @@
-"""The config files in `conf/`: where they are, what one says, and how options become a dataclass."""
+"""Find and read the config files in `conf/`, and collect the options of registered classes."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -16,7 +16,7 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 EXPERIMENTS = Path("experiments/configs")
-"""Where experiment files are found, below the checkout, or for an installed package below the working directory."""
+"""The folder of experiment files, in the checkout or, for an installed package, in the working directory."""
 
 REGISTRIES = {"model": DECODERS, "datamodule": DATAMODULES}
 
@@ -25,7 +25,7 @@ def experiment_path() -> str:
     """Return the entry of Hydra's search path that holds the group `experiment`.
 
     Returns:
-        `file://FOLDER`, or the package's own configs where there are no experiments, since Hydra warns of an entry that
+        `file://FOLDER`, or the package's own configs if there are no experiments, since Hydra warns about an entry that
         does not exist.
     """
     for folder in (CHECKOUT / EXPERIMENTS, EXPERIMENTS.absolute()):
@@ -38,7 +38,11 @@ OmegaConf.register_new_resolver("experiment_path", experiment_path, replace=True
 
 
 def list_names(group: str) -> list[str]:
-    """Return the values of a config group: its files and, for models and data modules, what a user registered."""
+    """Return the values of a config group: its files and, for models and data modules, the registered names.
+
+    Raises:
+        UserError: a user registered a name that the package already has.
+    """
     files = {file.stem for file in (CONFIG_FOLDER / group).glob("*.yaml")}
     added = REGISTRIES[group].added() if group in REGISTRIES else set()
     if taken := files & added:
@@ -47,7 +51,7 @@ def list_names(group: str) -> list[str]:
 
 
 def list_models() -> list[str]:
-    """Return the names that `create_model` takes."""
+    """Return the names that `create_model` accepts."""
     return list_names("model")
 
 
@@ -83,7 +87,11 @@ def read_group(group: str, name: str) -> dict[str, Any]:
 
 
 def registered_options(group: str, name: str) -> dict[str, Any]:
-    """Return what a file of the group would say of a class that a user registered: its options with their defaults."""
+    """Return the options of a class that a user registered, with their defaults, in the form of a file of the group.
+
+    Raises:
+        UserError: the class has no dataclass `Options`.
+    """
     registry = REGISTRIES[group]
     kind = registry.find(name)
     if not is_dataclass(getattr(kind, "Options", None)):
@@ -103,7 +111,7 @@ def _default(field: Any) -> Any:
 
 
 def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` -> `{"a": {"b": 1}, "a.b": 1}`: every entry by its dotted name."""
+    """Return every entry by its dotted name: `{"a": {"b": 1}}` becomes `{"a": {"b": 1}, "a.b": 1}`."""
     entries: dict[str, Any] = {}
     for key, value in mapping.items():
         entries[f"{prefix}{key}"] = value

@@ -1,4 +1,4 @@
-"""The exception for what a user can fix, and helpers for the wording of messages."""
+"""Define the exceptions for what a user can fix, and helpers to word messages."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -7,8 +7,9 @@ from segrefine.core.text import printable
 
 
 class UserError(ValueError):
-    """A mistake in an option, a file or a call; its message says which and what to do. Commands print it without a
-    traceback.
+    """A mistake in an option, a file or a call. The message says which, and what to do.
+
+    Commands print it without a traceback.
     """
 
     def __init__(self, message: str) -> None:
@@ -18,11 +19,11 @@ class UserError(ValueError):
 
 
 class BadFileError(UserError):
-    """A file of the data that cannot be used; its message names it."""
+    """A file of the data that cannot be used. The message names it."""
 
 
 class NonFiniteError(UserError):
-    """Values that are not finite; `before_step` says whether the network's weights are still those before them."""
+    """Values that are not finite. `before_step` is true if they have not changed the network's weights yet."""
 
     def __init__(self, message: str, before_step: bool = False) -> None:
         super().__init__(message)
@@ -30,13 +31,13 @@ class NonFiniteError(UserError):
 
 
 def listing(items: Sequence, shown: int = 5) -> str:
-    """The first few items, and how many more there are."""
+    """Return the first few items, and how many more there are."""
     more = f" and {len(items) - shown} more" if len(items) > shown else ""
     return ", ".join(str(item) for item in items[:shown]) + more
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'a' or 'b'?"` for the known names nearest to `name`, else `" Known: a, b, c."`."""
+    """Return `" Did you mean 'a' or 'b'?"` with the known names nearest to `name`, or `" Known: a, b, c."`."""
     known = sorted(map(str, known))
     near = get_close_matches(str(name), known, n=3, cutoff=0.6)
     if near:

@@ -3,14 +3,17 @@
 import numpy as np
 
 VOID = 255
-"""Label of pixels that never count: unlabelled, ignored by a data set, or padding. Label maps are uint8 with classes
+"""Label of pixels that never count: unlabeled, ignored by a data set, or padding. Label maps are uint8 with classes
 0..K-1.
 """
 
 
 def voc_color_map(count: int = 256) -> np.ndarray:
-    """PASCAL VOC's palette, (count, 3) uint8 RGB: bits 0, 3, 6.. of the index go to red, 1, 4, 7.. to green, 2, 5, 8..
-    to blue, from the high bit down (VOC development kit, VOCcode/VOClabelcolormap.m)."""
+    """Return PASCAL VOC's palette, (count, 3) uint8 RGB.
+
+    Bits 0, 3, 6, ... of the index go to red, bits 1, 4, 7, ... to green and bits 2, 5, 8, ... to blue, from the high
+    bit down (VOC development kit, VOCcode/VOClabelcolormap.m).
+    """
     palette = np.zeros((count, 3), np.uint8)
     for index in range(count):
         for bit in range(8):
@@ -20,5 +23,5 @@ def voc_color_map(count: int = 256) -> np.ndarray:
 
 
 def names(text: str) -> list[str]:
-    """The names in a text that separates them by commas and goes over as many lines as it takes."""
+    """Split a text at its commas into names. A name may continue on the next line."""
     return [" ".join(name.split()) for name in text.split(",")]

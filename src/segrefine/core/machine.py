@@ -1,4 +1,4 @@
-"""The machine that a process runs on."""
+"""Query the machine that a process runs on."""
 
 import os
 

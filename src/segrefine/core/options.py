@@ -1,4 +1,4 @@
-"""Options as dataclasses: configs are checked against the types and ranges of the fields."""
+"""Check options from configs against the types and ranges of the fields of dataclasses."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -20,7 +20,7 @@ Size = Count | Sequence[Count] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """Views of an image over which scores are averaged, `tta` of a command; see `segrefine.models.tta`."""
+    """Views of an image over which scores are averaged: the option `tta` of a command (see `segrefine.models.tta`)."""
 
     scales: Sequence[Positive]
     flip: bool
@@ -39,7 +39,7 @@ _WORDS = {
     "an instance of Sequence": "a list",
     "a valid dictionary": "a mapping such as {a: 1}",
 }
-"""Pydantic's words, and those for people who type options on a command line."""
+"""Pydantic's phrases, and phrases for people who type options on a command line."""
 
 Options = TypeVar("Options")
 
@@ -51,7 +51,7 @@ def make_options(kind: type[Options], given: Mapping[str, Any], where: str, pref
         kind: the dataclass; a field may be a dataclass itself.
         given: option -> value, as in a config file.
         where: what the options belong to, for messages, such as `model=fcn8s`.
-        prefix: what stands before an option's name on the command line, such as `model.`.
+        prefix: what precedes an option's name on the command line, such as `model.`.
 
     Raises:
         UserError: An option is unknown, one without a default is missing, or a value has another type or lies outside
@@ -67,7 +67,7 @@ def make_options(kind: type[Options], given: Mapping[str, Any], where: str, pref
 
 
 def defaults(kind: type) -> dict[str, Any]:
-    """Return the defaults of a dataclass's fields, of those that have one."""
+    """Return the defaults of the dataclass fields that have one."""
     values = {field.name: field.default for field in fields(kind) if field.default is not MISSING}
     return values | {field.name: field.default_factory() for field in fields(kind) if callable(field.default_factory)}
 
@@ -83,13 +83,13 @@ def check_values(kind: type, given: Mapping[str, Any], prefix: str) -> dict[str,
 
 
 def nested_options(expected: Any) -> type | None:
-    """Return the dataclass that a field holds, if it does."""
+    """Return the dataclass that a field holds, or None."""
     parts = (expected, *get_args(expected))
     return next((part for part in parts if isinstance(part, type) and is_dataclass(part)), None)
 
 
 def _checked(expected: Any, value: Any, name: str) -> Any:
-    """Return the value if it fits the type, and of a mapping of options the dataclass."""
+    """Return the value if it fits the type. A mapping of options becomes its dataclass."""
     nested = nested_options(expected)
     if nested is not None and not isinstance(value, nested) and value is not None:
         if not isinstance(value, Mapping):
@@ -125,7 +125,7 @@ def _choices(expected: Any) -> Iterable[Any]:
 
 
 def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise UserError for the first given option that is not known, with the nearest names."""
+    """Raise UserError for the first given option that is unknown, with the nearest known names."""
     known = list(known)
     for name in given:
         if name not in known:

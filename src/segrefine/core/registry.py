@@ -1,6 +1,6 @@
-"""Decoders and data modules by name.
+"""Look up decoders and data modules by name.
 
-Configs and checkpoints may come from others, so they never name a class to import: they name an entry of these tables.
+Configs and checkpoints may come from others, so they never name a class to import. They name an entry of these tables.
 A user adds one with `register_decoder` or `register_datamodule`, in a module that `SEGREFINE_PLUGINS` names.
 """
 
@@ -23,7 +23,7 @@ FORMER_DECODERS = {
     "segrefine.decoders.RefineNetDecoder": "refinenet",
     "segrefine.decoders.refinenet.RefineNetDecoder": "refinenet",
 }
-"""The class paths under `_target_` in checkpoints and results from before there were names, and what they mean now."""
+"""Class paths under `_target_` in old checkpoints and results, from before there were names, and their names now."""
 
 FORMER_DATAMODULES = {
     "segrefine.data.ade20k.ADE20KDataModule": "ade20k",
@@ -41,19 +41,19 @@ FORMER_DATAMODULES = {
 }
 
 SUCCESSORS = {"datamodule.on_error": "exclude"}
-"""Options of older versions, and those that came after them, which get null."""
+"""Options of older versions, and their replacements, which get null."""
 
 Class = TypeVar("Class", bound=type)
 
 
 class Registry:
-    """A table of names to classes.
+    """A table of names and their classes.
 
     Args:
         title: what the classes are, for messages.
         group: the config group that chooses among them.
-        key: the entry of a file of that group that holds the name.
-        home: the module that registers the built-in classes when it is imported.
+        key: the entry that holds the name in a file of that group.
+        home: the module whose import registers the built-in classes.
         former: class paths that older versions stored, and their names.
     """
 
@@ -62,7 +62,11 @@ class Registry:
         self._classes: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[Class], Class]:
-        """Return a decorator that enters a class under `name`; UserError if the name is taken by another class."""
+        """Return a decorator that registers a class under `name`.
+
+        Raises:
+            UserError: the name is taken by another class. The decorator raises it.
+        """
 
         def enter(cls: Class) -> Class:
             known = self._classes.setdefault(name, cls)
@@ -74,7 +78,11 @@ class Registry:
         return enter
 
     def find(self, name: object) -> Any:
-        """Return the class called `name`; UserError with the nearest names if there is none."""
+        """Return the class called `name`.
+
+        Raises:
+            UserError: there is none; the message gives the nearest names.
+        """
         importlib.import_module(self.home)
         load_plugins()
         if not isinstance(name, str) or name not in self._classes:
@@ -84,13 +92,18 @@ class Registry:
         return self._classes[name]
 
     def added(self) -> set[str]:
-        """Return the names that are not the package's own."""
+        """Return the names that users registered."""
         load_plugins()
         return {name for name, cls in self._classes.items() if not cls.__module__.startswith("segrefine.")}
 
     def rename(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return a config of the group as this version writes it: the class path that older versions stored replaced by
-        its name, and an option that is gone by what came after it."""
+        """Return a config of the group as this version writes it.
+
+        A class path that older versions stored becomes its name, and a removed option becomes its replacement.
+
+        Raises:
+            UserError: the class path is unknown.
+        """
         gone = {key: new for key in options if (new := SUCCESSORS.get(f"{self.group}.{key}"))}
         options = {gone.get(key, key): None if key in gone else value for key, value in options.items()}
         if "_target_" not in options:
@@ -115,7 +128,7 @@ register_datamodule = DATAMODULES.register
 
 
 def load_plugins() -> None:
-    """Import the modules that the environment variable `SEGREFINE_PLUGINS` names, which register a user's classes.
+    """Import the modules that the environment variable `SEGREFINE_PLUGINS` names. They register a user's classes.
 
     Raises:
         UserError: One of them cannot be imported.

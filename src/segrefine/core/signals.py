@@ -1,4 +1,4 @@
-"""Asked to stop: by a scheduler that takes the machine back (SIGTERM, SIGUSR1, SIGUSR2) or by Ctrl-C (SIGINT)."""
+"""Handle requests to stop: a scheduler that takes the machine back (SIGTERM, SIGUSR1, SIGUSR2) or Ctrl-C (SIGINT)."""
 
 import logging
 import os
@@ -11,19 +11,19 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 REQUEUE = 75
-"""Exit status of a run that a scheduler stopped: start it again and it resumes (EX_TEMPFAIL of BSD's sysexits.h)."""
+"""Exit status of a run that a scheduler stopped. Start it again to resume it (EX_TEMPFAIL of BSD's sysexits.h)."""
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
-"""SLURM sends SIGTERM, or SIGUSR1 where sbatch was given --signal=USR1@SECONDS; submitit sends SIGUSR2."""
+"""SLURM sends SIGTERM, or SIGUSR1 if sbatch was given --signal=USR1@SECONDS. submitit sends SIGUSR2."""
 
 GRACE = 2.0
 """Seconds that the main thread has to handle a signal before training begins."""
 
 
 class Stopped(SystemExit):
-    """Ends the process as its signal asks: with status REQUEUE, or 130 after Ctrl-C as shells expect."""
+    """The exit that a signal asks for, with status REQUEUE, or 130 after Ctrl-C as shells expect."""
 
     def __init__(self, number: int, rank: int = 0) -> None:
         # Of the processes of a run the first speaks for all; Lightning kills the others where one of them fails.
@@ -32,8 +32,11 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """Within its block, signals that ask the run to stop are noted in `received` while it is `patient`, which it is as
-    long as somebody looks at every step. Otherwise, and at a second Ctrl-C, they end the run at once."""
+    """Records signals that ask the run to stop, within a `with` block.
+
+    While `patient` is true, a signal is only noted in `received`. That is the case as long as a caller checks it at
+    every step. Otherwise, and at a second Ctrl-C, the signal ends the run at once.
+    """
 
     def __init__(self) -> None:
         self.received = 0
@@ -43,7 +46,10 @@ class StopRequest:
         self._wakeup_before = -1
 
     def listen(self) -> None:
-        """Handle the signals; called again when training begins, since Lightning has installed its own handlers."""
+        """Install the signal handlers.
+
+        Called again when training begins, since Lightning has installed its own handlers by then.
+        """
         self._end_watch()
         if threading.current_thread() is threading.main_thread():  # no other thread may
             for number in STOP_SIGNALS:
@@ -65,8 +71,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _watch(self, numbers: int) -> None:
-        """Until training begins, end the process if the main thread handles no signal. It cannot while it waits in C,
-        as PyTorch does for other nodes. Python writes the `numbers` of signals to this pipe all the same."""
+        """End the process if the main thread does not handle a signal before training begins.
+
+        The main thread cannot handle signals while it waits in C code, as PyTorch does for other nodes. Python still
+        writes the `numbers` of signals to this pipe.
+        """
         with open(numbers, "rb", buffering=0) as pipe:
             while number := pipe.read(1):
                 if number[0] not in STOP_SIGNALS:
