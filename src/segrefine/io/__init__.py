@@ -1,1 +1,1 @@
-"""Reading and writing files: whole or not at all, and never running code from them."""
+"""Read and write files: completely or not at all, and never running code from them."""

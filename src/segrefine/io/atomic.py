@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name beside their own, then renamed."""
+"""Write files completely or not at all: under a temporary name in the same folder, then renamed."""
 
 import os
 import re
@@ -9,9 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The name to write to, which becomes `path` at the end of the block; an error in it leaves `path` as it was.
+    """Yield a temporary name to write to, which becomes `path` at the end of the block.
 
-    The name keeps the ending, from which some writers take the format, and names the process, since several may write.
+    An error in the block leaves `path` as it was. The name keeps the extension, from which some writers infer the
+    format, and contains the process id, since several processes may write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the same folder, so that renaming is one step
@@ -29,12 +30,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path) -> None:
-    """What processes that were killed had begun to write; for a folder that nobody else writes to now."""
+    """Remove unfinished files of killed processes, in a folder that nobody else writes to now."""
     for part in folder.rglob(".*.*"):
         if re.fullmatch(r"\..+\.\d+\.\w+", part.name):
             part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, completely or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")

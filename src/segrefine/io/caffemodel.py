@@ -1,7 +1,7 @@
-"""Reading .caffemodel files with the protobuf library and the few fields of Caffe's messages that hold weights.
+"""Read .caffemodel files with the protobuf library and the few fields of Caffe's messages that hold weights.
 
-Field numbers are those of BVLC Caffe, src/caffe/proto/caffe.proto. Nothing of Caffe is needed, and no code is run from
-the file.
+Field numbers are those of BVLC Caffe, src/caffe/proto/caffe.proto. Caffe itself is not needed, and no code from the
+file is run.
 """
 
 import math
@@ -41,10 +41,14 @@ _LEGACY_SHAPE = ("num", "channels", "height", "width")
 
 
 def read_caffemodel(path: Path) -> dict[str, Tensor]:
-    """The weights in a .caffemodel, of the new and of the V1 layer form: `LAYER.weight` and `LAYER.bias`, float32.
+    """Read the weights of a .caffemodel, in the new or the V1 layer format.
 
-    Convolution weights are (out, in, h, w), those of deconvolutions (in, out, h, w), biases (out,). Raises UserError
-    for a file that is no whole .caffemodel.
+    Returns:
+        Tensors `LAYER.weight` and `LAYER.bias`, float32. Convolution weights are (out, in, h, w), those of
+        deconvolutions (in, out, h, w), biases (out,).
+
+    Raises:
+        UserError: the file is not a complete .caffemodel.
     """
     net = _net_class()()
     try:

@@ -1,4 +1,4 @@
-"""Public files and archives: downloaded, checked and unpacked, or nothing is left."""
+"""Download, check and unpack public files and archives, leaving nothing behind if that fails."""
 
 import hashlib
 import shutil
@@ -20,21 +20,26 @@ from tqdm import tqdm
 from segrefine.core.errors import UserError
 
 TIMEOUT = 20
-"""Seconds without an answer after which a server counts as out of reach."""
+"""Seconds without an answer after which a server counts as unreachable."""
 
 CHUNK = 2**20
 
 MOST = 64 * 2**30
-"""Bytes that an archive may unpack to: several times the largest data set here. Zeros pack a thousandfold, so that a
-small file could fill a disk."""
+"""The most bytes that an archive may unpack to: several times the largest data set here. Zeros compress a thousandfold,
+so a small file could fill a disk."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A .zip or .tar at `url`; `folder` is what it unpacks to. That, or a folder of `also`, shows that it is there.
+    """A .zip or .tar at `url`.
 
-    `md5` is that of the archive. GitHub packs archives on demand and guarantees their content only, so such an archive
-    has the `sha256` of its folder instead, by `checksum`.
+    GitHub packs archives on demand and guarantees only their content. Such an archive has no `md5` but the `sha256` of
+    its folder.
+
+    Attributes:
+        md5: of the archive.
+        folder: what the archive unpacks to. If it or a folder of `also` exists, the data is there.
+        sha256: of the folder, by `checksum`.
     """
 
     url: str
@@ -45,12 +50,12 @@ class Archive:
 
 
 def provide(archives: tuple[Archive, ...], root: Path) -> None:
-    """Put the folders of all archives below `root`, except those that are there already.
+    """Put the folders of all archives below `root`, except those that are already there.
 
     An interrupted download resumes where it stopped.
 
     Raises:
-        UserError: an archive cannot be downloaded, is damaged or unsafe, or holds something else than expected.
+        UserError: an archive cannot be downloaded, is damaged or unsafe, or does not hold what was expected.
     """
     for archive in archives:
         if not any((root / place).is_dir() for place in (archive.folder, *archive.also)):
@@ -62,14 +67,18 @@ def provide(archives: tuple[Archive, ...], root: Path) -> None:
 
 @contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Create `root` and let one process at a time work in it; the others wait."""
+    """Create `root` and let only one process at a time work in it, while the others wait."""
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".download.lock"):
         yield
 
 
 def fetch(url: str, md5: str | None, path: Path) -> None:
-    """Download to `path` through a file .part, from which a later call resumes."""
+    """Download to `path` by way of a .part file, from which a later call resumes.
+
+    Raises:
+        UserError: the download failed, or the file has another checksum than `md5`.
+    """
     if path.is_file() and md5 in (None, _digest(path, "md5")):
         return
     part = path.with_name(f"{path.name}.part")
@@ -102,7 +111,8 @@ def unpack(path: Path, root: Path, folder: str, sha256: str | None = None) -> No
     """Unpack an archive and move its `folder`, from the top or one folder down, below `root`.
 
     Raises:
-        UserError: the archive would write elsewhere or too much, is damaged, or its folder does not have the `sha256`.
+        UserError: the archive would write elsewhere or too much, is damaged or lacks the folder, or the folder does not
+            have the `sha256`.
     """
     free = shutil.disk_usage(root).free
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as inside:
@@ -135,7 +145,7 @@ def _untar(path: Path, folder: str, free: int) -> None:
     total = 0
 
     def checked(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo | None:
-        """Add up the sizes during unpacking: the list of a packed .tar is known only at its end."""
+        """Add up the sizes while unpacking, since the list of members of a compressed .tar is known only at its end."""
         nonlocal total
         total += member.size
         _refuse_too_much(path, free, total)
@@ -146,16 +156,16 @@ def _untar(path: Path, folder: str, free: int) -> None:
 
 
 def _refuse_too_much(path: Path, free: int, size: int) -> None:
-    """Raise UserError if `size` bytes, unpacked, are more than data sets have or than are `free` on the disk."""
+    """Raise UserError if `size` unpacked bytes exceed the size of any data set here or the `free` bytes on the disk."""
     if size > min(MOST, free):
         limit = f"the disk has {free / 2**30:.1f} GiB free" if free < MOST else f"no data set here has {MOST >> 30} GiB"
         raise UserError(f"{path} was not unpacked: it would take {size / 2**30:.1f} GiB, and {limit}.")
 
 
 def checksum(folder: Path) -> str:
-    """Return the SHA-256 of a list of the SHA-256 and the name of every file below the folder.
+    r"""Return the SHA-256 of a list of the SHA-256 and the name of every file below the folder.
 
-    The shell gives the same: `find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum`.
+    The shell gives the same: `find . -type f -printf '%P\n' | LC_ALL=C sort | xargs sha256sum | sha256sum`.
     """
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     lines = [f"{_digest(path, 'sha256')}  {name}\n" for name, path in sorted(files.items())]

@@ -1,4 +1,4 @@
-"""Reading image and label files of any common kind; every failure is a UserError that names the file."""
+"""Read image and label files of any common format. Every failure is a UserError that names the file."""
 
 import errno
 import os
@@ -18,9 +18,9 @@ from segrefine.io.atomic import replacing
 from segrefine.io.matlab import MatFile
 
 MAX_PIXELS = 2**28
-"""Most pixels of an image or label: 16,384 x 16,384, more than a whole tile of Sentinel-2 (10,980 x 10,980, ESA's
-product specification) and half as many again as Pillow takes by itself. A few bytes of a header can declare more than
-any memory holds. Also the most bytes of a .mat file once they are decompressed."""
+"""The most pixels of an image or label: 16,384 x 16,384. That is more than a whole tile of Sentinel-2 (10,980 x 10,980,
+ESA's product specification) and half as many again as Pillow accepts by default. A few bytes of a header can declare
+more than any memory holds. Also the most bytes of a .mat file after decompression."""
 
 # Pillow warns of images above this number and refuses those above its double, before it takes memory for them.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
@@ -30,16 +30,21 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm",
 
 
 NameOf = Callable[[Path], str | None]
-"""The id of an example from the path of its image or label, None for a file that is not wanted."""
+"""Maps the path of an image or label to the id of its example, or to None for a file to skip."""
 
 
 def list_images(
     place: Path, extensions: tuple[str, ...] = EXTENSIONS, ignored_folder: Path | None = None
 ) -> list[Path]:
-    """Return an image file, or those of a folder, sorted; hidden files and other endings are skipped.
+    """Return an image file, or those of a folder, sorted. Hidden files and other extensions are skipped.
+
+    Args:
+        place: a file or a folder.
+        extensions: in lower case, with the dot.
+        ignored_folder: a folder below `place` that may hold images.
 
     Raises:
-        UserError: There is no such place, or a folder below it holds images, which would be missed. One may be ignored.
+        UserError: There is no such file or folder, or a folder below it holds images, which would be missed.
     """
     if place.is_file():
         return [place]
@@ -60,11 +65,16 @@ def list_images(
 
 
 def stem_of(path: Path) -> str:
+    """Return the file name without its extension."""
     return path.stem
 
 
 def find_images(folder: Path, name_of: NameOf = stem_of) -> dict[str, Path]:
-    """The image and .mat files of a folder by the id that `name_of` gives each, sorted; UserError if two share one."""
+    """Return the image and .mat files of a folder by the id that `name_of` gives each, sorted by id.
+
+    Raises:
+        UserError: two files have the same id.
+    """
     found: dict[str, Path] = {}
     for path in list_images(folder, (*EXTENSIONS, ".mat")):
         name = name_of(path)
@@ -76,8 +86,14 @@ def find_images(folder: Path, name_of: NameOf = stem_of) -> dict[str, Path]:
 
 
 def read_image(path: Path) -> Tensor:
-    """RGB (3, H, W) uint8, upright by its EXIF orientation. Grey and palette images become RGB, 16 bits are scaled
-    to 8, CMYK is converted without a color profile, and transparency is dropped: colors are taken as stored."""
+    """Read an image as RGB (3, H, W) uint8, upright according to its EXIF orientation.
+
+    Gray and palette images become RGB. 16 bits are scaled to 8. CMYK is converted without a color profile. Transparency
+    is dropped, and colors are used as stored.
+
+    Raises:
+        BadFileError: the file cannot be read.
+    """
     with _naming(path), _open(path) as image:
         # Pillow throughout: torchvision's JPEG decoder is no faster now, and is to be removed from it. Steps that
         # change nothing are skipped, since Pillow would copy all pixels for them.
@@ -88,8 +104,14 @@ def read_image(path: Path) -> Tensor:
 
 
 def read_label(path: Path) -> np.ndarray:
-    """Stored values (H, W), an integer array, with a palette's index and not its color. EXIF is not looked at: a mask
-    is as its pixels lie, and has to match the upright image. Color pictures and JPEG raise a UserError."""
+    """Read the stored values of a label file, an integer array (H, W).
+
+    Palette images give the index, not the color. The EXIF orientation is ignored: a mask is used as its pixels are
+    stored, and must match the upright image.
+
+    Raises:
+        BadFileError: the file cannot be read, or is a color picture or a JPEG.
+    """
     with _naming(path), _open(path) as image:
         if image.format == "JPEG":
             raise BadFileError(f"{path} is a JPEG, which changes label values. Save labels as PNG.")
@@ -110,7 +132,15 @@ def read_label(path: Path) -> np.ndarray:
 
 
 def read_mat(path: Path, variable: str) -> np.ndarray:
-    """A variable (H, W) of a MATLAB file of version 5 to 7, as integers; "GTcls.Segmentation" is in a structure."""
+    """Read a variable (H, W) of a MATLAB file of version 5 to 7 as integers.
+
+    Args:
+        path: the file.
+        variable: its name; "GTcls.Segmentation" is a field of a structure.
+
+    Raises:
+        BadFileError: the file cannot be read, or the variable is missing or is no map of integers.
+    """
     name, *fields = variable.split(".")
     with _naming(path):
         file = MatFile(_read(path, MAX_PIXELS), MAX_PIXELS)
@@ -134,7 +164,7 @@ def read_mat(path: Path, variable: str) -> np.ndarray:
 
 
 def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
-    """Height and width in pixels from the header alone; `upright` says whether to follow the EXIF orientation."""
+    """Return height and width in pixels from the header alone. `upright` says whether to apply the EXIF orientation."""
     with _naming(path), Image.open(path) as image:
         width, height = image.size
         turned = upright and _orientation(image) >= 5  # 5 to 8 swap the axes
@@ -142,13 +172,19 @@ def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write `image` in the format of the path's ending, and its folder; an interrupted write leaves no broken file."""
+    """Save `image` in the format of the path's extension and create its folder.
+
+    An interrupted write leaves no broken file.
+    """
     with replacing(path) as part:
         image.save(part)
 
 
 def _open(path: Path) -> Image.Image:
-    """The image file, read at once: Pillow itself reads in dozens of small steps, each a wait on a slow file system."""
+    """Open an image file that is read at once.
+
+    Pillow itself reads in dozens of small steps, each a wait on a slow file system.
+    """
     return Image.open(BytesIO(_read(path, 8 * MAX_PIXELS)))  # none has more bytes: four channels of 16 bits
 
 
@@ -161,12 +197,12 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 is upright."""
+    """Return the EXIF orientation, 1 to 8; 1 is upright."""
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scales grey of 16 bits (65535 becomes 255), for which Pillow's own conversion clips instead."""
+    """Scale 16-bit gray to 8 bits (65535 becomes 255). Pillow's own conversion would clip it instead."""
     if image.mode == "F":
         raise ValueError("its pixels are fractions")
     if not image.mode.startswith("I"):
@@ -177,7 +213,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turns whatever a decoder raises for a bad file into a BadFileError with the file's name."""
+    """Turn any error that a decoder raises for a bad file into a BadFileError that names the file."""
     try:
         yield
     except UserError:

@@ -1,7 +1,8 @@
-"""Reading arrays of numbers from MATLAB files of the versions 5 to 7, plain or compressed.
+"""Read arrays of numbers from MATLAB files of versions 5 to 7, plain or compressed.
 
-Written out here since scipy.io 1.17 dies of damaged files (a segmentation fault ends the whole process) and takes any
-amount of memory that a few compressed bytes ask for. Kinds and layout: MathWorks, "MAT-File Format", chapter 1.
+Implemented here because scipy.io 1.17 crashes on damaged files (a segmentation fault ends the whole process) and
+allocates any amount of memory that a few compressed bytes ask for. Element types and layout: MathWorks, "MAT-File
+Format", chapter 1.
 """
 
 import math
@@ -12,20 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""Kinds of elements that hold numbers (table 1-1)."""
+"""Types of elements that hold numbers (table 1-1)."""
 
 MATRIX, COMPRESSED = 14, 15
 STRUCT = 2  # class of an array; those from 6 to 15 are numeric (table 1-3)
 
 ENTRIES = 10_000
-"""Most elements that are looked at: far more than there are in a label file, and soon done."""
+"""The most elements to examine: far more than a label file has, and quick to go through."""
 
 Element = tuple[int, memoryview]
-"""Kind and content."""
+"""Type and content."""
 
 
 class Array(NamedTuple):
-    """An array as it lies in the file: class, sides, name, and the elements that follow."""
+    """An array as stored in the file: class, dimensions, name, and the elements that follow."""
 
     kind: int
     sides: tuple[int, ...]
@@ -34,17 +35,22 @@ class Array(NamedTuple):
 
 
 class MatFile:
-    """The file's content; every method raises ValueError with a reason for what it cannot read."""
+    """The content of a file. Every method raises ValueError with a reason if it cannot read something."""
 
     def __init__(self, content: bytes, most: int) -> None:
-        """`most`: bytes that an array may have once it is decompressed."""
+        """Check the header of the file.
+
+        Args:
+            content: the bytes of the file.
+            most: the most bytes of an array after decompression.
+        """
         if content[124:128] not in (b"\x00\x01IM", b"\x01\x00MI"):
             raise ValueError("it is no MATLAB file of version 5 to 7; MATLAB writes one with save -v7")
         self.order = "<" if content[126:128] == b"IM" else ">"
         self.content, self.most = memoryview(content)[128:], most
 
     def find(self, name: str) -> Array | None:
-        """The variable of that name."""
+        """Return the variable of that name, or None."""
         for kind, data in self._elements(self.content):
             if kind == COMPRESSED:
                 inflated = zlib.decompressobj().decompress(data, self.most + 1)
@@ -57,7 +63,7 @@ class MatFile:
         return None
 
     def field(self, array: Array, name: str) -> Array | None:
-        """The field of a structure, of its first element if there are several."""
+        """Return the field of a structure, or None. If the structure has several elements, it is that of the first."""
         if array.kind != STRUCT or math.prod(array.sides) < 1:
             return None
         length = int(self._numbers(self._next(array.rest))[0])
@@ -71,7 +77,7 @@ class MatFile:
         return None
 
     def values(self, array: Array) -> np.ndarray | None:
-        """The numbers, in the type that they are stored in; None if there are none."""
+        """Return the numbers in their stored type, or None if the array holds none."""
         if not 6 <= array.kind <= 15:
             return None
         numbers = self._numbers(self._next(array.rest))
@@ -93,7 +99,10 @@ class MatFile:
         return Array(int(flags[0]) & 255, tuple(sides.tolist()), name, elements)
 
     def _elements(self, data: memoryview) -> Iterator[Element]:
-        """Of a stretch of the file. A tag of 8 bytes says kind and length; up to 4 bytes may lie in the tag itself."""
+        """Yield the elements of a stretch of the file.
+
+        A tag of 8 bytes gives type and length. Up to 4 bytes of content may lie in the tag itself.
+        """
         start = 0
         for _ in range(ENTRIES):
             if start + 8 > len(data):

@@ -1,7 +1,6 @@
-"""Reading files of tensors: .pth / .pt / .ckpt through PyTorch's weights-only loader, .safetensors through safetensors,
-.caffemodel through protobuf.
+"""Read files of tensors without running code from them.
 
-None runs code from the file.
+PyTorch's weights-only loader reads .pth, .pt and .ckpt, safetensors reads .safetensors, and protobuf reads .caffemodel.
 """
 
 import hashlib
@@ -21,8 +20,12 @@ _PARALLEL = "module."  # before each name in a file that torch.nn.DataParallel s
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """What the file holds: a dictionary of tensors, or a checkpoint's dictionary. On the CPU, at the file's own
-    dtypes.
+    """Read a file of tensors: a dictionary of tensors, or a checkpoint's dictionary.
+
+    Tensors are on the CPU and keep the file's dtypes.
+
+    Raises:
+        UserError: the file is missing, cannot be read, holds other objects, or is no dictionary.
     """
     path = path.expanduser()
     if not path.is_file():
@@ -50,13 +53,17 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The file's tensors by name."""
+    """Read the file's tensors by name."""
     return find_tensors(read_file(path), path)
 
 
 def find_tensors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The tensors in a file's content by name, out of the dictionary in which training scripts keep them beside other
-    things.
+    """Return the tensors in a file's content by name.
+
+    Training scripts often keep them in a dictionary beside other things.
+
+    Raises:
+        UserError: an entry is not a tensor with a name.
     """
     for key in ("state_dict", "model_state_dict", "model", "segmenter"):
         if isinstance(content.get(key), dict):
@@ -73,8 +80,10 @@ def find_tensors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], optional: Collection[str] = ()) -> str:
-    """In words, which of the `wanted` tensors are missing, unknown or of another shape; "" if none. The `optional` may
-    be missing, and batch norm's counters of batches, which files from before PyTorch 0.4 lack and nothing uses.
+    """Describe which of the `wanted` tensors are missing, unknown or of another shape; "" if none.
+
+    The `optional` ones may be missing. So may batch norm's counters of batches, which files from before PyTorch 0.4
+    lack and nothing uses.
     """
     absent = wanted.keys() - tensors.keys() - set(optional)
     problems = {
@@ -90,12 +99,12 @@ def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], optiona
 
 
 def first_line(error: Exception) -> str:
-    """The error in one line, for a message."""
+    """Return the error in one line, for a message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits that two sets of tensors share only if they are the same (the first of a SHA-256)."""
+    """Return 16 hexadecimal digits that two sets of tensors share only if they are equal (the first of a SHA-256)."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
