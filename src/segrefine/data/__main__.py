@@ -1,4 +1,4 @@
-"""`python -m segrefine.data`, the same as `segrefine data`."""
+"""Run `python -m segrefine.data`, the same as `segrefine data`."""
 
 from segrefine.cli.data import main
 

@@ -1,4 +1,4 @@
-"""Data modules by name: `create_datamodule`, and how a config of the group `datamodule` becomes one."""
+"""Build data modules by name, or from a config of the group `datamodule`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,17 +13,18 @@ from segrefine.data.datamodule import SegmentationDataModule
 def create_datamodule(
     name: str, *, run_seed: int = 0, test_split: str | None = None, **options: Any
 ) -> SegmentationDataModule:
-    """Build a data module by the name of a value of the group `datamodule`, with what that file says.
+    """Build a data module by its name in the config group `datamodule`, with the options of that file.
 
     Example: `create_datamodule("folder", root="mydata", batch_size=4)`.
 
     Args:
         name: a value of the group, or a data module that a user registered.
-        run_seed, test_split: see `SegmentationDataModule`.
-        options: options of the group, in place of what the file says.
+        run_seed: see `SegmentationDataModule`.
+        test_split: see `SegmentationDataModule`.
+        options: options of the group that override those of the file.
 
     Raises:
-        UserError: The name or an option is unknown, or a value makes no sense.
+        UserError: The name or an option is unknown, or a value is invalid.
     """
     return build_datamodule(read_group("datamodule", name) | options, run_seed, test_split)
 
@@ -31,7 +32,11 @@ def create_datamodule(
 def build_datamodule(
     config: Mapping[str, Any], run_seed: int = 0, test_split: str | None = None
 ) -> SegmentationDataModule:
-    """Build what a file of `conf/datamodule` describes, its data downloaded if that is asked for."""
+    """Build the data module that a file of `conf/datamodule` describes, and download its data if asked to.
+
+    Raises:
+        UserError: the kind is unknown or no data module, or an option is unknown or invalid.
+    """
     kind = DATAMODULES.find(config.get(DATAMODULES.key))
     if not issubclass(kind, SegmentationDataModule):
         name = f"datamodule.{DATAMODULES.key}={config[DATAMODULES.key]}"

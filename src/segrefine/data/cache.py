@@ -1,4 +1,4 @@
-"""Decoded examples kept in a folder, so that from the second time on nothing is decoded any more."""
+"""Keep decoded examples in a folder, so that each is decoded only once."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -18,20 +18,24 @@ HEADER = 8  # bytes: height and width
 
 
 class Cache:
-    """A file for each example, of 4 * H * W bytes and a header, mapped into memory by all processes that read it.
+    """A file of 4 * H * W bytes and a header for each example, mapped into memory by all processes that read it.
 
-    Whatever is read is exactly what was decoded; a source file that changes is decoded again.
+    A read returns exactly what was decoded. A source file that changes is decoded again.
 
     Args:
-        folder: where the files go; one in /dev/shm keeps them in memory.
-        meaning: changes whenever the same label files mean something else.
+        folder: the folder of the files; one in /dev/shm keeps them in memory.
+        meaning: bytes that change whenever the same label files mean something else.
     """
 
     def __init__(self, folder: Path, meaning: bytes) -> None:
         self.folder, self.meaning = folder, hashlib.sha1(meaning).digest()
 
     def get(self, sources: Sequence[Path], decode: Callable[[], Pair]) -> Pair:
-        """What `decode()` gives for these files, from the cache if it is there."""
+        """Return the result of `decode()` for these files, from the cache if it is there.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
         try:
             path = self.folder / f"{self._key(sources)}.bin"
         except OSError:  # a source is not there, which decoding says better
@@ -46,7 +50,7 @@ class Cache:
         return torch.from_numpy(pair[0]).permute(2, 0, 1), torch.from_numpy(pair[1])
 
     def _put(self, path: Path, pair: Pair) -> Pair:
-        """Writes height, width, the image with channels last and the label."""
+        """Write height, width, the image with channels last, and the label."""
         image, label = pair
         try:
             with replacing(path) as part, part.open("wb") as file:

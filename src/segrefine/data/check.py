@@ -1,4 +1,4 @@
-"""Reads a whole data set before it is trained on: sizes, class statistics, and every bad file by name."""
+"""Check a whole data set before training: sizes, class statistics, and every bad file by name."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +15,13 @@ from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 
 @dataclass
 class SplitReport:
-    """What one split holds.
+    """Contents of one split.
 
     Attributes:
-        bad: what is wrong with the examples that cannot be used, by id.
-        sizes: (height, width) of the other N images, with how many have each.
-        pixels: of each class, (N, K). void: pixels of void, (N,).
+        bad: why an example cannot be used, by its id.
+        sizes: (height, width) of the other N images -> number of images.
+        pixels: (N, K) pixels of each class.
+        void: (N,) void pixels.
     """
 
     split: str
@@ -31,12 +32,12 @@ class SplitReport:
 
 
 def check(datamodule: SegmentationDataModule) -> list[SplitReport]:
-    """Read every image and label of every split, in parallel; the train split comes first."""
+    """Read every image and label of every split, in parallel. The train split comes first."""
     return [_check_split(datamodule, split) for split in SPLITS if split != "test" or datamodule.has_test]
 
 
 def render(reports: list[SplitReport], classes: list[str]) -> str:
-    """Return the reports as text, with a table of classes and the weights that follow from the train split."""
+    """Return the reports as text, with a table of classes and the class weights that follow from the train split."""
     lines = []
     for report in reports:
         sizes = ", ".join(f"{height}x{width} ({count})" for (height, width), count in report.sizes.most_common(5))
@@ -63,7 +64,7 @@ def _check_split(datamodule: SegmentationDataModule, split: str) -> SplitReport:
     dataset = datamodule.dataset(split)
 
     def read(index: int) -> np.ndarray | str:
-        """The label as an array, or what is wrong with the example."""
+        """Return the label as an array, or what is wrong with the example."""
         try:
             return dataset.read(index)[1].numpy()
         except BadFileError as error:

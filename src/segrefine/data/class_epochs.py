@@ -1,4 +1,7 @@
-"""Epochs that are drawn by class: which training examples each of them holds. N examples, K classes."""
+"""Choose the training examples of each epoch by class.
+
+Shapes: N examples, K classes.
+"""
 
 import numpy as np
 import torch
@@ -8,26 +11,26 @@ from segrefine.core.seeding import mix
 from segrefine.data.sampler import TrainSampler
 
 FIRST = 10
-"""Epochs whose sizes are looked at: about one round over PASCAL VOC's 10,582 images, in which sizes vary by a fifth."""
+"""Epochs whose sizes are examined: about one pass over PASCAL VOC's 10,582 images, in which sizes vary by a fifth."""
 
 
 class ClassEpochs:
-    """The examples of every epoch, as RefineNet's release draws them (guosheng/refinenet, main/my_epoch_run_config.m).
+    """The examples of every epoch, drawn as in RefineNet's release (guosheng/refinenet, main/my_epoch_run_config.m).
 
-    Examples are looked at in random order, those first that no epoch has held since all had been held. One is taken if
-    fewer than `per_class` of those taken so far hold one of its classes. So every class is in `per_class` examples, or
-    in all that hold it; one that is common is in more, beside rare ones. Where too few are taken, the next in order
-    follow; if there are too many, some are skipped at random.
+    Examples are visited in random order. Those that no epoch has held since the last full pass come first. An example
+    is taken if any of its classes is in fewer than `per_class` of those taken so far. So every class is in `per_class`
+    examples, or in all that hold it. A common class is in more, beside rare ones. If too few are taken, the next in
+    order follow. If too many are taken, some are skipped at random.
 
-    Here all epochs have one `size`, since Lightning counts on it: the largest that the release's rule gives the first
-    few, so that hardly any is cut. In the release sizes vary between the two limits. What an epoch holds follows from
-    the seed and its number alone: the epochs before are drawn again.
+    Here all epochs have one `size`, since Lightning relies on it: the largest that the release's rule gives the first
+    few epochs, so that hardly any is cut. In the release, sizes vary between the two limits. The content of an epoch
+    follows from the seed and its number alone: the earlier epochs are drawn again.
 
     Args:
-        holds: whether an example holds a class, (N, K) bool.
-        per_class: examples of a class that are enough; 100 in the release (main/gen_net_opts_model_type1.m).
-        limits: least and most examples of an epoch; 1,000 and 2,000 in the release (same place).
-        seed: the run's.
+        holds: (N, K) bool, whether an example holds a class.
+        per_class: how many examples of a class are enough; 100 in the release (main/gen_net_opts_model_type1.m).
+        limits: least and most examples of an epoch; 1,000 and 2,000 in the release (same file).
+        seed: the seed of the run.
     """
 
     def __init__(self, holds: np.ndarray, per_class: int, limits: tuple[int, int], seed: int) -> None:
@@ -40,7 +43,7 @@ class ClassEpochs:
         self._restart()
 
     def examples(self, epoch: int) -> np.ndarray:
-        """Which of the N an epoch holds, (size,) int64, in no order that matters."""
+        """Return the indices, among the N, of the examples of an epoch: (size,) int64, in no particular order."""
         if epoch < self._drawn - 1:
             self._restart()
         while self._drawn <= epoch:
@@ -65,12 +68,12 @@ class ClassEpochs:
         self._drawn += 1
 
     def _order(self, generator: np.random.Generator) -> np.ndarray:
-        """All examples in random order, the fresh ones first."""
+        """Return all examples in random order, the fresh ones first."""
         order = generator.permutation(len(self._classes))
         return np.concatenate((order[self._fresh[order]], order[~self._fresh[order]]))
 
     def _by_class(self, order: np.ndarray) -> list[int]:
-        """Those that bring a class of which there are not enough yet."""
+        """Return the examples that add to a class with too few examples so far."""
         counts, taken = [0] * self._num_classes, []
         for example in order.tolist():
             classes = self._classes[example]
@@ -82,7 +85,7 @@ class ClassEpochs:
 
 
 class ClassSampler(TrainSampler):
-    """As `TrainSampler`, over the examples that `epochs` gives each epoch."""
+    """Like `TrainSampler`, over the examples that `epochs` gives each epoch."""
 
     def __init__(self, epochs: ClassEpochs, rank: int = 0, world: int = 1, epoch: int = 0, skip: int = 0) -> None:
         super().__init__(epochs.size, epochs.seed, rank, world, epoch, skip)

@@ -1,19 +1,29 @@
-"""How often each class occurs, and the weights that balance a loss by it. K classes, N images."""
+"""Count how often each class occurs, and compute weights that balance a loss. Shapes: K classes, N images."""
 
 import numpy as np
 
 
 def class_pixels(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """From the pixels of each class in each image, (N, K): pixels of each class over all images, and non-void pixels of
-    just the images it occurs in; both (K,) int64."""
+    """Sum the pixels of each class from the pixels of each class in each image, (N, K).
+
+    Returns:
+        The pixels of each class over all images, and the non-void pixels of only the images that it occurs in. Both are
+        (K,) int64.
+    """
     totals = histograms.sum(axis=1, keepdims=True)
     return histograms.sum(axis=0), (totals * (histograms > 0)).sum(axis=0)
 
 
 def median_frequency(counts: np.ndarray, presence: np.ndarray) -> np.ndarray:
-    """Median of the class frequencies over each class's own, (K,) float32, 0 for a class that never occurs. A frequency
-    is the class's share of the pixels of those images it occurs in (Eigen & Fergus, ICCV 2015, section 6.3.2), both as
-    `class_pixels` gives them: void counts nowhere. SegNet's weights for CamVid took void for a twelfth class."""
+    """Return the median of the class frequencies over each class's own frequency, (K,) float32; 0 for an absent class.
+
+    A frequency is the class's fraction of the pixels of those images that it occurs in (Eigen & Fergus, ICCV 2015,
+    section 6.3.2). Void does not count. SegNet's weights for CamVid counted void as a twelfth class.
+
+    Args:
+        counts: pixels of each class, (K,), as `class_pixels` returns them.
+        presence: pixels of the images that each class occurs in, (K,), from the same function.
+    """
     occurs = counts > 0
     weights = np.zeros(len(counts), np.float32)
     if occurs.any():

@@ -1,4 +1,4 @@
-"""The Lightning data module that every data set extends: splits, loaders and class statistics."""
+"""Define the Lightning data module that every data set extends: splits, loaders and class statistics."""
 
 import logging
 import signal
@@ -31,19 +31,19 @@ SPLITS = ("train", "val", "test")
 
 
 class SegmentationDataModule(LightningDataModule):
-    """A subclass gives `classes` and `dataset(split)`; this class makes loaders and statistics of them.
+    """Makes loaders and statistics from the `classes` and `dataset(split)` that a subclass defines.
 
     Batches are dicts: image (B, 3, H, W) uint8, label (B, H, W) uint8, id (list of str) and index (B,) int64.
 
     Args:
         options: of the group `datamodule`, see `Options`.
-        run_seed: for the order of the training images and what is changed in them at random.
-        test_split: the split that `test_dataloader` gives; None for test where that has labels, else val.
+        run_seed: for the order and the random augmentation of the training images.
+        test_split: the split of `test_dataloader`; None for test if that has labels, otherwise val.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
-        """Options that every data set has. The defaults are neutral: those to train with stand in conf/datamodule."""
+        """Options that every data set has. The defaults are neutral: those for training are in conf/datamodule."""
 
         name: str | None = None
         batch_size: Count = 8
@@ -64,7 +64,7 @@ class SegmentationDataModule(LightningDataModule):
     options: Any
 
     in_memory = False
-    """Whether reading an item costs so little that worker processes would only slow it down."""
+    """Whether reading an item is so cheap that worker processes would only slow it down."""
 
     def __init__(self, options: Options, run_seed: int = 0, test_split: str | None = None) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class SegmentationDataModule(LightningDataModule):
         self.train_transform = TrainTransform(parse_crop_size(options.crop_size), options.augment or Augmentation())
 
     def dataset(self, split: str, transform: Transform | None = None) -> SegmentationDataset:
-        """The examples of "train", "val" or "test"."""
+        """Return the examples of "train", "val" or "test"."""
         raise NotImplementedError
 
     @property
@@ -102,16 +102,20 @@ class SegmentationDataModule(LightningDataModule):
 
     @property
     def test_split(self) -> str:
-        """The split that is scored at the end of a training, or by `evaluate`."""
+        """The split that is scored at the end of training, or by `evaluate`."""
         return self._test_split or ("test" if self.has_test else "val")
 
     def image_size(self, split: str) -> tuple[int, int]:
-        """Height and width in pixels of the split's first image."""
+        """Return height and width in pixels of the split's first image."""
         height, width = self.dataset(split).read(0)[1].shape
         return height, width
 
     def setup(self, stage: str | None = None) -> None:
-        """Cheap checks of the splits the stage needs; raises UserError."""
+        """Run cheap checks of the splits that the stage needs.
+
+        Raises:
+            UserError: a check failed.
+        """
         needed = {"fit": ("train", "val"), "validate": ("val",), "predict": ()}
         splits = (self.test_split,) if stage == "test" else needed[stage] if stage else SPLITS
         for split in splits:
@@ -119,7 +123,11 @@ class SegmentationDataModule(LightningDataModule):
                 self.dataset(split).check()
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled, augmented, full batches only."""
+        """Return the loader of shuffled and augmented training images. All batches are full.
+
+        Raises:
+            UserError: an epoch has fewer images than a batch, or the images of a batch would differ in size.
+        """
         dataset = self.dataset("train", self.train_transform)
         sampler = self._train_sampler(len(dataset))
         if sampler.size < self.batch_size:
@@ -133,7 +141,7 @@ class SegmentationDataModule(LightningDataModule):
         return self._loader(dataset, self.batch_size, remedy, drop_last=True, sampler=sampler)
 
     def _train_sampler(self, size: int) -> TrainSampler:
-        """The order of the `size` training images, from where training begins."""
+        """Return the order of the `size` training images, from where training begins."""
         place = (*self._place(), self._epoch, self._batches * self.batch_size)
         per_class, (least, most) = self.options.images_per_class, self.options.images_per_epoch
         if per_class is None or size <= least:  # an epoch of the release has all images, too, where they are so few
@@ -143,12 +151,12 @@ class SegmentationDataModule(LightningDataModule):
         return ClassSampler(epochs, *place)
 
     def state_dict(self) -> dict[str, int]:
-        """Return how far training is, at the end of a batch or of a validation: the epoch and its batches so far."""
+        """Return the training progress at the end of a batch or of a validation: the epoch and its batches so far."""
         assert self.trainer is not None
         return {"epoch": self.trainer.current_epoch, "batches": self.trainer.fit_loop.batch_idx + 1}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Called by Lightning before it asks for `train_dataloader`, which then begins there."""
+        """Restore the training progress. Lightning calls this before `train_dataloader`, which then begins there."""
         self._epoch, self._batches = state_dict["epoch"], state_dict["batches"]
 
     def val_dataloader(self) -> DataLoader[Item]:
@@ -158,12 +166,12 @@ class SegmentationDataModule(LightningDataModule):
         return self._eval_dataloader(self.test_split)
 
     def class_pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the train split, as `class_weights.class_pixels` gives them: reads every label."""
+        """Return `class_weights.class_pixels` of the train split. Reads every label."""
         return class_pixels(self._histograms)
 
     @cached_property
     def _histograms(self) -> np.ndarray:
-        """Pixels of each class in each image of the train split, (N, K): reads every label, once."""
+        """Pixels of each class in each image of the train split, (N, K). Reads every label, once."""
         dataset = self.dataset("train")
 
         def histogram(index: int) -> np.ndarray:
@@ -173,16 +181,21 @@ class SegmentationDataModule(LightningDataModule):
             return np.stack(list(pool.map(histogram, range(len(dataset)))))
 
     def median_frequency_weights(self) -> Tensor:
-        """Weight of each class in the loss, (K,) float32, from the train split; see `class_weights.median_frequency`.
-        A class that never occurs gets 0, with a warning."""
+        """Return the weight of each class in the loss, (K,) float32, from the train split.
+
+        See `class_weights.median_frequency`. A class that never occurs gets 0, with a warning.
+        """
         weights = median_frequency(*self.class_pixels())
         for index in np.flatnonzero(weights == 0):
             log.warning("Class '%s' never occurs in the training labels; its loss weight is 0.", self.classes[index])
         return torch.from_numpy(weights)
 
     def _eval_dataloader(self, split: str) -> DataLoader[Item]:
-        """A whole split in order, at native size. Each of several processes takes every `world`-th image, one more or
-        less than another, so that none counts twice; PyTorch's sampler would repeat some."""
+        """Return the loader of a whole split in order, at native size.
+
+        Each of several processes takes every `world`-th image, so some have one more than others and none counts twice.
+        PyTorch's sampler would repeat some.
+        """
         dataset = self.dataset(split)
         rank, world = self._place()
         share = range(rank, len(dataset), world)
@@ -190,7 +203,7 @@ class SegmentationDataModule(LightningDataModule):
         return self._loader(dataset, size, "Set datamodule.eval_batch_size=1.", sampler=share)
 
     def _eval_batch_size(self, split: str, dataset: SegmentationDataset) -> int:
-        """Return `eval_batch_size`, or 1 for images that differ in size, which make no batch. Looks once a split."""
+        """Return `eval_batch_size`, or 1 if images differ in size and cannot form a batch. Checks each split once."""
         if split not in self._eval_batch_sizes:
             size = self.eval_batch_size
             if size > 1 and not dataset.one_size():
@@ -200,7 +213,7 @@ class SegmentationDataModule(LightningDataModule):
         return self._eval_batch_sizes[split]
 
     def _place(self) -> tuple[int, int]:
-        """The rank of this process and how many there are."""
+        """Return the rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: SegmentationDataset, batch_size: int, remedy: str, **options: Any) -> DataLoader[Item]:
@@ -217,19 +230,26 @@ class SegmentationDataModule(LightningDataModule):
 
 
 GRACE = 30
-"""Seconds from SIGTERM to the end of a reading process; as many as SLURM leaves (KillWait) before it kills all."""
+"""Seconds from SIGTERM to the end of a loader process. SLURM waits as long (KillWait) before it kills all of them."""
 
 
 def outlive_signals(worker: int) -> None:
-    """In a reading process: what asks the run to stop reaches all its processes, from a terminal and under SLURM, but
-    the first one needs batches to come to the end of its step, and then ends the others."""
+    """Keep a loader process alive when the run is asked to stop.
+
+    From a terminal and under SLURM the signal reaches all processes of the run. The main process still needs batches to
+    finish its step, and then ends the others.
+    """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def collate(items: list[Item], remedy: str) -> dict:
-    """Stack items into a batch; images of different sizes raise a UserError that ends in `remedy`."""
+    """Stack items into a batch.
+
+    Raises:
+        UserError: the images differ in size. The message ends in `remedy`.
+    """
     sizes = {item["id"]: tuple(item["label"].shape) for item in items}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())

@@ -1,4 +1,4 @@
-"""The map-style data set every source of images implements: how an item is read, and what is done to it afterwards."""
+"""Define the map-style data set that every source of images implements: how an item is read and transformed."""
 
 from collections.abc import Callable
 from typing import TypedDict
@@ -11,12 +11,15 @@ from segrefine.core.errors import UserError
 from segrefine.data.sampler import Draw
 
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Maps image (3, H, W) uint8 and label (H, W) uint8 to a pair of the same kinds, perhaps of another size."""
+"""Maps an image (3, H, W) uint8 and a label (H, W) uint8 to a pair of the same types, possibly of another size."""
 
 
 class Item(TypedDict):
-    """One example: image (3, H, W) uint8 RGB, label (H, W) uint8 with 0..K-1 and 255 void, id (file stem or the like)
-    and its index in the split."""
+    """One example: image, label, id and index in the split.
+
+    The image is (3, H, W) uint8 RGB. The label is (H, W) uint8 with classes 0..K-1 and 255 for void. The id is the file
+    stem or similar.
+    """
 
     image: Tensor
     label: Tensor
@@ -25,7 +28,7 @@ class Item(TypedDict):
 
 
 class SegmentationDataset(Dataset[Item]):
-    """Images with label maps. A subclass says how to `read` one; `transform`, if any, is applied to what was read.
+    """Images with label maps. A subclass implements `read`. The `transform`, if any, is applied to what was read.
 
     Raises:
         UserError: There are no ids.
@@ -40,18 +43,22 @@ class SegmentationDataset(Dataset[Item]):
         self.transform = transform
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image (3, H, W) uint8 RGB and label (H, W) uint8 of one example. Raises BadFileError."""
+        """Read the image (3, H, W) uint8 RGB and the label (H, W) uint8 of one example.
+
+        Raises:
+            BadFileError: a file cannot be used.
+        """
         raise NotImplementedError
 
     def read_label(self, index: int) -> Tensor:
-        """Label (H, W) uint8 of one example; for statistics that need no image."""
+        """Read the label (H, W) uint8 of one example, for statistics that need no image."""
         return self.read(index)[1]
 
     def check(self) -> None:
-        """Run cheap checks before training; raise UserError for what a user can fix."""
+        """Run cheap checks before training. Raise UserError for what a user can fix."""
 
     def one_size(self) -> bool:
-        """Return whether all images have the same size. True as well where only reading them all could tell."""
+        """Return whether all images have the same size. Also return True if only reading them all could tell."""
         return True
 
     def __len__(self) -> int:

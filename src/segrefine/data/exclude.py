@@ -1,7 +1,7 @@
-"""The file of `datamodule.exclude`: examples to skip, which `segrefine data check write_exclude=FILE` writes.
+"""Read and write the file of `datamodule.exclude`: examples to skip.
 
-A line each, `split id  # reason`, and a `#` at the start of those that say nothing. Ids are names of files, so they may
-hold spaces, and bytes that are not UTF-8.
+`segrefine data check write_exclude=FILE` writes such a file. Each line is `split id  # reason`, and a line that starts
+with `#` is a comment. Ids are names of files, so they may hold spaces, and bytes that are not UTF-8.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Data sets of image and label files: pairing the files, decoding label values, and the checks before training."""
+"""Data sets of image and label files: pair the files, decode label values, and check them before training."""
 
 import logging
 from collections.abc import Callable
@@ -35,11 +35,11 @@ class Example(NamedTuple):
 
 
 ReadValues = Callable[[Path], np.ndarray]
-"""Reads the stored values (H, W) of a label file, integers from 0 on."""
+"""Reads the stored values (H, W) of a label file, integers from 0 up."""
 
 
 class FileDataset(SegmentationDataset):
-    """Examples read from files when asked for."""
+    """Examples that are read from files on demand."""
 
     def __init__(
         self,
@@ -71,8 +71,13 @@ class FileDataset(SegmentationDataset):
         return self.code.decode(self.read_values(path), path)
 
     def check(self) -> None:
-        """Look for every file, compare sizes of images and labels by their headers, and decode labels; of both a few,
-        spread over the split."""
+        """Check that every file exists, and check a sample spread over the split.
+
+        The sample compares the sizes of images and labels by their headers, and decodes labels.
+
+        Raises:
+            UserError: a file is missing or unusable.
+        """
         files = [path for example in self.examples for path in (example.image, example.label)]
         absent = [str(path) for path in files if not path.is_file()]
         if absent:
@@ -84,7 +89,10 @@ class FileDataset(SegmentationDataset):
             self.read_label(index)
 
     def one_size(self) -> bool:
-        """By the headers, up to the first that differs. Labels' first: Pillow decodes a PNG for its EXIF tag."""
+        """Compare the headers, up to the first that differs.
+
+        Label headers come first, since Pillow decodes a PNG for its EXIF tag.
+        """
         sizes = (
             image_size(example.image) if example.label.suffix == ".mat" else self._label_size(example.label)
             for example in self.examples
@@ -93,7 +101,7 @@ class FileDataset(SegmentationDataset):
         return all(size == first for size in sizes)
 
     def _label_size(self, path: Path) -> tuple[int, ...]:
-        """Height and width, where there is a header to tell them, from that alone."""
+        """Return height and width, from the header alone if the file has one."""
         return self.read_values(path).shape if path.suffix == ".mat" else image_size(path, upright=False)
 
     @staticmethod
@@ -110,13 +118,15 @@ class FileDataset(SegmentationDataset):
 
 
 class FileDataModule(SegmentationDataModule):
-    """A data module over files below `root`; a subclass gives its `code` and the `examples` of a split, and says in
-    `expects` what has to lie there."""
+    """A data module over files below `root`.
+
+    A subclass defines its `code` and the `examples` of a split, and describes the expected files in `expects`.
+    """
 
     expects: str
 
     archives: tuple[Archive, ...] = ()
-    """What `download` fetches; empty where the owner asks for a login or an agreement."""
+    """What `download` fetches; empty if the owner requires a login or an agreement."""
 
     @dataclass(frozen=True, kw_only=True)
     class Options(SegmentationDataModule.Options):
@@ -134,11 +144,15 @@ class FileDataModule(SegmentationDataModule):
 
     @property
     def downloadable(self) -> bool:
-        """Whether `fetch` brings anything."""
+        """Whether `fetch` can download the data."""
         return bool(self.archives)
 
     def prepare_data(self) -> None:
-        """Downloads what is missing, if that is asked for. Lightning calls it before `setup`, once a machine."""
+        """Download what is missing, if asked to. Lightning calls this before `setup`, once on each machine.
+
+        Raises:
+            UserError: the data cannot be downloaded, `root` is not given, or the download failed.
+        """
         if not self.options.download:
             return
         if not self.downloadable:
@@ -150,12 +164,16 @@ class FileDataModule(SegmentationDataModule):
             self.fetch(root)
 
     def fetch(self, root: Path) -> None:
-        """Bring what is missing below `root`; what is there already costs nothing."""
+        """Fetch what is missing below `root`. Nothing that is already there is fetched again."""
         provide(self.archives, root)
 
     @property
     def root(self) -> Path:
-        """The folder of the data. Raises UserError if it is not given or not there."""
+        """The folder of the data.
+
+        Raises:
+            UserError: it is not given or does not exist.
+        """
         if self.options.root is None:
             raise UserError(f"Set datamodule.root to the data's folder. {self.expects}")
         root = Path(self.options.root).expanduser()
@@ -165,16 +183,16 @@ class FileDataModule(SegmentationDataModule):
 
     @property
     def code(self) -> LabelCode:
-        """What the values in the label files mean."""
+        """The meaning of the values in the label files."""
         raise NotImplementedError
 
     def examples(self, split: str) -> list[Example]:
-        """The files of "train", "val" or "test"."""
+        """Return the files of "train", "val" or "test"."""
         raise NotImplementedError
 
     @cached_property
     def excluded(self) -> dict[str, set[str]]:
-        """The ids to skip by split, from the file `exclude`; logs how many."""
+        """The ids to skip by split, from the file `exclude`. Logs how many there are."""
         if not self.options.exclude:
             return {}
         excluded = read_exclude(Path(self.options.exclude).expanduser())
@@ -183,8 +201,10 @@ class FileDataModule(SegmentationDataModule):
         return excluded
 
     def list_once(self, split: str) -> list[Example]:
-        """Return `examples` without the excluded ones, looked up once a split: a large folder on a network takes
-        seconds to list."""
+        """Return `examples` without the excluded ones.
+
+        They are listed once for each split: a large folder on a network takes seconds to list.
+        """
         if split not in self._listed:
             self._listed[split] = self._without_excluded(split, self.examples(split))
         return self._listed[split]
@@ -202,14 +222,18 @@ class FileDataModule(SegmentationDataModule):
         return remaining
 
     def read_values(self, path: Path) -> np.ndarray:
-        """The stored values of a label file."""
+        """Read the stored values of a label file."""
         return read_label(path)
 
     def dataset(self, split: str, transform: Transform | None = None) -> FileDataset:
         return FileDataset(self.list_once(split), self.code, transform, self.read_values, self.cache)
 
     def folder(self, *places: str) -> Path:
-        """The first of `places`, relative to `root`, that is a folder."""
+        """Return the first of `places`, relative to `root`, that is a folder.
+
+        Raises:
+            UserError: none is.
+        """
         for place in places:
             if (self.root / place).is_dir():
                 return self.root / place
@@ -218,11 +242,15 @@ class FileDataModule(SegmentationDataModule):
         )
 
     def listed(self, file: Path, images: Path, labels: Path, label_end: str = ".png") -> list[Example]:
-        """Examples of the stems that a list file names, a line each: JPEGs in one folder, labels in another."""
+        """List examples by the stems in a list file, one a line: JPEGs in one folder, labels in another."""
         return [Example(stem, images / f"{stem}.jpg", labels / (stem + label_end)) for stem in self.stems(file)]
 
     def stems(self, file: Path) -> list[str]:
-        """The lines of a list file."""
+        """Return the lines of a list file.
+
+        Raises:
+            UserError: there is no such file, or it is not text.
+        """
         if not file.is_file():
             raise UserError(f"There is no list file {file}. {self.expects}")
         return " ".join(read_lines(file)).split()
@@ -230,7 +258,7 @@ class FileDataModule(SegmentationDataModule):
     def pairs(
         self, images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of
     ) -> list[Example]:
-        """`pair_files`, which for a missing folder says what was expected."""
+        """Call `pair_files`, with a message about the expected folders if one is missing."""
         for folder in (images, labels):
             if not folder.is_dir():
                 raise UserError(f"There is no folder {folder}. {self.expects}")
@@ -238,10 +266,13 @@ class FileDataModule(SegmentationDataModule):
 
 
 def pair_files(images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of) -> list[Example]:
-    """Images and labels of the same id, by default their stems; a file without an id is skipped.
+    """Pair the images and labels that have the same id, by default their stem. A file without an id is skipped.
 
-    One that lacks the other is paired with the name of what is not there, ID.*, so that it is missed by name when it is
-    read or checked for. UserError if there are no images at all.
+    An image without a label, or a label without an image, is paired with the missing name, ID.*. The missing file is
+    then reported by name when it is read or checked.
+
+    Raises:
+        UserError: there are no images at all.
     """
     image_files, label_files = find_images(images, image_id), find_images(labels, label_id)
     if not image_files:
@@ -253,7 +284,11 @@ def pair_files(images: Path, labels: Path, image_id: NameOf = stem_of, label_id:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file; UserError, naming it, if it is no text."""
+    """Return the lines of a text file.
+
+    Raises:
+        UserError: the file is not UTF-8 text.
+    """
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()  # Windows' Notepad marks the order of bytes
     except UnicodeDecodeError as error:
@@ -266,5 +301,5 @@ def has_files(folder: Path) -> bool:
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` indices, evenly over 0..count-1."""
+    """Return at most `wanted` indices, evenly spread over 0..count-1."""
     return [index * count // wanted for index in range(wanted)] if count > wanted else list(range(count))

@@ -1,4 +1,4 @@
-"""What the values in label files mean."""
+"""Translate the values in label files to classes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +11,14 @@ from segrefine.core.errors import BadFileError, listing
 from segrefine.core.labels import VOID
 
 VALUES = 2**16
-"""Label files hold values below this."""
+"""Values in label files are below this."""
 
 _STRANGE = 254
-"""Stands in a table of bytes for a value that means nothing."""
+"""Marks a value without a meaning in a table of bytes."""
 
 
 class LabelCode:
-    """What the values in label files mean: `meaning` maps a value, 0..65535, to a class 0..K-1 or to 255, void."""
+    """The meaning of the values in label files: `meaning` maps a value, 0..65535, to a class 0..K-1 or to 255, void."""
 
     def __init__(self, meaning: Mapping[int, int], num_classes: int) -> None:
         self.num_classes = num_classes
@@ -29,18 +29,24 @@ class LabelCode:
 
     @classmethod
     def counted(cls, num_classes: int, first: int = 0, void: tuple[int, ...] = (VOID,)) -> "LabelCode":
-        """Classes as consecutive values from `first` on."""
+        """Create a code whose classes are consecutive values from `first` up."""
         classes = {first + index: index for index in range(num_classes)}
         return cls(classes | dict.fromkeys(void, VOID), num_classes)
 
     def encode(self, label: np.ndarray) -> np.ndarray:
-        """The stored values (H, W) uint8 of classes (H, W), for codes whose values fit: the inverse of `decode`, the
-        lowest value where several mean one class."""
+        """Return the stored values (H, W) uint8 of classes (H, W): the inverse of `decode`, for codes whose values fit.
+
+        If several values mean one class, the lowest is used.
+        """
         values = [int(np.flatnonzero(self.table == index)[0]) for index in range(self.num_classes)]
         return np.array(values, np.uint8)[label]
 
     def decode(self, values: np.ndarray, path: Path) -> Tensor:
-        """Label (H, W) uint8 of the stored values; BadFileError, naming the file, for a value that means nothing."""
+        """Return the label (H, W) uint8 of the stored values.
+
+        Raises:
+            BadFileError: a value has no meaning. The message names the file.
+        """
         if values.dtype == np.uint8 and self.num_classes <= _STRANGE:  # nearly always, and several times as fast
             label = values.tobytes().translate(self._bytes)
             if _STRANGE not in label:
@@ -60,6 +66,6 @@ class LabelCode:
 
 
 def ranges(values: np.ndarray) -> str:
-    """Sorted integers in short: 0..10, 255."""
+    """Return sorted integers in short form: 0..10, 255."""
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)

@@ -1,4 +1,4 @@
-"""The order in which training sees the examples, and the seed of what is changed in each at random."""
+"""Choose the order in which training sees the examples, and the seed of each example's random augmentation."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,18 +11,18 @@ from segrefine.core.seeding import mix
 
 
 class Draw(NamedTuple):
-    """An example in training: its index in the split, and the seed of its random changes in this epoch."""
+    """An example in training: its index in the split, and the seed of its random augmentation in this epoch."""
 
     example: int
     seed: int
 
 
 class TrainSampler(Sampler[Draw]):
-    """Every epoch another order of `size` examples, fixed by `seed` and the epoch's number, nothing twice.
+    """Yields `size` examples in another order each epoch, fixed by `seed` and the epoch's number, without repetition.
 
-    Of `world` processes the one of this `rank` takes every `world`-th example. The last few are skipped, so that all
-    have the same number. Lightning tells the epoch by `set_epoch`. A run that goes on within an epoch leaves out its
-    first `skip` examples, those of this process that it has seen; `len` counts them, since Lightning counts from the
+    Of `world` processes, the one of this `rank` takes every `world`-th example. The last few are skipped, so that all
+    have the same number. Lightning sets the epoch through `set_epoch`. A run that resumes within an epoch skips its
+    first `skip` examples, those that this process has already seen. `len` counts them, since Lightning counts from the
     start of the epoch.
     """
 
@@ -46,5 +46,5 @@ class TrainSampler(Sampler[Draw]):
         yield from [Draw(*pair) for pair in pairs][self.skip :]
 
     def examples(self, generator: torch.Generator) -> Tensor:
-        """The examples of the epoch in their order, (size,) int64."""
+        """Return the examples of the epoch in their order, (size,) int64."""
         return torch.randperm(self.size, generator=generator)

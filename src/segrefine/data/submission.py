@@ -1,4 +1,4 @@
-"""Predictions as the benchmarks' servers take them: a PNG an image, with the values of the data's own labels."""
+"""Write predictions as benchmark servers expect them: one PNG an image, with the label values of the data set."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ BENCHMARKS = {
 
 
 def check_benchmark(benchmark: str | None, num_classes: int) -> None:
-    """UserError for a name that is none, or a network that does not have the benchmark's classes."""
+    """Raise UserError for an unknown benchmark, or a network without the benchmark's classes."""
     if benchmark is None:
         return
     if benchmark not in BENCHMARKS:
@@ -31,7 +31,7 @@ def check_benchmark(benchmark: str | None, num_classes: int) -> None:
 
 
 def write_submission(path: Path, labels: np.ndarray, benchmark: str) -> None:
-    """`labels` (H, W) of classes 0..K-1 as the benchmark's PNG."""
+    """Save `labels` (H, W) of classes 0..K-1 as the benchmark's PNG."""
     picture = Image.fromarray(BENCHMARKS[benchmark].encode(labels))
     if benchmark == "voc":
         picture.putpalette(voc_color_map().flatten().tolist())

@@ -1,4 +1,4 @@
-"""Paired image and label steps for training, uint8 throughout; evaluation uses images as they are, at native size.
+"""Transform images and labels together for training, uint8 throughout. Evaluation uses images as they are.
 
 Every random draw comes from torch's global generator, which the data set seeds for each example.
 """
@@ -23,13 +23,15 @@ PAD_COLOR = (124, 116, 104)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training changes at random. The defaults change nothing.
+    """Random changes in training. The defaults change nothing.
 
-    scale: range of the factor an image is resized by, drawn evenly.
-    flip: mirror left-right with probability 1/2.
-    jitter: brightness, contrast and saturation are each multiplied by a factor from [1 - jitter, 1 + jitter].
-    class_sampled: center the crop on a random pixel of a class drawn from those in the image, instead of anywhere, as
-        RefineNet's release does (main/batch_do_data_crop.m, gen_crop_point_class_sample, in github guosheng/refinenet).
+    Attributes:
+        scale: range of the factor by which an image is resized, drawn uniformly.
+        flip: mirror left-right with probability 1/2.
+        jitter: brightness, contrast and saturation are each multiplied by a factor from [1 - jitter, 1 + jitter].
+        class_sampled: center the crop on a random pixel of a class drawn from those in the image, instead of anywhere,
+            as RefineNet's release does (main/batch_do_data_crop.m, gen_crop_point_class_sample, in github
+            guosheng/refinenet).
     """
 
     scale: Sequence[Positive] | None = None
@@ -43,7 +45,11 @@ class Augmentation:
 
 
 def parse_crop_size(crop_size: Size) -> tuple[int, int] | None:
-    """Return height and width in pixels from None, one number or `[height, width]`."""
+    """Return height and width in pixels from one number or `[height, width]`, or None from None.
+
+    Raises:
+        UserError: the list does not have two numbers.
+    """
     if crop_size is None or isinstance(crop_size, int):
         return None if crop_size is None else (crop_size, crop_size)
     if len(crop_size) != 2:
@@ -52,9 +58,9 @@ def parse_crop_size(crop_size: Size) -> tuple[int, int] | None:
 
 
 class TrainTransform:
-    """Random scale, crop, flip and color jitter, the training recipe of FCN and RefineNet re-implementations.
+    """Random scale, crop, flip and color jitter: the training recipe of FCN and RefineNet reimplementations.
 
-    The crop's window is found first and only that part is resized. With `crop_size` null the whole image is kept.
+    The crop's window is found first, and only that part is resized. If `crop_size` is null, the whole image is kept.
     """
 
     def __init__(self, crop_size: tuple[int, int] | None, augment: Augmentation) -> None:
@@ -67,7 +73,10 @@ class TrainTransform:
         self.augment = augment
 
     def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Image (3, H, W) and label (H, W), uint8 -> the same at crop_size; label 255 where the image was padded."""
+        """Transform an image (3, H, W) and label (H, W), both uint8, to crop_size.
+
+        The label is 255 where the image was padded.
+        """
         if self.crop_size is not None:
             scale = _uniform(*self.augment.scale) if self.augment.scale else 1.0
             image, label = random_crop(image, label, self.crop_size, scale, self.augment.class_sampled)
@@ -81,9 +90,9 @@ class TrainTransform:
 def random_crop(
     image: Tensor, label: Tensor, size: tuple[int, int], scale: float, class_sampled: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """A crop of `size` (h, w) from the image enlarged `scale` times; a smaller image is padded below and to the right.
+    """Crop `size` (h, w) from the image enlarged `scale` times. A smaller image is padded below and to the right.
 
-    The window in the source has whole pixels, so that the two axes' true scales differ from `scale` by rounding.
+    The window in the source has whole pixels, so the true scales of the two axes differ from `scale` by rounding.
     """
     height, target_height = _extent(size[0], label.shape[0], scale)
     width, target_width = _extent(size[1], label.shape[1], scale)
@@ -96,7 +105,10 @@ def random_crop(
 
 
 def resize(image: Tensor, label: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Image by antialiased bilinear, label by nearest-exact: plain "nearest" shifts borders by up to half a pixel."""
+    """Resize the image by antialiased bilinear and the label by nearest-exact interpolation.
+
+    Plain "nearest" would shift borders by up to half a pixel.
+    """
     if tuple(label.shape) == tuple(size):
         return image, label
     # The window of a photograph is rows with gaps between, channels last; without the gaps resizing is twice as fast.
@@ -106,7 +118,7 @@ def resize(image: Tensor, label: Tensor, size: Sequence[int]) -> tuple[Tensor, T
 
 
 def pad(image: Tensor, label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Extends both to `size` below and to the right, image with PAD_COLOR and label with void."""
+    """Extend both to `size` below and to the right, the image with PAD_COLOR and the label with void."""
     height, width = label.shape
     if (height, width) == size:
         return image, label
@@ -118,7 +130,7 @@ def pad(image: Tensor, label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Te
 
 
 def color_jitter(image: Tensor, strength: float) -> Tensor:
-    """Brightness, contrast and saturation, in this order, each by a factor from [1 - strength, 1 + strength]."""
+    """Multiply brightness, contrast and saturation, in this order, each by a factor from 1 ± strength."""
     for adjust in (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation):
         image = adjust(image, _uniform(1 - strength, 1 + strength))
     return image
@@ -133,7 +145,7 @@ def _random_below(end: int) -> int:
 
 
 def _extent(out: int, have: int, scale: float) -> tuple[int, int]:
-    """Along one axis: pixels to take from the `have` of the source, and pixels they fill of the crop's `out`."""
+    """Return how many of the source's `have` pixels to take along one axis, and how many of the `out` they fill."""
     wanted = max(round(min(out / scale, have + 1)), 1)  # a scale near 0 asks for more than any number
     if wanted <= have:
         return wanted, out
@@ -141,14 +153,14 @@ def _extent(out: int, have: int, scale: float) -> tuple[int, int]:
 
 
 def _start(center: int | None, take: int, have: int) -> int:
-    """Along one axis: where a window of `take` pixels begins, about `center` as far as possible, or anywhere."""
+    """Return where a window of `take` pixels begins along one axis: around `center` if possible, or anywhere."""
     if center is None:
         return _random_below(have - take + 1)
     return min(max(center - take // 2, 0), have - take)
 
 
 def _class_pixel(label: Tensor) -> tuple[int, int] | None:
-    """Row and column of a random pixel of a class drawn evenly from those present; None where all is void."""
+    """Return row and column of a random pixel of a class drawn uniformly from those present; None if all is void."""
     present = torch.bincount(label.flatten(), minlength=VOID + 1)[:VOID].nonzero()
     if len(present) == 0:
         return None

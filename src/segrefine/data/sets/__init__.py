@@ -1,4 +1,4 @@
-"""The data sets, a module each, known by the name that each registers under."""
+"""The data sets, one module each, known by the name under which each registers."""
 
 from segrefine.data.sets import (  # noqa: F401  importing one registers it
     ade20k,

@@ -27,7 +27,7 @@ ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator,
 
 @register_datamodule("ade20k")
 class ADE20KDataModule(FileDataModule):
-    """ADEChallengeData2016; the labels of test are not public."""
+    """ADEChallengeData2016. The test labels are not public."""
 
     classes = CLASSES
     code = LabelCode.counted(len(CLASSES), first=1, void=(0,))

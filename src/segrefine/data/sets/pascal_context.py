@@ -1,4 +1,4 @@
-"""PASCAL-Context: VOC 2010's trainval images labelled everywhere; 59 frequent classes of its 459, and background.
+"""PASCAL-Context: VOC 2010's trainval images, fully labeled; 59 frequent classes of its 459, and background.
 
 Mottaghi et al., The Role of Context for Object Detection and Semantic Segmentation in the Wild, CVPR 2014.
 """
@@ -63,12 +63,12 @@ wineglass, wire, wood, wool
 """)
 
 RENAMED = {"table": "diningtable", "cloth": "clothes", "bedclothes": "bedcloth"}
-"""The three labels that the list of 59 classes calls otherwise."""
+"""The three labels that have another name in the list of 59 classes."""
 
 
 @register_datamodule("pascal_context")
 class PascalContextDataModule(FileDataModule):
-    """The 4,998 images of VOC 2010's train, the 5,105 of its val. Every label outside the 59 is background, as is 0."""
+    """The 4,998 train and 5,105 val images of VOC 2010. Every label outside the 59 is background, and so is 0."""
 
     classes = CLASSES
     code = LabelCode(

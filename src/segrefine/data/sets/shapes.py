@@ -1,4 +1,7 @@
-"""Generated scenes: seven kinds of objects told apart by shape alone. Nothing to download (`segrefine.data.shapes`)."""
+"""Generated scenes: seven kinds of objects distinguished by shape alone. Nothing to download.
+
+`segrefine.data.shapes` draws them.
+"""
 
 from dataclasses import dataclass
 
@@ -15,14 +18,17 @@ from segrefine.data.shapes.scenes import CLASSES, draw_scene
 
 @register_datamodule("shapes")
 class ShapesDataModule(SegmentationDataModule):
-    """Generated scenes of 128 x 128 pixels; each is drawn once, when first asked for, and then kept in memory."""
+    """Generated scenes of 128 x 128 pixels. Each is drawn once, when first asked for, and then kept in memory."""
 
     classes = CLASSES
     in_memory = True
 
     @dataclass(frozen=True, kw_only=True)
     class Options(SegmentationDataModule.Options):
-        """Options of `conf/datamodule/shapes.yaml`: scenes in each split, and a seed; another seed, other scenes."""
+        """Options of `conf/datamodule/shapes.yaml`: scenes in each split, and a seed.
+
+        Another seed gives other scenes.
+        """
 
         train_size: Count = 1500
         val_size: Count = 200
@@ -38,7 +44,7 @@ class ShapesDataModule(SegmentationDataModule):
 
 
 class ShapesDataset(SegmentationDataset):
-    """One split of the generated scenes. `drawn` holds those drawn so far, by index, and may be shared."""
+    """One split of the generated scenes. `drawn` holds the scenes drawn so far, by index, and may be shared."""
 
     def __init__(
         self,

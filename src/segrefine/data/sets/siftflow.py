@@ -27,9 +27,9 @@ PICTURES = "spatial_envelope_256x256_static_8outdoorcategories"
 
 @register_datamodule("siftflow")
 class SIFTFlowDataModule(FileDataModule):
-    """As FCN takes it: the test images are val. task="semantic" or "geometric" says which labels.
+    """SIFT Flow as FCN uses it: the test images are val. task="semantic" or "geometric" selects the labels.
 
-    Three of the semantic classes, cow, desert and moon, never occur in test (and so count in no mean over it).
+    Three of the semantic classes, cow, desert and moon, never occur in test, so they count in no mean over it.
     """
 
     has_test = False
@@ -69,6 +69,6 @@ class SIFTFlowDataModule(FileDataModule):
         return [example for example in examples if (example.id in held_out) == (split == "val")]
 
     def read_values(self, path: Path) -> np.ndarray:
-        """The map S. That of geometry has -1 for void, which becomes 0, as in the other."""
+        """Read the map S. The geometric map has -1 for void, which becomes 0 as in the semantic one."""
         values = read_mat(path, "S").astype(np.int32)
         return np.where(values == -1, 0, values) if self.geometric else values

@@ -1,4 +1,4 @@
-"""SUN RGB-D, color alone: 37 classes of indoor scenes; 5,285 train and 5,050 test images of several sizes.
+"""SUN RGB-D, color only: 37 classes of indoor scenes; 5,285 train and 5,050 test images of several sizes.
 
 Song, Lichtenberg, Xiao: SUN RGB-D, CVPR 2015.
 """
@@ -18,12 +18,13 @@ whiteboard, person, night_stand, toilet, sink, lamp, bathtub, bag
 """)
 
 TEST_IMAGES = 5050
-"""Labels that lie in one folder are numbered on, those of test first (README of ankurhanda/sunrgbd-meta-data)."""
+"""Number of test images. Labels in one folder are numbered test first, then train (README of
+ankurhanda/sunrgbd-meta-data)."""
 
 
 @register_datamodule("sunrgbd")
 class SUNRGBDDataModule(FileDataModule):
-    """The official halves; val is the one of 5,050 images that is scored. Images and labels are paired by number."""
+    """The official split. The half of 5,050 images that is scored is val. Images and labels are paired by number."""
 
     classes = CLASSES
     code = LabelCode.counted(len(CLASSES), first=1, void=(0,))
@@ -42,12 +43,15 @@ class SUNRGBDDataModule(FileDataModule):
 
 
 def number(path: Path) -> str:
-    """The digits that a file's stem ends in."""
+    """Return the digits at the end of a file's stem."""
     return path.stem[len(path.stem.rstrip("0123456789")) :]
 
 
 def number_in_half(half: str) -> NameOf:
-    """The number, within the half, of a label that lies among all; None for those of the other half."""
+    """Return a function that gives a label's number within its half, for labels of both halves in one folder.
+
+    The function returns None for labels of the other half.
+    """
     first = TEST_IMAGES if half == "train" else 0
 
     def name(path: Path) -> str | None:

@@ -32,16 +32,17 @@ SBD_EXPECTED = (
 
 
 def voc_folder(module: FileDataModule, year: int) -> Path:
-    """The folder of a year's development kit, with JPEGImages and ImageSets: within `root`, or `root` itself."""
+    """Return the folder of a year's development kit, with JPEGImages and ImageSets: below `root`, or `root` itself."""
     return module.folder(*voc_places(year), ".")
 
 
 def voc_places(year: int) -> tuple[str, ...]:
+    """Return the places below `root` where the development kit of a year may be."""
     return f"VOCdevkit/VOC{year}", f"TrainVal/VOCdevkit/VOC{year}", f"VOC{year}"
 
 
 def voc_archive(year: int) -> Archive:
-    """The kit of a year with its train and val images, as torchvision knows it."""
+    """Return the archive of a year's kit with its train and val images, as torchvision lists it."""
     about = DATASET_YEAR_DICT[str(year)]
     also = (*voc_places(year), "JPEGImages")  # the last where root is the folder itself
     return Archive(about["url"], about["md5"], about["base_dir"], also=also)
@@ -49,7 +50,7 @@ def voc_archive(year: int) -> Archive:
 
 @register_datamodule("voc")
 class VOCDataModule(FileDataModule):
-    """VOC of a `year`: train and val as its lists have them; the labels of test are not public."""
+    """VOC of a `year`, with train and val from its lists. The test labels are not public."""
 
     classes = CLASSES
     code = LabelCode.counted(len(CLASSES))
@@ -77,12 +78,12 @@ class VOCDataModule(FileDataModule):
 
 @register_datamodule("voc_sbd")
 class VOCWithSBDDataModule(VOCDataModule):
-    """VOC with SBD's labels beside its own, in either of the two ways that the papers take.
+    """VOC with the labels of SBD beside its own, in either of the two ways that papers use.
 
-    merge="augmented": the "trainaug" that most train on: VOC's train and all of SBD without VOC's val (10,582 images
-        with VOC 2012), VOC's label where it has one; val is VOC's.
-    merge="seg11valid": FCN's: SBD's train (8,498 images) for training, VOC 2011's val without it (736 images) for val
-        (CVPR 2015, section 5).
+    - merge="augmented": the common "trainaug". Train is VOC's train and all of SBD without VOC's val (10,582 images
+      with VOC 2012), with VOC's label if there is one. Val is VOC's.
+    - merge="seg11valid": FCN's split. Train is SBD's train (8,498 images). Val is VOC 2011's val without it (736
+      images) (CVPR 2015, section 5).
     """
 
     expects = f"{VOCDataModule.expects} {SBD_EXPECTED}"

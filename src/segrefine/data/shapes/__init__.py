@@ -1,1 +1,1 @@
-"""Generated scenes: how they are drawn (`segrefine.data.sets.shapes` is the data module)."""
+"""Draw generated scenes. The data module is `segrefine.data.sets.shapes`."""

@@ -1,8 +1,8 @@
-"""Generated scenes: seven kinds of objects told apart by shape alone, over textured backgrounds. Nothing to download.
+"""Draw scenes with seven kinds of objects distinguished by shape alone, over textured backgrounds.
 
-The set is made to show what a decoder is for: thin rings and wires and small objects are lost at a coarse stride,
-while a ring and a wire, or a cross's arm and a square, look the same up close and need context. Color and texture say
-nothing about the class. A scene depends on (seed, split, index) only.
+The set shows what a decoder is for. Thin rings and wires and small objects are lost at a coarse stride. A ring and a
+wire, or a cross's arm and a square, look the same up close and need context. Color and texture say nothing about the
+class. A scene depends only on (seed, split, index). Nothing is downloaded.
 """
 
 import numpy as np
@@ -32,7 +32,10 @@ CLASSES = ["background", *KINDS]
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Image (3, SIZE, SIZE) uint8 RGB and label (SIZE, SIZE) uint8 of a random scene; later objects cover others."""
+    """Draw the image (3, SIZE, SIZE) uint8 RGB and label (SIZE, SIZE) uint8 of a random scene.
+
+    Later objects cover earlier ones.
+    """
     rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     color = rng.uniform(50, 205, 3)
     image = random_texture(rng, columns, rows, color, rng.uniform(*BACKGROUND_TEXTURE))
@@ -46,7 +49,13 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_object(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) -> None:
-    """Draws an object of random kind, place, size, turn and look into image (3, H, W) float32 and label, in place."""
+    """Draw an object of random kind, place, size, rotation and appearance, in place.
+
+    Args:
+        rng: the source of all random choices.
+        image: (3, H, W) float32.
+        label: (H, W) uint8.
+    """
     kind = rng.integers(len(KINDS))
     least, most = (LEAST_WIRE if KINDS[kind] == "wire" else DIAMETER[0]), DIAMETER[1]
     diameter = least * (most / least) ** (rng.random() ** SMALLNESS)
@@ -72,14 +81,14 @@ def draw_object(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) 
 
 
 def _box(x: float, y: float, diameter: float) -> tuple[slice, slice]:
-    """Rows and columns that hold an object and its soft edge."""
+    """Return the rows and columns that hold an object and its soft edge."""
     reach = diameter / 2 + 2
     rows, columns = (slice(max(int(center - reach), 0), min(int(center + reach) + 2, SIZE)) for center in (y, x))
     return rows, columns
 
 
 def signed_distance(rng: np.random.Generator, kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Distance in pixels of the points (x, y) from the edge of an object about the origin, negative within."""
+    """Return the distance in pixels of points (x, y) from the edge of an object at the origin, negative inside."""
     if kind == "ring":
         return sdf.ring(x, y, radius, min(rng.uniform(*THICKNESS["ring"]), radius / 2))
     if kind == "wire":
