@@ -1,1 +1,1 @@
-"""Scores from integer counts."""
+"""Compute scores from integer counts."""

@@ -1,11 +1,14 @@
-"""Exact counts over label maps, on any device. B images, H W size."""
+"""Count exactly over label maps, on any device. Shapes: B images, H W size."""
 
 import torch
 from torch import Tensor
 
 
 def window_max(maps: Tensor, size: int, dim: int) -> Tensor:
-    """Largest value of each full window of `size` along `dim` (which gets size - 1 shorter), in log2(size) steps."""
+    """Return the largest value of each full window of `size` along `dim`, in log2(size) steps.
+
+    The result is size - 1 shorter along `dim`.
+    """
     covered = 1
     while covered < size:
         step = min(covered, size - covered)
@@ -16,10 +19,13 @@ def window_max(maps: Tensor, size: int, dim: int) -> Tensor:
 
 
 def count_per_image(values: Tensor, mask: Tensor, bins: int) -> Tensor:
-    """How often each of 0..bins-1 occurs in `values` (B, H, W) int64 under the `mask`, per image: (B, bins) int64.
+    """Count how often each of 0..bins-1 occurs in each image of `values` (B, H, W) int64 under the `mask`.
 
-    One bincount without weights, where an extra bin takes what is masked: exact, allowed in deterministic mode, and
-    much faster than torchmetrics' own, which in that mode compares every pixel with every bin.
+    This is one bincount without weights, with an extra bin for what is masked. It is exact, allowed in deterministic
+    mode, and much faster than that of torchmetrics, which in this mode compares every pixel with every bin.
+
+    Returns:
+        (B, bins) int64.
     """
     images = len(values)
     offsets = torch.arange(images, device=values.device).view(-1, 1, 1) * bins

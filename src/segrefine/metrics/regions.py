@@ -1,7 +1,7 @@
-"""Counts by where a network is right: near the boundaries of the truth (trimaps), and by the size of its regions.
+"""Count by where a network is right: near the boundaries of the truth (trimaps), and by the size of its regions.
 
-B images, K classes, H W size. Counts of a region are those of the first three of
-`segrefine.metrics.scores.COUNTS`; they add up over images as these do.
+Shapes: B images, K classes, H W size. The counts of a region are the first three of `segrefine.metrics.scores.COUNTS`.
+They add up over images in the same way.
 """
 
 import numpy as np
@@ -18,8 +18,16 @@ _NEIGHBORS = np.ones((3, 3), bool)  # eight of them: a line one pixel wide stays
 
 
 def count_regions(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Intersection, truth and prediction within each of `REGIONS`, (B, 3 * len(REGIONS), K) int64, of maps (B, H, W)
-    from `segrefine.metrics.segmentation.mark_void`."""
+    """Count intersection, truth and prediction within each of `REGIONS`.
+
+    Args:
+        predictions: (B, H, W) from `segrefine.metrics.segmentation.mark_void`.
+        labels: (B, H, W) from the same.
+        num_classes: K.
+
+    Returns:
+        (B, 3 * len(REGIONS), K) int64.
+    """
     trimaps = [_trimap_counts(predictions, labels, width, num_classes) for width in TRIMAP_WIDTHS]
     sizes = np.zeros((len(labels), len(SIZES), 3, num_classes), np.int64)
     for image, pair in enumerate(zip(predictions.numpy(force=True), labels.numpy(force=True), strict=True)):
@@ -28,8 +36,11 @@ def count_regions(predictions: Tensor, labels: Tensor, num_classes: int) -> Tens
 
 
 def _trimap_counts(predictions: Tensor, labels: Tensor, width: int, num_classes: int) -> Tensor:
-    """(B, 3, K) of the pixels whose square of side 2 `width` + 1 holds another value of the truth, void included.
-    What is outside the image is no boundary."""
+    """Count the pixels near a boundary of the truth, (B, 3, K).
+
+    A pixel counts if its square of side 2 `width` + 1 holds another value of the truth, void included. The edge of the
+    image is no boundary.
+    """
     maps = F.pad(torch.stack([labels, ~labels]), (width,) * 4, value=0)  # 0 is never the largest value
     maps = window_max(window_max(maps, 2 * width + 1, dim=-1), 2 * width + 1, dim=-2)
     band = (maps[0] != ~maps[1]) & (labels != VOID)
@@ -38,10 +49,18 @@ def _trimap_counts(predictions: Tensor, labels: Tensor, width: int, num_classes:
 
 
 def size_counts(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
-    """(len(SIZES), 3, K) int64 of one image, (H, W) uint8 from `mark_void`: by size of the truth's connected regions.
+    """Count the pixels of one image by the size of the truth's connected regions.
 
-    A region of a predicted class that touches regions of that class in the truth belongs to the one that it covers
-    most of; its pixels outside of them are counted at that one's size. One that touches none is counted at no size.
+    If a region of a predicted class touches regions of that class in the truth, it belongs to the one that it covers
+    most of. Its pixels outside of them count at that one's size. A region that touches none counts at no size.
+
+    Args:
+        prediction: (H, W) uint8 from `mark_void`.
+        truth: (H, W) uint8 from the same.
+        num_classes: K.
+
+    Returns:
+        (len(SIZES), 3, K) int64.
     """
     counts = np.zeros((len(SIZES), 3, num_classes), np.int64)
     for number in np.unique(truth[truth != VOID]):
@@ -57,7 +76,7 @@ def size_counts(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> 
 
 
 def _owners(regions: np.ndarray, guesses: np.ndarray) -> np.ndarray:
-    """For every pixel the number of the region to which its guess belongs, 0 for none; all (H, W) int."""
+    """Return for every pixel the number of the region to which its guess belongs, 0 for none; all (H, W) int."""
     both = (regions > 0) & (guesses > 0)
     pairs, areas = np.unique(np.stack([guesses[both], regions[both]]), axis=1, return_counts=True)
     owner = np.zeros(guesses.max(initial=0) + 1, np.int64)

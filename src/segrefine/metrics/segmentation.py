@@ -1,4 +1,7 @@
-"""Counts of predicted label maps against the truth, image by image and over a set. B images, K classes, H W size."""
+"""Count predicted label maps against the truth, image by image and over a set.
+
+Shapes: B images, K classes, H W size.
+"""
 
 import math
 from typing import Any
@@ -21,35 +24,44 @@ BOUNDARY_WIDTH = 0.02
 
 
 def image_counts(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """`COUNTS` per image, (B, 6, K) int64: `predictions` (B, H, W) 0..K-1 against `labels` (B, H, W) 0..K-1 or VOID."""
+    """Return `COUNTS` for each image, (B, 6, K) int64.
+
+    Args:
+        predictions: (B, H, W) 0..K-1.
+        labels: (B, H, W) 0..K-1 or VOID.
+        num_classes: K.
+    """
     predictions, labels = mark_void(predictions, labels, num_classes)
     regions = region_counts(image_confusions(predictions, labels, num_classes))
     return torch.cat([regions, boundary_counts(predictions, labels, num_classes)], dim=1)
 
 
 def mark_void(predictions: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Both maps (B, H, W) as uint8 with VOID where the truth is void, and where either value is no class at all."""
+    """Return both maps (B, H, W) as uint8, with VOID where the truth is void or where either value is no class."""
     known = (labels >= 0) & (labels < num_classes) & (predictions >= 0) & (predictions < num_classes)
     return predictions.where(known, VOID).to(torch.uint8), labels.where(known, VOID).to(torch.uint8)
 
 
 def image_confusions(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Confusion matrix of each image, (B, K, K) int64, rows truth and columns prediction, of maps from `mark_void`."""
+    """Return the confusion matrix of each image, (B, K, K) int64, rows truth and columns prediction.
+
+    The maps are those of `mark_void`.
+    """
     cells = labels.long() * num_classes + predictions
     return count_per_image(cells, labels != VOID, num_classes**2).unflatten(1, (num_classes, num_classes))
 
 
 def region_counts(confusions: Tensor) -> Tensor:
-    """The first three of `COUNTS`, (B, 3, K) int64, from confusion matrices (B, K, K)."""
+    """Return the first three of `COUNTS`, (B, 3, K) int64, from confusion matrices (B, K, K)."""
     return torch.stack([confusions.diagonal(dim1=-2, dim2=-1), confusions.sum(-1), confusions.sum(-2)], dim=1)
 
 
 def boundary_counts(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """The last three of `COUNTS`, (B, 3, K) int64, of maps from `mark_void`.
+    """Return the last three of `COUNTS`, (B, 3, K) int64, for maps from `mark_void`.
 
-    The band of a class is what d erosions with a 3x3 square take from its mask (d: `BOUNDARY_WIDTH`, at least 1 pixel),
-    as in boundary-iou-api. Hence a pixel is in the band of its own class if and only if its window of side 2d+1 holds
-    another value, and one pass serves all classes. What is outside the image, and void, is another value.
+    The band of a class is what d erosions with a 3x3 square remove from its mask (d: `BOUNDARY_WIDTH`, at least 1
+    pixel), as in boundary-iou-api. So a pixel is in the band of its own class if and only if its window of side 2d+1
+    holds another value, and one pass serves all classes. Pixels outside the image and void count as another value.
     """
     height, width = labels.shape[-2:]
     distance = max(1, round(BOUNDARY_WIDTH * math.hypot(height, width)))
@@ -67,9 +79,9 @@ def boundary_counts(predictions: Tensor, labels: Tensor, num_classes: int) -> Te
 class SegmentationMetrics(Metric):
     """Scores of a set for `num_classes` classes, as `scores_from_counts` defines them.
 
-    With `keep_images` also the counts of each image, once per index that `update` was given: a distributed sampler
-    repeats images to give every process as many. The scores are then those of these rows. (`confusion` has no rows per
-    image, so repeated images stay in it.)
+    With `keep_images` it also keeps the counts of each image, once for each index that `update` receives: a distributed
+    sampler repeats images to give every process the same number. The scores are then those of these rows. (`confusion`
+    has no rows for single images, so repeated images stay in it.)
     """
 
     full_state_update = False
@@ -83,7 +95,15 @@ class SegmentationMetrics(Metric):
     rows: list[Tensor]
 
     def __init__(self, num_classes: int, keep_images: bool = False) -> None:
-        """Raises UserError unless 1 <= `num_classes` <= 255, the classes that uint8 has beside VOID."""
+        """Create empty counts.
+
+        Args:
+            num_classes: K.
+            keep_images: whether to keep the counts of each image.
+
+        Raises:
+            UserError: `num_classes` is not in 1..255, the classes that uint8 has besides VOID.
+        """
         super().__init__()
         if not 1 <= num_classes <= VOID:
             raise UserError(f"The number of classes must be between 1 and {VOID}, got {num_classes}.")
@@ -97,7 +117,13 @@ class SegmentationMetrics(Metric):
             self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, predictions: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
-        """Count `predictions` (B, H, W) against `labels` (B, H, W) uint8 or int64; `indices` (B,) into the set."""
+        """Count predictions against labels.
+
+        Args:
+            predictions: (B, H, W).
+            labels: (B, H, W) uint8 or int64.
+            indices: (B,) into the set; required with `keep_images`.
+        """
         maps = mark_void(predictions, labels, self.num_classes)
         confusions, boundary = (count(*maps, self.num_classes) for count in (image_confusions, boundary_counts))
         self.confusion += confusions.sum(0)
@@ -111,12 +137,14 @@ class SegmentationMetrics(Metric):
             self.rows.append(torch.cat([region_counts(confusions), boundary, regions], dim=1))
 
     def compute(self) -> dict[str, Any]:
-        """The scores as float64 scalars, `per_class` (K,), and with `keep_images` `indices` (N,), sorted, and
-        `image_counts` (N, len(IMAGE_COUNTS), K) int64. All but the scalars are numpy arrays: a tensor of one element
-        would come out of torchmetrics without its dimensions.
+        """Return the scores as float64 scalars, and `per_class` (K,).
 
-        Raises UserError if a value was met that is neither a class nor VOID; here and not in `update`, so that all
-        processes of a distributed run learn of it and none waits for another.
+        With `keep_images` there are also `indices` (N,), sorted, and `image_counts` (N, len(IMAGE_COUNTS), K) int64.
+        All but the scalars are numpy arrays, since torchmetrics would drop the dimensions of a tensor with one element.
+
+        Raises:
+            UserError: a value is neither a class nor VOID. It is raised here and not in `update`, so that all processes
+                of a distributed run learn of it and none waits for another.
         """
         if self.unknown > 0:
             raise UserError(
