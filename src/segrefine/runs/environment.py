@@ -1,4 +1,4 @@
-"""Where a run was made: versions, device and git commit."""
+"""Describe the environment of a run: versions, device and git commit."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def describe_environment() -> str:
-    """Versions, device and git commit, one a line."""
+    """Return versions, device and git commit, one a line."""
     command = [os.path.relpath(sys.argv[0] or "python"), *sys.argv[1:]]  # `python -m` makes the first one absolute
     lines = [f"python {platform.python_version()} on {platform.platform()}", f"command {' '.join(command)}"]
     for package in PACKAGES:

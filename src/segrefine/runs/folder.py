@@ -1,4 +1,4 @@
-"""The folder of a run: the one owner of every file name in it."""
+"""Define the folder of a run. This module alone knows the names of its files."""
 
 import hashlib
 import logging
@@ -16,12 +16,12 @@ from segrefine.core.errors import UserError
 log = logging.getLogger(__name__)
 
 NAME_BYTES = 200
-"""Longest part of a result's path that is called after the image; file systems take 255 with endings and all."""
+"""The most bytes of a part of a result's path that is named after the image. File systems allow 255 with extensions."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's files. The capitals are names relative to the folder, the properties are paths."""
+    """A run's files. The constants are names relative to the folder, and the properties are paths."""
 
     path: Path
 
@@ -44,7 +44,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved config. Results that are kept call it config.yml."""
+        """The resolved config. Results kept in a repository call it config.yml."""
         kept = self.path / "config.yml"
         return kept if kept.is_file() else self.path / self.CONFIG
 
@@ -85,40 +85,41 @@ class RunFolder:
 
     @property
     def wandb_id(self) -> Path:
-        """Holds the id of the W&B run, so that a resumed run continues it."""
+        """The file with the id of the W&B run, so that a resumed run continues it."""
         return self.path / self.WANDB_ID
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end: the summary is the last file to be written."""
+        """Whether the run completed: the summary is the last file to be written."""
         return self.summary.is_file()
 
     @property
     def abandoned(self) -> bool:
-        """Whether Hydra's record is there, with nothing but a log and a lock beside it: the run came to nothing."""
+        """Whether the folder holds nothing but Hydra's record, a log and a lock: the run produced nothing."""
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
         return self.HYDRA in names and names <= {self.HYDRA, self.LOG, self.LOCK}
 
     def panel(self, step: int) -> Path:
-        """The picture of a few validation images after `step` steps."""
+        """Return the path of the panel of a few validation images after `step` steps."""
         return self.path / self.PANELS / f"step_{step:07d}.png"
 
     @property
     def panels(self) -> list[Path]:
-        """The pictures that are there, the last one last."""
+        """The existing panels, the latest last."""
         return sorted((self.path / self.PANELS).glob("step_*.png"))
 
     def labels(self, image: str) -> Path:
-        """The classes (H, W) uint8 that the network sees in the image with this id."""
+        """Return the path of the classes (H, W) uint8 that the network predicts for the image with this id."""
         return self.predictions / label_name(image)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other processes from working on this run until the block ends. The file of the lock stays: one that is
-        removed may be held by whoever had opened it, while another process holds a new one.
+        """Keep other processes from working on this run until the block ends.
+
+        The lock file stays. If it were removed, one process could hold the removed file while another holds a new one.
 
         Raises:
-            UserError: if another process is at work on the run.
+            UserError: another process is working on the run.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / self.LOCK, blocking=False)
@@ -137,24 +138,26 @@ class RunFolder:
 
 
 def previous(checkpoint: Path) -> Path:
-    """The name under which the checkpoint before this one is kept."""
+    """Return the name under which the checkpoint before this one is kept."""
     return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
 
 
 def owner(checkpoint: Path) -> RunFolder | None:
-    """The run that a checkpoint lies in, or None for a file elsewhere."""
+    """Return the run that a checkpoint belongs to, or None for a file elsewhere."""
     folder = RunFolder(checkpoint.absolute().parents[1])
     return folder if folder.config.is_file() else None
 
 
 def label_name(image: str) -> str:
-    """The file below a folder of predictions that holds the classes of the image with this id."""
+    """Return the file, below a folder of predictions, with the classes of the image with this id."""
     return f"{file_name(image)}_label.png"
 
 
 def file_name(image: str) -> str:
-    """The path below a folder that is called after an image's id: an id can be the image's own path, which may lead out
-    of the folder, or be too long once more is added."""
+    """Return a path, below a folder, that is named after an image's id.
+
+    An id can be the image's own path, which may lead out of the folder, or be too long once an extension is added.
+    """
     parts = [
         {"/": "_root", "//": "_root", "..": "_up"}.get(part, part)
         for part in PurePosixPath(image.replace("\0", "_")).parts

@@ -1,4 +1,4 @@
-"""Options of runs: which of them decide how a run ends, and which tell variants apart."""
+"""Define which options of runs affect the result, and which tell variants apart."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,20 +10,20 @@ HARMLESS = {
     *("datamodule.root", "datamodule.download", "datamodule.cache", "datamodule.num_workers"),
     *("datamodule.sequence_pattern", "model.init"),
 }
-"""Options that may change when a run resumes, without a word: it ends as it would have."""
+"""Options that may change without notice when a run resumes: they do not affect the result."""
 
 NO_DIFFERENCE = (HARMLESS - {"init_from", "strict", "model.init"}) | {
     *("seed", "checkpoint", "logger", "submission", "save_predictions", "split"),
     *("datamodule.eval_batch_size", "hydra"),
 }
-"""Options that make no other variant."""
+"""Options that do not make a different variant."""
 
 PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None}
-"""How a training scores; an evaluation says it in its config."""
+"""How training scores. An evaluation has these options in its config."""
 
 
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return `key=value (was before)` for each option that changed and brings the run to another end."""
+    """Return `key=value (was before)` for each option that changed and affects the result."""
     old = flatten(before)
     return [
         f"{key}={value} (was {old[key]})"

@@ -1,4 +1,4 @@
-"""per_image.csv: a row per image, its id and its counts `COUNT:CLASS`.
+"""Read and write per_image.csv: a row for each image, with its id and its counts `COUNT:CLASS`.
 
 Rows add up, so any score of any subset follows from them (`segrefine.metrics.scores.scores_from_counts`).
 """
@@ -39,7 +39,7 @@ def write_per_image(path: Path, images: Sequence[str], counts: np.ndarray, class
 
 
 def read_per_image(path: Path) -> PerImage:
-    """Read the file, or the packed one beside it.
+    """Read the file, or the compressed one beside it.
 
     Raises:
         UserError: the file is missing, broken or holds no images.
@@ -65,7 +65,7 @@ def read_per_image(path: Path) -> PerImage:
 
 
 def open_table(path: Path) -> TextIO:
-    """Open the .csv file, or the .csv.gz beside it if results are kept packed."""
+    """Open the .csv file or, if it is missing, the .csv.gz beside it."""
     packed = path.with_name(f"{path.name}.gz")
     if packed.is_file() and not path.is_file():
         return gzip.open(packed, "rt", **_TEXT)

@@ -1,4 +1,4 @@
-"""Finished runs read from their folders."""
+"""Read finished runs from their folders."""
 
 import glob
 import logging
@@ -44,18 +44,18 @@ class Run:
         return self.summary.seed
 
     def rows(self, prefix: str = "") -> np.ndarray:
-        """(N, 3, K): intersection, truth and prediction, of the whole images or of a region such as `trimap_2_`."""
+        """Return intersection, truth and prediction, (N, 3, K), of whole images or of a region such as `trimap_2_`."""
         names = [f"{prefix}{name}" for name in COUNTS[:3]]
         return self.counts[:, [self.count_names.index(name) for name in names]]
 
     @property
     def truth(self) -> np.ndarray:
-        """(N, 2, K): pixels of each class in the label, and on its boundaries."""
+        """The pixels of each class in the label, and on its boundaries, (N, 2, K)."""
         return self.counts[:, [self.count_names.index(name) for name in ("truth", "boundary_truth")]]
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """The table of metrics, a row per logged step; empty if the run kept none."""
+        """The table of metrics, a row for each logged step; empty if the run kept none."""
         path = self.folder.metrics
         try:
             with open_table(path) as file:
@@ -74,13 +74,21 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read the run in the folder at `path`; UserError naming a file that is missing or broken."""
+    """Read the run in the folder at `path`.
+
+    Raises:
+        UserError: a file is missing or broken. The message names it.
+    """
     folder = RunFolder(path)
     return Run(folder, read_config(folder.config), Summary.read(folder.summary), *read_per_image(folder.per_image))
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the config of a run, with the class paths of older versions replaced by names."""
+    """Read the config of a run, and replace the class paths of older versions by names.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _YAML)
     except OSError as error:
@@ -93,9 +101,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def find_runs(patterns: str | Sequence[str]) -> list[Run]:
-    """Read the runs in run folders, in folders of runs such as a sweep, or that globs match; each run once.
+    """Read the runs in run folders, in folders of runs such as a sweep, or that globs match, each run once.
 
-    A glob or a folder of runs may hold more than finished runs that can be compared: the log names what is skipped.
+    A glob or a folder of runs may hold more than finished runs that can be compared. The log lists what is skipped.
 
     Raises:
         UserError: a folder does not exist, is named itself but is no finished run, or holds no finished run.
@@ -132,7 +140,7 @@ def find_folders(pattern: str) -> list[Path]:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """Return the folder if it is a run, finished or not, else the runs below it."""
+    """Return the folder if it is a run, finished or not, otherwise the runs below it."""
     if RunFolder(folder).config.is_file():
         return [folder]
     folders = sorted((path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()), key=_natural)
@@ -140,14 +148,14 @@ def _runs_in(folder: Path) -> list[Path]:
 
 
 def _lacks(path: Path) -> list[str]:
-    """Return the names of the files without which a run cannot be compared."""
+    """Return the names of missing files that a comparison needs."""
     folder = RunFolder(path)
     files = folder.config, folder.summary, folder.per_image
     return [file.name for file in files if not (file.is_file() or file.with_name(f"{file.name}.gz").is_file())]
 
 
 def _skip_evaluations(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs without evaluations that cannot stand beside the trained ones, and log those."""
+    """Return the runs without the evaluations that cannot be compared with the trained ones, and log those."""
     trained = [run for run in runs if run.summary.checkpoint is None]
     reasons = [_unfit(run, trained) for run in runs]
     for run, reason in zip(runs, reasons, strict=True):
@@ -157,7 +165,7 @@ def _skip_evaluations(runs: Sequence[Run]) -> list[Run]:
 
 
 def _unfit(run: Run, trained: Sequence[Run]) -> str:
-    """Say why an evaluation cannot be compared with the `trained` runs; "" if it can, or `run` was trained itself."""
+    """Return why an evaluation cannot be compared with the `trained` runs; "" if it can, or if `run` is none."""
     summary = run.summary
     if summary.checkpoint is None or not trained:
         return ""

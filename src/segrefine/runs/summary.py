@@ -1,4 +1,4 @@
-"""summary.json: what a run came to, in one place for who writes and who reads it."""
+"""Define summary.json, the results of a run, for the code that writes it and the code that reads it."""
 
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -9,24 +9,27 @@ from segrefine.core.errors import UserError
 from segrefine.io.atomic import write_text
 
 SCHEMA_VERSION = 1
-"""Of summary.json. Files without one, from before it was written, are read as well."""
+"""Version of summary.json. Older files without a version are read as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The content of summary.json. Scores are fractions in [0, 1], None where there was nothing to score.
+    """The content of summary.json. Scores are fractions in [0, 1], None if there was nothing to score.
 
     Attributes:
-        seed: the run's; None for published weights.
-        params: parameters of the network. flops: multiply-adds for an image of `flops_size`, (H, W) in pixels.
+        seed: of the run; None for published weights.
+        params: parameters of the network.
+        flops: multiply-adds for an image of `flops_size`, (H, W) in pixels.
         num_images: images of the `split` that were scored.
         per_class: IoU by class name, None for a class that never occurs.
-        weights: 16 hexadecimal digits that tell the network's weights from others.
+        weights: 16 hexadecimal digits that distinguish the network's weights from others.
         val_mIoU: of the best checkpoint, when it was chosen.
-        images_per_second: in training; of an evaluation, in that.
-        dead_units: share of dead channels by ReLU, at the end of a training with log_dead_units=true.
-        skipped_steps: steps without an update, since the gradient was not finite.
-        checkpoint, tta, window: what an evaluation scored, and how; None after a training.
+        images_per_second: in training or, for an evaluation, in the evaluation.
+        dead_units: fraction of dead channels by ReLU, at the end of training with log_dead_units=true.
+        skipped_steps: steps without an update, because the gradient was not finite.
+        checkpoint: what an evaluation scored; None after training.
+        tta: the views of an evaluation; None after training.
+        window: the window of an evaluation; None after training.
     """
 
     model: str
@@ -57,12 +60,16 @@ class Summary:
     schema_version: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all."""
+        """Write the file completely or not at all."""
         write_text(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Summary":
-        """Read the file; UserError, naming it, if it is missing, broken or of a newer version."""
+        """Read the file.
+
+        Raises:
+            UserError: the file is missing, broken or of a newer version. The message names it.
+        """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:

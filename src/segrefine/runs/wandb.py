@@ -1,4 +1,4 @@
-"""Finished runs fetched from Weights & Biases, as folders that `segrefine.runs.read` reads."""
+"""Fetch finished runs from Weights & Biases, as folders that `segrefine.runs.read` reads."""
 
 import logging
 import netrc
@@ -19,20 +19,29 @@ log = logging.getLogger(__name__)
 NEEDED = (RunFolder.PER_IMAGE, RunFolder.CONFIG, RunFolder.SUMMARY)
 
 KEPT = (*NEEDED, RunFolder.METRICS)
-"""Files of a run's folder that its W&B run keeps as well, from which `download_runs` makes a folder again."""
+"""Files of a run's folder that its W&B run also keeps. `download_runs` restores a folder from them."""
 
 KEPT_BELOW = "run"
-"""Where among the W&B run's files: beside them W&B writes a config.yaml of its own."""
+"""The folder of these files in the W&B run. Outside it W&B writes a config.yaml of its own."""
 
 T = TypeVar("T")
 
 
 def download_runs(path: str, folder: Path, group: str | None = None) -> list[Path]:
-    """`folder/RUN_ID` of every finished run of the W&B project `path`, ENTITY/PROJECT, or of one group there, such as a
-    sweep; fetched where it is not there yet.
+    """Download every finished run of a W&B project to `folder/RUN_ID`, unless it is already there.
 
-    Runs that keep no files, which others may have logged, are named in a warning and skipped. UserError if W&B
-    cannot be asked or has no such project.
+    Runs that keep no files, such as those of other programs, are skipped with a warning.
+
+    Args:
+        path: the W&B project, ENTITY/PROJECT.
+        folder: where the runs go.
+        group: download only one group of the project, such as a sweep.
+
+    Returns:
+        The folders of the runs.
+
+    Raises:
+        UserError: there is no key, or W&B is unreachable or has no such project or no finished runs.
     """
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", path):
         raise UserError(f"{path!r} should be ENTITY/PROJECT, as in the address of the project's page.")
@@ -62,7 +71,7 @@ def _api() -> Any:
 
 
 def _asked(path: str, question: Callable[[], T]) -> T:
-    """The answer to a question to W&B, or UserError in one line."""
+    """Return the answer to a question to W&B, or raise UserError in one line."""
     try:
         return question()
     except Exception as error:  # the client raises whatever its libraries do
@@ -73,7 +82,10 @@ def _asked(path: str, question: Callable[[], T]) -> T:
 
 
 def _fetch(run: Any, path: str, folder: Path) -> bool:
-    """Whether the run keeps its files. `folder` then has them, the summary last: if that is there, all are."""
+    """Download the files of a run to `folder`. Return False if the run keeps none.
+
+    The summary comes last, so if it is there, all files are.
+    """
     wanted = [f"{KEPT_BELOW}/{name}" for name in KEPT]
     files = {file.name: file for file in _asked(path, lambda: list(run.files(wanted)))}
     if not {f"{KEPT_BELOW}/{name}" for name in NEEDED} <= files.keys():
@@ -88,11 +100,11 @@ def _fetch(run: Any, path: str, folder: Path) -> bool:
 
 
 def log_report(folder: Path, tables: Mapping[str, Any], project: str) -> None:
-    """Log a comparison as a W&B run of the job type `comparison`: offline without a key, a warning if W&B fails.
+    """Log a comparison as a W&B run of the job type `comparison`: offline without a key, with a warning if W&B fails.
 
     Args:
-        folder: whose plots, PNG files, are logged; what is kept offline lies below it.
-        tables: DataFrames of text by their names.
+        folder: its plots, PNG files, are logged, and offline data is kept below it.
+        tables: DataFrames of text by name.
         project: PROJECT or ENTITY/PROJECT.
     """
     import wandb
@@ -111,7 +123,7 @@ def log_report(folder: Path, tables: Mapping[str, Any], project: str) -> None:
 
 
 def has_wandb_key() -> bool:
-    """Whether `wandb login` was done or WANDB_API_KEY is set; asked of the environment and netrc alone."""
+    """Return whether `wandb login` was run or WANDB_API_KEY is set. Checks only the environment and netrc."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
