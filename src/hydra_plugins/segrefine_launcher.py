@@ -1,4 +1,4 @@
-"""The launcher of segrefine's sweeps on this machine. Hydra finds launchers in packages of this name only."""
+"""The launcher of segrefine's sweeps on this machine. Hydra finds launchers only in packages of this name."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ POLL_SECONDS = 0.1
 
 
 class LocalLauncher(Launcher):
-    """Run the jobs of a sweep on this machine, `n_jobs` at once (`conf/hydra/launcher/local.yaml`)."""
+    """Runs the jobs of a sweep on this machine, `n_jobs` at once (`conf/hydra/launcher/local.yaml`)."""
 
     def __init__(self, n_jobs: int) -> None:
         self.n_jobs = n_jobs
@@ -28,7 +28,7 @@ class LocalLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs and return their results. After a signal begin no more of them, and raise `Stopped`."""
+        """Run the jobs and return their results. After a signal, start no more of them and raise `Stopped`."""
         shares = Shares(min(self.n_jobs, len(job_overrides)))
         newest: dict[int, Job] = {}  # by the number of their share
         begun = []
@@ -46,7 +46,7 @@ class LocalLauncher(Launcher):
         return [_finish(each) for each in begun]
 
     def _begin(self, index: int, overrides: Sequence[str], start: TaskFunction) -> JobReturn:
-        """Compose the job's config, make its folder and call `start` with the config."""
+        """Compose the job's config, create its folder and call `start` with the config."""
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = index
@@ -60,7 +60,7 @@ def _start(processes: Processes, shares: Shares, number: int, cfg: DictConfig) -
 
 
 def _finish(begun: JobReturn) -> JobReturn:
-    """Put the job's result in its place. Hydra raises the error of a job that failed when all have ended."""
+    """Replace the job by its result. Hydra raises the error of a failed job when all have ended."""
     if begun.status == JobStatus.COMPLETED:
         try:
             begun.return_value = begun.return_value.result()

@@ -25,7 +25,7 @@ __all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: `--help` and mistakes in options must not wait for torch."""
+    """Import a name on first use, so that `--help` and mistakes in options do not wait for torch."""
     if name == "__version__":
         return version("segrefine")
     if name not in _PLACES:

@@ -1,4 +1,4 @@
-"""`python -m segrefine COMMAND`, the same as `segrefine COMMAND`."""
+"""Run `python -m segrefine COMMAND`, the same as `segrefine COMMAND`."""
 
 from segrefine.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`python -m segrefine.benchmark`, the same as `segrefine benchmark`."""
+"""Run `python -m segrefine.benchmark`, the same as `segrefine benchmark`."""
 
 from segrefine.cli.benchmark import main
 

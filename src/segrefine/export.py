@@ -1,4 +1,4 @@
-"""`python -m segrefine.export`, the same as `segrefine export`."""
+"""Run `python -m segrefine.export`, the same as `segrefine export`."""
 
 from segrefine.cli.export import main
 

@@ -1,1 +1,1 @@
-"""The commands. Nothing heavy is imported here: `--help` and mistakes in options answer at once."""
+"""The commands. Nothing heavy is imported here: `--help` and mistakes in options get an immediate answer."""

@@ -1,4 +1,4 @@
-"""`segrefine benchmark`: speed and memory of a network, alone or beside another."""
+"""Run `segrefine benchmark`: measure the speed and memory of a network, alone or beside another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from segrefine.core.options import Auto, Count, Whole
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of `conf/benchmark.yaml` beside its groups."""
+    """Options of `conf/benchmark.yaml` besides its groups."""
 
     num_classes: Count
     size: Sequence[Count]
@@ -31,12 +31,14 @@ class Options:
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
+    """Time the networks that the config describes."""
     from segrefine.bench.benchmark import benchmark
 
     benchmark(cfg)
 
 
 def main() -> None:
+    """Run the command."""
     run_command("benchmark", task, Options)
 
 

@@ -1,4 +1,4 @@
-"""How a command runs: Hydra with readable help, one clear message for a user's mistake, and the run's folder."""
+"""Run a command: Hydra with readable help, one clear message for a user's mistake, and the run's folder."""
 
 import contextlib
 import logging
@@ -29,11 +29,11 @@ from segrefine.runs.folder import RunFolder, owner
 log = logging.getLogger(__name__)
 
 # For tensors of 2 MiB and more PyTorch then asks Linux for huge pages: on a CPU, a quarter of a training step over
-# VGG's fc6 goes to page faults otherwise (docs/performance.md). Read when torch first takes memory, so set before that.
+# VGG's fc6 goes to page faults otherwise (docs/performance.md). torch reads this when it first allocates memory.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 MISTAKE = 2
-"""Exit status after a user's mistake, or a fault of the machine that a user can fix."""
+"""Exit status after a user's mistake, or after a failure of the machine that a user can fix."""
 
 
 Task = Callable[[DictConfig, Path], Any]
@@ -44,14 +44,14 @@ Prepare = Callable[[list[str]], None]
 def run_command(name: str, task: Task, options: type, prepare: Prepare | None = None) -> None:
     """Compose `conf/NAME.yaml` with the command line and call `task(cfg, folder)`.
 
-    Each job of a sweep is the same command in its own process (see `segrefine.cli.jobs`). Exits with status 2 and one
-    message for a mistake in options or files, or a fault of the machine.
+    Each job of a sweep is the same command in its own process (see `segrefine.cli.jobs`). For a mistake in options or
+    files, or a failure of the machine, it prints one message and exits with status 2.
 
     Args:
         name: of the command.
-        task: gets the config and the folder where the job's output belongs.
+        task: receives the config and the folder for the job's output.
         options: the dataclass of the command's own options.
-        prepare: gets the arguments, none if they ask for help, before anything is composed.
+        prepare: receives the arguments, or none if they ask for help, before anything is composed.
     """
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, costs no traceback a line
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to the messages below
@@ -81,7 +81,7 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
 
 
 class _Job:
-    """What Hydra calls: the task, or in a sweep of a launcher other than ours, the process that runs it."""
+    """The function that Hydra calls: the task or, in a sweep with another launcher than ours, its process."""
 
     def __init__(self, task: Task, options: type) -> None:
         self.task, self.options, self.started = task, options, False
@@ -107,8 +107,10 @@ class _Job:
 
 
 def forget(folder: Path) -> None:
-    """Remove the folder of a run that came to nothing: Hydra's record and a log of the message just printed. One that
-    the user named stays."""
+    """Remove the folder of a run that produced nothing but Hydra's record and a log of the message just printed.
+
+    A folder that the user named is kept.
+    """
     named = any(argument.startswith(("hydra.run.dir=", "hydra.sweep")) for argument in sys.argv)
     if not named and RunFolder(folder).abandoned:
         shutil.rmtree(folder, ignore_errors=True)
@@ -117,8 +119,11 @@ def forget(folder: Path) -> None:
 
 
 def follower_options(arguments: list[str]) -> list[str]:
-    """What a process that torchrun or SLURM started beside the first one gets: its folder is named after its own clock,
-    so it must not make it. (Lightning's launcher gives all processes one folder.)"""
+    """Return overrides for a process that torchrun or SLURM started beside the first one.
+
+    Its folder would be named after its own clock, so it must not create one. (Lightning's launcher gives all processes
+    one folder.)
+    """
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
     if rank == 0 or any(argument.startswith("hydra.run.dir=") for argument in arguments):
         return []
@@ -126,10 +131,10 @@ def follower_options(arguments: list[str]) -> list[str]:
 
 
 def run_folder(ckpt_path: str | None, folder: str) -> str:
-    """A new run's folder, or the folder of the run that `ckpt_path` continues.
+    """Return a new run's folder, or the folder of the run that `ckpt_path` continues.
 
-    `last` continues the newest run of the same model and backbone that left a checkpoint; a path continues the run it
-    belongs to, if it belongs to one.
+    `last` continues the newest run of the same model and backbone with a checkpoint. A path continues the run that it
+    belongs to, if any.
     """
     if ckpt_path == "last":
         suffix = Path(folder).name.split("_", 1)[1]

@@ -1,4 +1,4 @@
-"""`segrefine compare`: tables, statistics, plots and a page of finished runs."""
+"""Run `segrefine compare`: make tables, statistics, plots and a page of finished runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,12 +31,14 @@ class Options:
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
+    """Compare the runs, or test the claims, that the config names."""
     from segrefine.compare.report import compare
 
     compare(cfg)
 
 
 def main() -> None:
+    """Run the command."""
     run_command("compare", task, Options)
 
 

@@ -1,4 +1,4 @@
-"""`segrefine data`: check reads a data set through and reports what it holds, show makes a picture of it."""
+"""Run `segrefine data`: check a data set and report its content, or show a picture of it."""
 
 import sys
 from contextlib import suppress
@@ -16,7 +16,7 @@ from segrefine.core.text import printable
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of `conf/data.yaml` beside its group."""
+    """Options of `conf/data.yaml` besides its group."""
 
     command: Literal["check", "show"] | None
     write_exclude: str | None
@@ -26,13 +26,14 @@ class Options:
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
+    """Check or show the data set."""
     if cfg.command is None:
         raise UserError("Name the command first: segrefine data check, or segrefine data show.")
     run_check(cfg) if cfg.command == "check" else run_show(cfg)
 
 
 def run_check(cfg: DictConfig) -> None:
-    """Print what the data set holds; exit with status 1 if files are bad."""
+    """Print the content of the data set. Exit with status 1 if files are bad."""
     from segrefine.data.check import check, render
     from segrefine.data.exclude import write_exclude
 
@@ -85,7 +86,7 @@ def _build(cfg: DictConfig) -> Any:
 
 
 def main() -> None:
-    """Run the command; its name comes first, without an option's."""
+    """Run the command. Its first argument is `check` or `show`, without an option name."""
     words = sys.argv[1:]
     if not words:
         sys.argv.append("--help")

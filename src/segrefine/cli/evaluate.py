@@ -1,4 +1,4 @@
-"""`segrefine evaluate`: score a checkpoint on a split."""
+"""Run `segrefine evaluate`: score a checkpoint on a split."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ given = GivenCheckpoint()
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of `conf/evaluate.yaml` beside its groups."""
+    """Options of `conf/evaluate.yaml` besides its groups."""
 
     checkpoint: str | None
     split: Literal["train", "val", "test"]
@@ -26,12 +26,14 @@ class Options:
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
+    """Score the checkpoint and write the results to `folder`."""
     from segrefine.engine.evaluate import evaluate
 
     evaluate(cfg, folder, given.checkpoint)
 
 
 def main() -> None:
+    """Run the command."""
     run_command("evaluate", task, Options, given.register)
 
 

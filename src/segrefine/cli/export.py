@@ -1,4 +1,4 @@
-"""`segrefine export`: write a trained network in the form of other code."""
+"""Run `segrefine export`: write a trained network in the format of other code."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ given = GivenCheckpoint()
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of `conf/export.yaml` beside its groups."""
+    """Options of `conf/export.yaml` besides its groups."""
 
     checkpoint: str | None
     format: str | None
@@ -21,12 +21,14 @@ class Options:
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
+    """Write the network to a file."""
     from segrefine.weights.export import export
 
     export(cfg, given.checkpoint)
 
 
 def main() -> None:
+    """Run the command."""
     run_command("export", task, Options, given.register)
 
 

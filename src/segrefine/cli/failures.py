@@ -1,4 +1,4 @@
-"""Faults of the machine in one message: a full disk, memory that ran out, too many open files, and what to do."""
+"""Explain failures of the machine in one message: full disk, memory exhausted, too many open files, and what to do."""
 
 import errno
 from collections.abc import Iterator
@@ -68,8 +68,10 @@ _FAULTS: tuple[tuple[str, str, tuple[int, ...], tuple[str, ...]], ...] = (
 
 
 def explain_failure(error: BaseException) -> UserError | None:
-    """The fault of the machine behind an error, in one message, or None: looked for in the error and in those that it
-    followed from."""
+    """Return one message for the machine's failure behind an error, or None if there is none.
+
+    It is searched for in the error and in those that led to it.
+    """
     for link in _chain(error):
         for what, remedy, numbers, words in _FAULTS:
             if _fits(link, numbers, words):
@@ -80,14 +82,17 @@ def explain_failure(error: BaseException) -> UserError | None:
 
 
 def _fits(error: BaseException, numbers: tuple[int, ...], words: tuple[str, ...]) -> bool:
-    """An OSError is judged by its number, if it has one: a data loader's worker sends nothing but its words."""
+    """Return whether an error shows a failure with these error numbers or words.
+
+    An OSError is judged by its number, if it has one. A data loader's worker sends only its words.
+    """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in numbers
     return isinstance(error, (OSError, RuntimeError, MemoryError)) and any(word in str(error) for word in words)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, the one that it was raised from or while that was handled, and so on."""
+    """Yield the error, the error that it was raised from or while handling, and so on."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -97,7 +102,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _last_line(error: BaseException) -> str:
-    """The error in one line: of a worker's, which comes with its traceback, the end."""
+    """Return the error in one line. For an error from a worker, which includes its traceback, this is the last line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

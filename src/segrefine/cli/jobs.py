@@ -1,5 +1,6 @@
-"""The jobs of a sweep. Each runs the command of a single run in its own process: finished runs are skipped, interrupted
-ones resume, and a signal that stops the sweep reaches all of them.
+"""Run the jobs of a sweep, each as the command of a single run in its own process.
+
+Finished runs are skipped and interrupted ones resumed. A signal that stops the sweep reaches all of them.
 """
 
 import logging
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Share:
-    """What a job gets of this machine: its CPU cores (none: any), and additions to its environment."""
+    """The part of this machine that a job gets: its CPU cores (none for any), and additions to its environment."""
 
     cores: list[int] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
@@ -38,8 +39,10 @@ WHOLE_MACHINE = Share()
 
 
 class Processes:
-    """The processes of jobs. Within the block, signals that ask this process to stop are passed on to them. The block
-    ends when all of them have ended, and raises `Stopped` if there was a signal. A second Ctrl-C kills them.
+    """The processes of jobs.
+
+    Within the block, signals that ask this process to stop are passed on to them. The block ends when all of them have
+    ended. It raises `Stopped` if there was a signal. A second Ctrl-C kills them.
     """
 
     def __init__(self) -> None:
@@ -85,7 +88,7 @@ class Processes:
 
 @dataclass(frozen=True)
 class Job:
-    """A run of the sweep, and its process, None if it had finished before."""
+    """A run of the sweep and its process, or None if it had already finished."""
 
     folder: RunFolder
     process: subprocess.Popen | None
@@ -95,10 +98,10 @@ class Job:
         return self.process is not None and self.process.poll() is None
 
     def result(self) -> float | None:
-        """Wait for the end. Return the run's mIoU on val, which a search maximizes.
+        """Wait for the end and return the run's validation mIoU, which a search maximizes.
 
         Raises:
-            UserError: if the job failed.
+            UserError: the job failed.
         """
         if self.process and (status := self.process.wait()):
             raise UserError(f"a job of the sweep ended with status {status}: {self.folder.path}")
@@ -120,11 +123,12 @@ def run_job(arguments: list[str], cfg: DictConfig) -> float | None:
 def start_job(processes: Processes, arguments: list[str], cfg: DictConfig, share: Share = WHOLE_MACHINE) -> Job:
     """Start the current job of the sweep, unless its run has finished.
 
-    In its own process a job that fails does not stop the others, frees all its memory, and can start further processes
-    for its devices with the values that the sweeper drew once. (Lightning would repeat the whole sweep in each.)
+    In its own process, a job that fails does not stop the others and frees all its memory. It can also start further
+    processes for its devices with the values that the sweeper drew once. (Lightning would repeat the whole sweep in
+    each.)
 
     Raises:
-        UserError: if the run has finished with other options.
+        UserError: the run has finished with other options.
     """
     hydra_config = HydraConfig.get()
     folder = RunFolder(Path(hydra_config.runtime.output_dir))
@@ -148,7 +152,7 @@ def _quoted(text: str) -> str:
 
 
 def _refuse_other_options(folder: RunFolder, cfg: DictConfig) -> None:
-    """Raise a UserError if the finished run of this folder had other options, since files have changed."""
+    """Raise UserError if the finished run of this folder had other options, because files have changed since."""
     before: Any = rename_classes(yaml.safe_load(folder.config.read_text())) if folder.config.is_file() else {}
     now: Any = OmegaConf.to_container(cfg, resolve=True)
     for config in (before, now):

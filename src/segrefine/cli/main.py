@@ -1,4 +1,4 @@
-"""`segrefine COMMAND ...`: the one command, which hands over to the module of each."""
+"""Run `segrefine COMMAND ...`: pass the arguments on to the module of the command."""
 
 import runpy
 import sys
@@ -47,7 +47,7 @@ SHELLS = {"bash": COMPLETION, "zsh": f"autoload -U +X bashcompinit && bashcompin
 
 
 def main() -> None:
-    """Run the command that the arguments name; exits with status 2 for one that is unknown."""
+    """Run the command that the arguments name. Exit with status 2 if it is unknown."""
     command, *rest = sys.argv[1:] or ["--help"]
     if command in COMMANDS:
         sys.argv[1:] = rest

@@ -1,4 +1,4 @@
-"""Options of the commands: their types, their names, and messages for those that are wrong."""
+"""Check the options of the commands: their types, their names, and messages for wrong ones."""
 
 import re
 import sys
@@ -27,11 +27,11 @@ from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.options import make_options
 
 PLUGINS = {"optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
-"""Values of Hydra's own groups that need an extra."""
+"""Values of Hydra's own groups that need an optional package, and the extra that installs it."""
 
 
 def register_plugins() -> None:
-    """Make what a user registered a value of its group, with the options and defaults of its class."""
+    """Add what a user registered to the values of its group, with the options and defaults of its class."""
     for group, registry in REGISTRIES.items():
         own = registry.added()
         for name in list_names(group):
@@ -40,12 +40,16 @@ def register_plugins() -> None:
 
 
 class GivenCheckpoint:
-    """The `checkpoint=PATH` of a command, read once: its model, backbone and data are the command's defaults."""
+    """The `checkpoint=PATH` of a command, read once. Its model, backbone and data are the command's defaults."""
 
     checkpoint: Any = None
 
     def register(self, arguments: list[str]) -> None:
-        """Read the file that the arguments name, and store its options where Hydra finds them."""
+        """Read the file that the arguments name, and store its options where Hydra finds them.
+
+        Raises:
+            UserError: the file cannot be read, or its options are not plain values.
+        """
         given = [argument for argument in arguments if argument.lstrip("+").startswith("checkpoint=")]
         config: dict[str, Any] = {}
         if given:
@@ -63,9 +67,9 @@ class GivenCheckpoint:
 
 
 def check_options(cfg: DictConfig, options: type) -> None:
-    """Raise UserError for an option of the command itself that is unknown, of another type or out of range.
+    """Raise UserError for an option of the command itself that is unknown, has the wrong type or is out of range.
 
-    Those of the groups are checked where they are used.
+    The options of groups are checked where they are used.
 
     Args:
         cfg: the composed config.
@@ -82,7 +86,7 @@ def check_options(cfg: DictConfig, options: type) -> None:
 
 
 def explain(error: Exception, config_name: str) -> str:
-    """A config error in one message that names the option and the nearest valid names that the command has."""
+    """Return one message for a config error, with the option and the nearest names that the command accepts."""
     text = "\n".join(str(part) for part in (error, error.__cause__) if part)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, value = error.missing_cfg_file.rpartition("/")
@@ -131,7 +135,7 @@ def _no_experiment(name: str) -> str:
 
 
 def _option_of_another(key: str, default: str) -> str:
-    """A message for an option of the group that its chosen value, or the command's default, lacks."""
+    """Return a message for an option that the group has, but not its chosen value or the command's default."""
     group = key.split(".")[0]
     chosen = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(f"{group}=")]
     value = (chosen or [default])[-1]
@@ -145,14 +149,14 @@ def _option_of_another(key: str, default: str) -> str:
 
 
 def _groups(config_name: str) -> dict[str, str]:
-    """The groups of a command, with the value each has by default."""
+    """Return the groups of a command and the default value of each."""
     entries = yaml.safe_load((CONFIG_FOLDER / f"{config_name}.yaml").read_text())["defaults"]
     pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
     return {group: value for group, value in pairs if not group.startswith("override")}
 
 
 def group_options(group: str) -> set[str]:
-    """`group.option` of all its files, and of what a user registered."""
+    """Return `group.option` for all files of the group, and for what a user registered."""
     contents = [yaml.safe_load(file.read_text()) or {} for file in (CONFIG_FOLDER / group).glob("*.yaml")]
     if group in REGISTRIES:
         contents += [read_group(group, name) for name in REGISTRIES[group].added()]
@@ -160,7 +164,7 @@ def group_options(group: str) -> set[str]:
 
 
 def command_options(config_name: str) -> set[str]:
-    """The groups of a command and the options of its own."""
+    """Return the groups of a command and its own options."""
     content = yaml.safe_load((CONFIG_FOLDER / f"{config_name}.yaml").read_text())
     own = {key for key in flatten(content) if not key.startswith(("hydra", "defaults"))}
     return own | _groups(config_name).keys()

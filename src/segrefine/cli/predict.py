@@ -1,4 +1,4 @@
-"""`segrefine predict`: segment images."""
+"""Run `segrefine predict`: segment images."""
 
 import sys
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ given = GivenCheckpoint()
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of `conf/predict.yaml` beside its groups."""
+    """Options of `conf/predict.yaml` besides its groups."""
 
     checkpoint: str | None
     input: str | None
@@ -30,6 +30,7 @@ class Options:
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
+    """Segment the images. Exit with status 1 if any of them failed."""
     from segrefine.engine.predict import predict
 
     if predict(cfg, given.checkpoint):
@@ -37,6 +38,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     run_command("predict", task, Options, given.register)
 
 

@@ -1,4 +1,4 @@
-"""Shares of this machine for jobs that run at the same time."""
+"""Divide this machine among jobs that run at the same time."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from segrefine.core.machine import available_cores
 
 
 class Shares:
-    """`count` equal shares of the cores and GPUs. With fewer cores or GPUs than shares some have the same ones."""
+    """`count` equal shares of the cores and GPUs. If there are fewer cores or GPUs than shares, some shares overlap."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -19,7 +19,7 @@ class Shares:
         self._gpus = visible_gpus() if count > 1 else []
 
     def share(self, number: int, cfg: DictConfig) -> Share:
-        """Return a share for a job: a thread for each core, and `trainer.devices` GPUs (auto: one)."""
+        """Return a share for a job: a thread for each core, and `trainer.devices` GPUs (auto means one)."""
         if self.count == 1:
             return WHOLE_MACHINE
         size = max(len(self._cores) // self.count, 1)
@@ -33,7 +33,10 @@ class Shares:
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that CUDA would find, by the environment and the driver: torch would take memory on them."""
+    """Return the GPUs that CUDA would find, from the environment and the driver.
+
+    Asking torch would allocate memory on them.
+    """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]

@@ -1,7 +1,7 @@
-"""Sweeps that resume: the same command finds the same folder again.
+"""Make sweeps resumable: the same command finds the same folder again.
 
 `segrefine.cli.jobs` skips its finished runs and resumes the others. Nothing heavy is imported here, since the command
-line needs it at once.
+line needs this module at once.
 """
 
 import hashlib
@@ -20,16 +20,20 @@ from segrefine.runs.folder import RunFolder
 MULTIRUN = {"-m", "--multirun"}
 
 NAME_LENGTH = 80
-"""Of a folder, less the digest; file systems take 255."""
+"""The most characters in a folder's name, without the digest. File systems allow 255."""
 
 NO_DIFFERENCE = re.compile(r"hydra[./]launcher|hydra\.(sweep\.dir|sweeper\.(n_trials|n_jobs|max_failure_rate))$")
-"""Options with which a sweep is the same: how its runs are started, and how many of a search."""
+"""Options that do not make a different sweep: how its runs are started, and how many a search makes."""
 
 
 def slug(text: str) -> str:
-    """A run's options, as Hydra writes them, as a folder's name that needs no quotes on a command line:
-    `+experiment/shapes=fcn8s,seed=0` -> `experiment-shapes-fcn8s_seed-0`. Options that differ give names that differ:
-    where a value had to be changed or the whole to be cut, a digest follows.
+    """Return a folder name for a run's options that needs no quotes on a command line.
+
+    `+experiment/shapes=fcn8s,seed=0` becomes `experiment-shapes-fcn8s_seed-0`. Different options give different names:
+    a digest follows if a value had to be changed or the whole to be cut.
+
+    Args:
+        text: the options as Hydra writes them.
     """
 
     def item(match: re.Match[str]) -> str:
@@ -53,8 +57,11 @@ OmegaConf.register_new_resolver("slug", slug, replace=True)  # here: submitit's 
 
 
 def sweep_options(command: str, arguments: list[str]) -> list[str]:
-    """Return the overrides to add for a sweep: a folder named after all that was asked for, so that the same command
-    finds it again, and run names without the options that all runs have in common."""
+    """Return the overrides to add for a sweep.
+
+    They name the folder after everything that was asked for, so that the same command finds it again. They also drop
+    the options that all runs share from the names of runs.
+    """
     if not MULTIRUN & set(arguments):
         return []
     overrides = _parse(arguments)
@@ -75,8 +82,10 @@ def sweep_options(command: str, arguments: list[str]) -> list[str]:
 
 
 def add_overrides(arguments: list[str], added: list[str]) -> list[str]:
-    """Return the arguments with more overrides before those of the user, so that these win, and `-m` in front: argparse
-    takes overrides only in one stretch."""
+    """Return the arguments with more overrides before those of the user, which take precedence, and with `-m` first.
+
+    argparse accepts overrides only in one block.
+    """
     flags = [argument for argument in arguments if argument in MULTIRUN]
     others = [argument for argument in arguments if argument not in MULTIRUN]
     first = next((index for index, argument in enumerate(others) if _is_override(argument)), len(others))
@@ -104,7 +113,7 @@ def sweep_folder(arguments: list[str]) -> Path | None:
 
 
 def describe_sweep(folder: Path) -> list[str]:
-    """What came of a sweep so far, and the commands that follow from it."""
+    """Return lines on the progress of a sweep so far, and the commands to run next."""
     runs = sorted(path.parent for path in folder.glob(f"*/{RunFolder.HYDRA}"))
     unfinished = [run.name for run in runs if not RunFolder(run).finished]
     lines = [f"{len(runs) - len(unfinished)} of {len(runs)} runs in {folder} are finished"] if runs else []

@@ -1,4 +1,4 @@
-"""`segrefine train`: train a network, score the best checkpoint."""
+"""Run `segrefine train`: train a network and score the best checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from segrefine.runs.folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of `conf/train.yaml` beside its groups."""
+    """Options of `conf/train.yaml` besides its groups."""
 
     seed: Annotated[int, Interval(ge=0, lt=2**32)]
     ckpt_path: str | None
@@ -30,6 +30,11 @@ class Options:
 
 
 def task(cfg: DictConfig, folder: Path) -> None:
+    """Train the network in `folder`.
+
+    Raises:
+        UserError: ckpt_path=last finds no checkpoint of an earlier run.
+    """
     named = any(option.startswith("hydra.run.dir=") for option in HydraConfig.get().overrides.hydra)
     if cfg.ckpt_path == "last" and not named and not RunFolder(folder).last.is_file():
         raise UserError(
@@ -42,6 +47,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     run_command("train", task, Options)
 
 
