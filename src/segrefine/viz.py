@@ -1,5 +1,6 @@
-"""Pictures: colored label maps, overlays, panels of input, truth, prediction, error, contact sheets. H W size, K
-classes.
+"""Draw colored label maps, overlays, contact sheets, and panels of input, truth, prediction and error.
+
+Shapes: H W size, K classes.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from segrefine.core.labels import VOID
 Color = tuple[int, int, int]
 
 VOID_COLOR: Color = (224, 224, 192)
-"""Near-white cream, entry 255 of PASCAL VOC's palette; black is VOC's background, a class."""
+"""Near-white cream, entry 255 of PASCAL VOC's palette. Black is VOC's background, which is a class."""
 
 WRONG_COLOR: Color = (214, 39, 40)
 VOID_ERROR_COLOR: Color = (160, 160, 160)
@@ -25,7 +26,12 @@ BACKGROUND, INK = (255, 255, 255), (32, 32, 32)
 
 
 def colorise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Colors (H, W, 3) uint8 of `labels` (H, W) integers 0..255 by `palette` (K, 3) uint8; VOID_COLOR from K on."""
+    """Return the colors (H, W, 3) uint8 of labels.
+
+    Args:
+        labels: (H, W) integers 0..255; values of K and more get VOID_COLOR.
+        palette: (K, 3) uint8.
+    """
     table = np.empty((256, 3), np.uint8)
     table[:] = VOID_COLOR
     table[: min(len(palette), VOID)] = palette[:VOID]
@@ -33,14 +39,17 @@ def colorise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, colors: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-    """`colors` over `image`, all (H, W, 3) uint8; `alpha` from 0 (the image) to 1 (the colors)."""
+    """Blend `colors` over `image`, all (H, W, 3) uint8, with `alpha` from 0 (the image) to 1 (the colors)."""
     parts = image.size // 2**22 + 1  # of a large image, since float64 takes eight times its bytes
     pairs = zip(np.array_split(image, parts), np.array_split(colors, parts), strict=True)
     return np.concatenate([np.rint((1 - alpha) * below + alpha * above).astype(np.uint8) for below, above in pairs])
 
 
 def errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: wrong pixels red, void grey, right ones the image (H, W, 3) uint8, faded to light grey tones."""
+    """Return a picture (H, W, 3) uint8 of the errors: wrong pixels red, void gray.
+
+    Correct pixels show the image, (H, W, 3) uint8, faded to light gray tones.
+    """
     faded = np.repeat(image.mean(axis=2, keepdims=True) * 0.4 + 255 * 0.6, 3, axis=2)
     picture = np.rint(faded).astype(np.uint8)
     picture[truth != prediction] = WRONG_COLOR
@@ -55,10 +64,16 @@ def panel(
     palette: np.ndarray,
     class_names: Sequence[str],
 ) -> Image.Image:
-    """One row per image: input, truth, prediction, error; below, the colors of the classes that occur.
+    """Draw one row per image: input, truth, prediction, error. Below are the colors of the classes that occur.
 
-    `images` (H, W, 3) uint8, `truths` (H, W) 0..K-1 or VOID, `predictions` (H, W) 0..K-1, `palette` (K, 3) uint8; sizes
-    may differ from row to row. Small images are enlarged by whole factors, large ones reduced to `MAX_SIDE`.
+    Sizes may differ from row to row. Small images are enlarged by whole factors, large ones reduced to `MAX_SIDE`.
+
+    Args:
+        images: (H, W, 3) uint8.
+        truths: (H, W) 0..K-1 or VOID.
+        predictions: (H, W) 0..K-1.
+        palette: (K, 3) uint8.
+        class_names: K names.
     """
     rows = [
         [
@@ -78,7 +93,14 @@ def panel(
 def contact_sheet(
     images: Sequence[np.ndarray], labels: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]
 ) -> Image.Image:
-    """Images (H, W, 3) uint8 beside their labels (H, W), 0..K-1 or VOID, in two columns; below, the colors."""
+    """Draw images beside their labels in two columns, with the colors of the classes below.
+
+    Args:
+        images: (H, W, 3) uint8.
+        labels: (H, W) 0..K-1 or VOID.
+        palette: (K, 3) uint8.
+        class_names: K names.
+    """
     pairs = [
         [_fitted(image, Image.Resampling.BOX), _fitted(colorise(label, palette), Image.Resampling.NEAREST)]
         for image, label in zip(images, labels, strict=True)
@@ -88,7 +110,7 @@ def contact_sheet(
 
 
 def _table(rows: list[list[Image.Image]], titles: Sequence[str], entries: list[tuple[str, Color]]) -> Image.Image:
-    """Pictures in rows and columns, with a title over each column and a legend below."""
+    """Arrange pictures in rows and columns, with a title over each column and a legend below."""
     column = max(MIN_SIDE // 2, *(picture.width for row in rows for picture in row))  # titles need some room
     width = len(titles) * (column + GAP) + GAP
     legend = _legend(entries, width)
@@ -109,7 +131,7 @@ def _table(rows: list[list[Image.Image]], titles: Sequence[str], entries: list[t
 
 
 def _fitted(picture: np.ndarray, resampling: Image.Resampling) -> Image.Image:
-    """Enlarged by a whole factor to `MIN_SIDE` or more (nearest and box repeat pixels), or reduced to `MAX_SIDE`."""
+    """Enlarge by a whole factor to `MIN_SIDE` or more (nearest and box repeat pixels), or reduce to `MAX_SIDE`."""
     height, width = picture.shape[:2]
     longer = max(height, width)
     factor = min(-(-MIN_SIDE // longer), MAX_SIDE / longer)
@@ -118,7 +140,7 @@ def _fitted(picture: np.ndarray, resampling: Image.Resampling) -> Image.Image:
 
 
 def _entries(maps: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, Color]]:
-    """Name and color of each class that occurs in the label maps, in the classes' order, then of void."""
+    """Return name and color of each class that occurs in the label maps, in the order of the classes, then of void."""
     occurring = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
     entries: list[tuple[str, Color]] = []
     for label in occurring[occurring < len(class_names)]:
@@ -128,7 +150,7 @@ def _entries(maps: Sequence[np.ndarray], palette: np.ndarray, class_names: Seque
 
 
 def _legend(entries: Sequence[tuple[str, Color]], width: int) -> Image.Image:
-    """Color boxes with names, wrapped to `width` pixels."""
+    """Draw color boxes with names, wrapped to `width` pixels."""
     font = _font()
     box = TEXT_HEIGHT - 8
     places, left, top = [], GAP, 0

@@ -1,1 +1,1 @@
-"""Timing of networks."""
+"""Measure the speed and memory of networks."""

@@ -1,4 +1,4 @@
-"""Timing networks: images/s, memory, and how much of the machine's own rates they reach. Rounds are interleaved."""
+"""Time networks: images/s, memory, and how close they come to the machine's own rates. Rounds are interleaved."""
 
 import importlib
 import importlib.util
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 STEPS = ("train", "predict")
 WARM_UP = 2
-"""Steps before the clock runs: memory is taken, kernels are chosen."""
+"""Steps before timing starts, in which memory is allocated and kernels are chosen."""
 
 
 @dataclass
 class TimedNetwork:
-    """A network, trained and asked as `train.py` and `predict.py` do it."""
+    """A network that trains and predicts in the same way as in `train.py` and `predict.py`."""
 
     name: str
     net: nn.Module
@@ -52,7 +52,7 @@ class TimedNetwork:
         return torch.autocast(self.images.device.type, self.precision, enabled=self.precision is not None)
 
     def train(self) -> None:
-        """Make a step of training; the loss is in float32."""
+        """Run one training step. The loss is in float32."""
         self.net.train()
         self.optimizer.zero_grad()
         with self.autocast():
@@ -61,7 +61,7 @@ class TimedNetwork:
         self.optimizer.step()
 
     def held_bytes(self) -> int:
-        """Return the bytes of what stays between steps: weights, gradients, the optimizer's state, and the batch."""
+        """Return the bytes that stay between steps: weights, gradients, the optimizer's state, and the batch."""
         state = [value for each in self.optimizer.state.values() for value in each.values()]
         weights = list(self.net.parameters())
         gradients = [weight.grad for weight in weights if weight.grad is not None]
@@ -76,14 +76,14 @@ class TimedNetwork:
 
 
 class Peer(nn.Module):
-    """A network of other code, which gives logits or a dict with "out", perhaps on a coarser grid than the images'."""
+    """A network of other code, which returns logits or a dict with "out", possibly on a coarser grid."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, H, W)."""
+        """Map (B, 3, H, W) to (B, K, H, W)."""
         found = self.net(images)
         found = found["out"] if isinstance(found, dict) else found
         if found.shape[-2:] != images.shape[-2:]:  # refinenet-pytorch gives a quarter of the size
@@ -92,7 +92,11 @@ class Peer(nn.Module):
 
 
 def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
-    """Time what `conf/benchmark.yaml` describes; prints a table and returns its rows."""
+    """Time what `conf/benchmark.yaml` describes. Print a table and return its rows.
+
+    Raises:
+        UserError: an option is invalid, or the peer cannot be loaded.
+    """
     options: Any = OmegaConf.to_container(cfg, resolve=True)
     steps = [options["steps"]] if isinstance(options["steps"], str) else options["steps"]
     for step in steps:
@@ -145,7 +149,11 @@ def _timed(
 
 
 def load_peer(path: str) -> nn.Module:
-    """The network that `module:function` or `file.py:function` returns; UserError if there is none."""
+    """Return the network that `module:function` or `file.py:function` returns.
+
+    Raises:
+        UserError: there is none.
+    """
     place, colon, function = path.rpartition(":")
     if not colon:
         raise UserError(f"peer={path} should be module:function or file.py:function.")
@@ -169,8 +177,10 @@ def load_peer(path: str) -> nn.Module:
 def compare(
     networks: list[TimedNetwork], step: str, rounds: int, ceilings: dict[torch.dtype | None, float], bandwidth: float
 ) -> list[dict[str, Any]]:
-    """A row for each network: its step timed in turn with the others'. `ceilings` are operations a second in each
-    precision, `bandwidth` bytes a second."""
+    """Return a row for each network, whose step is timed in turn with the others'.
+
+    `ceilings` are operations per second of each precision, and `bandwidth` is bytes per second.
+    """
     work: list[Callable[[], None]] = [getattr(network, step) for network in networks]
     for function in work:
         for _ in range(WARM_UP):
@@ -207,7 +217,7 @@ def compare(
 
 
 def render(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table; the ratio is to the last network of the same step."""
+    """Return a Markdown table. The ratio is to the last network of the same step."""
     lines = [
         "| network | step | precision | images/s (quartiles) | memory | G multiply-adds | of matmul rate "
         "| of copy rate | ratio |"

@@ -1,4 +1,4 @@
-"""What a step takes of a machine, and what the machine can give: rates, memory, and where the time goes."""
+"""Measure what a step needs, and what the machine can do: rates, memory, and where the time goes."""
 
 import time
 from collections.abc import Callable
@@ -14,14 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def wait(device: torch.device) -> None:
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def matmul_rate(device: torch.device, precision: torch.dtype | None, side: int | None = None, tries: int = 8) -> float:
-    """Operations a second of square matrix products, the best of several: what this machine can do in that type.
+    """Return the operations per second of square matrix products, the best of several: the limit of this machine.
 
-    `side` is 2048 on a CPU. A GPU does that in some 20 us, as long as it takes to start; there it is 8192.
+    `side` is 2048 on a CPU. A GPU needs only some 20 us for that, as long as the start takes, so there it is 8192.
     """
     side = side or (8192 if device.type == "cuda" else 2048)
     factors = torch.randn(2, side, side, device=device, dtype=precision or torch.float32)
@@ -36,7 +37,10 @@ def matmul_rate(device: torch.device, precision: torch.dtype | None, side: int |
 
 
 def copy_rate(device: torch.device, size: int | None = None, tries: int = 8) -> float:
-    """Bytes a second read and written in copying `size` bytes, the best of several: 256 MiB, on a GPU 1 GiB."""
+    """Return the bytes read and written per second in copying `size` bytes, the best of several.
+
+    The default is 256 MiB, on a GPU 1 GiB.
+    """
     size = size or (2**30 if device.type == "cuda" else 2**28)
     source, target = torch.zeros(2, size, dtype=torch.uint8, device=device)
     best = float("inf")
@@ -50,7 +54,7 @@ def copy_rate(device: torch.device, size: int | None = None, tries: int = 8) -> 
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations take in and give out: what memory would move without caches."""
+    """Counts the bytes of all tensors that operations read and return: what memory would move without caches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +69,7 @@ class Traffic(TorchDispatchMode):
 
 
 def step_memory(step: Callable[[], None], device: torch.device) -> int:
-    """Most bytes that tensors made in a step hold at a time, beside what was there before."""
+    """Return the most bytes that tensors made in a step hold at a time, besides what was there before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -84,8 +88,11 @@ def step_memory(step: Callable[[], None], device: torch.device) -> int:
 def profile_step(
     step: Callable[[], None], device: torch.device, ceiling: float, tries: int = 3
 ) -> list[dict[str, Any]]:
-    """Where a step's time goes: a row for each operation, the most costly first, with its share of the time that all
-    take and, of convolutions and matrix products, of `ceiling`, operations a second."""
+    """Return where a step's time goes, in a row for each operation, the most expensive first.
+
+    Each row holds the operation's share of the total time. For convolutions and matrix products it also holds the share
+    of `ceiling`, operations per second.
+    """
     with FlopCounterMode(display=False) as counter:
         step()
     flops: dict[str, int] = {}
@@ -117,7 +124,7 @@ def profile_step(
 
 
 def _kind(operation: str) -> str:
-    """The name of an operation, as the profiler and the counter of operations write it, by what it does."""
+    """Return what an operation does, from its name in the profiler or in the counter of operations."""
     if "convolution" in operation:
         return "convolution, backward" if "backward" in operation else "convolution, forward"
     name = operation.removeprefix("aten::").removeprefix("aten.")
@@ -125,6 +132,7 @@ def _kind(operation: str) -> str:
 
 
 def render_profile(rows: list[dict[str, Any]]) -> str:
+    """Return the rows of `profile_step` as a Markdown table."""
     lines = ["| operation | ms | share | of matmul rate |", "| --- " * 4 + "|"]
     for row in rows:
         rate = row["share_of_matmul_rate"]
