@@ -1,4 +1,4 @@
-"""Checkpoints: what is stored beside the weights, and loading them or weights that others published."""
+"""Read checkpoints with what is stored beside the weights, and load them or published weights."""
 
 import logging
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ log = logging.getLogger(__name__)
 KEY = "segrefine"
 """The entry of a Lightning checkpoint under which `describe` is stored."""
 
-_PREFIX = "net."  # the network's place in the LightningModule
+_PREFIX = "net."  # the network's name in the LightningModule
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file of weights: the network's tensors, and what the file says of them.
+    """A file of weights: the network's tensors, and what the file says about them.
 
-    A checkpoint of a run says all: its resolved config, class names, palette (K, 3) uint8 RGB. A file of weights alone
-    leaves `config` and `classes` empty; its palette is VOC's, for as many classes as its published form shows, else for
-    none.
+    A checkpoint of a run is complete: its resolved config, class names, palette (K, 3) uint8 RGB. A file of weights
+    alone leaves `config` and `classes` empty. Its palette is VOC's, for as many classes as its published format shows,
+    or for none.
     """
 
     path: Path
@@ -42,12 +42,16 @@ class Checkpoint:
 
 
 def describe(config: dict[str, Any], classes: list[str], palette: np.ndarray) -> dict[str, Any]:
-    """What a checkpoint says of itself, in plain containers, so that PyTorch's weights-only loader reads it."""
+    """Return a checkpoint's description of itself in plain containers, which PyTorch's weights-only loader can read."""
     return {"config": config, "classes": list(classes), "palette": palette.tolist()}
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of a run, or any file of weights; UserError for a file that is neither."""
+    """Read a checkpoint of a run, or any file of weights.
+
+    Raises:
+        UserError: the file is neither.
+    """
     content = read_file(path)
     tensors = _network(find_tensors(content, path))
     if KEY in content:
@@ -67,8 +71,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def restore(
     checkpoint: Checkpoint, model: dict[str, Any], backbone: dict[str, Any], num_classes: int | None = None
 ) -> SegmentationModel:
-    """The network that the configs describe, with the checkpoint's weights; the backbone's own file need not be at
-    hand. `num_classes` is the checkpoint's, unless given.
+    """Build the network that the configs describe, with the checkpoint's weights.
+
+    The backbone's own file of weights is not needed.
+
+    Args:
+        checkpoint: the weights.
+        model: the options of the group `model`.
+        backbone: the options of the group `backbone`.
+        num_classes: that of the checkpoint, unless given.
+
+    Raises:
+        UserError: the model, the backbone or the number of classes is unknown, or the weights do not fit.
     """
     if None in (model.get("name"), backbone.get("name")):
         form = recognize(checkpoint.tensors)
@@ -95,7 +109,7 @@ def load_model(path: str | Path) -> SegmentationModel:
         The network, with the `classes`, `palette` and `num_classes` that it was trained for.
 
     Raises:
-        UserError: The file holds weights alone. `create_model` and `load_weights` take those.
+        UserError: The file holds weights alone. `create_model` and `load_weights` accept those.
     """
     checkpoint = read_checkpoint(Path(path))
     if not checkpoint.config:
@@ -106,21 +120,27 @@ def load_model(path: str | Path) -> SegmentationModel:
 
 
 def load_weights(net: SegmentationModel, path: str | Path, strict: bool = True) -> None:
-    """Fill `net` from a file: a checkpoint of a run, the network's own `state_dict`, or weights that others published.
+    """Fill `net` from a file: a checkpoint of a run, the network's own `state_dict`, or published weights.
 
-    Published forms (`segrefine.weights.published`) are known by their tensors' names: pytorch-fcn's .pth and Caffe's
-    .caffemodel of FCN-32s, 16s, 8s and at-once; refinenet-pytorch; light-weight-refinenet; torchvision's fcn_resnet50
-    and 101. With them `net.preprocess` maps ordinary RGB images to what the weights were made for.
+    Published formats (`segrefine.weights.published`) are recognized by the names of their tensors: pytorch-fcn's .pth
+    and Caffe's .caffemodel of FCN-32s, 16s, 8s and at-once; refinenet-pytorch; light-weight-refinenet; torchvision's
+    fcn_resnet50 and 101. With them `net.preprocess` maps ordinary RGB images to the input that the weights expect.
 
-    Every tensor must be there with its shape and none left over: UserError names those that do not fit, and `net` stays
-    as it was. With `strict=False` the tensors that fit are taken and the log says which were not.
+    Args:
+        net: the network to fill.
+        path: the file.
+        strict: whether every tensor must fit. With False, the tensors that fit are loaded and the log lists the others.
+
+    Raises:
+        UserError: a tensor is missing, unknown or of another shape. The message names those that do not fit, and `net`
+            stays as it was.
     """
     path = Path(path)
     fill(net, _network(read_tensors(path)), path, strict)
 
 
 def fill(net: SegmentationModel, tensors: dict[str, Tensor], path: Path, strict: bool = True) -> None:
-    """`load_weights` with what was read from `path`."""
+    """Load tensors that were read from `path`, as `load_weights` does."""
     form = recognize(tensors)
     if form is not None:
         tensors, problems = from_published(form, net, tensors, path)
@@ -136,6 +156,6 @@ def fill(net: SegmentationModel, tensors: dict[str, Tensor], path: Path, strict:
 
 
 def _network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network's tensors: those of a LightningModule carry a prefix."""
+    """Return the network's tensors. In a LightningModule their names have a prefix."""
     inside = {name[len(_PREFIX) :]: tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
     return inside or tensors

@@ -1,4 +1,4 @@
-"""Writing a network in the form of other code. Every file is read back and compared before it gets its name."""
+"""Write a network in the format of other code. Every file is read back and compared before it gets its name."""
 
 import logging
 import math
@@ -23,24 +23,24 @@ from segrefine.weights.published import FORMS, PublishedFormat, to_published
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
-"""Largest difference of the file's outputs, relative to the largest output, that is taken for rounding: other code
-orders float32 sums in other ways.
+"""The largest difference of the file's outputs, relative to the largest output, that counts as rounding: other code
+orders float32 sums differently.
 """
 
 LEAST = 64
-"""Least height and width in pixels of an exported network's images, at the smallest scale at which it looks at them.
-Below, some maps are one cell high or wide, for which torch.export would need a program of its own.
+"""The least height and width in pixels of an exported network's images, at the smallest scale that the network uses.
+Below it some maps are one cell high or wide, for which torch.export would need a separate program.
 """
 
 Network = Callable[[Tensor], Tensor]
 """RGB (B, 3, H, W) float32 in [0, 1] -> logits (B, K, H, W)."""
 
 Export = Callable[[SegmentationModel, dict[str, Any], Path], Network]
-"""Writes a network, made by a config of model and backbone, to a path, and gives back what was written, read again."""
+"""Writes a network, built from a config of model and backbone, to a path, and returns the network read back from it."""
 
 
 class FromRGB(nn.Module):
-    """The network with its preparation of images: a `Network`."""
+    """The network with its image preprocessing: a `Network`."""
 
     def __init__(self, net: SegmentationModel) -> None:
         super().__init__()
@@ -52,9 +52,14 @@ class FromRGB(nn.Module):
 
 
 def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
-    """Write the file that `conf/export.yaml` asks for; UserError if it does not give the network's outputs.
+    """Write the file that `conf/export.yaml` describes.
 
-    `checkpoint` is what `cfg.checkpoint` holds, if that was read before.
+    Args:
+        cfg: the config.
+        checkpoint: what `cfg.checkpoint` holds, if it was already read.
+
+    Raises:
+        UserError: an option is missing or invalid, or the file does not give the network's outputs.
     """
     for option in ("checkpoint", "format", "output"):
         if cfg[option] is None:
@@ -94,6 +99,9 @@ def largest_difference(network: Network, other: Network, least: int = LEAST) -> 
 
     Returns:
         The largest difference over the largest output; NaN if an output is NaN.
+
+    Raises:
+        UserError: the outputs differ in shape.
     """
     generator = torch.Generator().manual_seed(0)
     differences = []
@@ -114,7 +122,7 @@ def _published(form: PublishedFormat, net: SegmentationModel, config: dict[str, 
 
 
 def _torchvision_network(backbone: str, path: Path) -> Network:
-    """torchvision's own network, filled from the file."""
+    """Return torchvision's own network, filled from the file."""
     build = getattr(torchvision.models.segmentation, f"fcn_{backbone}", None)
     if build is None:
         raise UserError(f"format=torchvision: there is no fcn_{backbone} in torchvision.")
@@ -154,7 +162,7 @@ def _torch_export(net: SegmentationModel, config: dict[str, Any], path: Path) ->
 
 
 def _program(net: SegmentationModel) -> torch.export.ExportedProgram:
-    """Trace the network for any number of images of any size from `least_side` on."""
+    """Trace the network for any number of images of any size from `least_side` up."""
     least, generator = least_side(net), torch.Generator().manual_seed(1)
     example = torch.rand(2, 3, least + 33, least + 66, generator=generator)
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)

@@ -1,7 +1,7 @@
-"""Weights that others have published: the names their code gives to the layers, and the input they were trained on.
+"""Published weights: the names that their code gives to the layers, and the input they were trained on.
 
-A `PublishedFormat` renames our tensors to those of the published code. `segrefine.load_weights` reads by it,
-`segrefine.export` writes by it.
+A `PublishedFormat` renames our tensors to those of the published code. `segrefine.load_weights` reads with it, and
+`segrefine.export` writes with it.
 """
 
 import logging
@@ -24,22 +24,27 @@ from segrefine.models.network import SegmentationModel
 log = logging.getLogger(__name__)
 
 INPUT_TENSORS = ("mean", "std")
-"""The network's tensors that say what input it takes; files of weights alone need not have them."""
+"""The network's tensors that define its input. Files of weights alone may lack them."""
 
 _FIRST = "encoder.features.0"  # VGG's conv1_1
 
 
 @dataclass(frozen=True)
 class PublishedFormat:
-    """The weights of one published code.
+    """The weights of one published code base.
 
-    - `name`: as in `format=` of `segrefine.export`; `title`: in words;
-    - `marker`: a tensor by which its files are known; `scores`: the tensor whose first dimension is the classes;
-    - `decoder`, `encoder`: what a network of ours has to be made of; `options`: how a user asks for one;
-    - `layers`: our names of a network's layers, or of whole parts of it, to the published ones;
-    - `departure`: in words, in what the network computes something else than the published one; "" if in nothing;
-    - `ignored`: beginnings of published tensor names that have no counterpart in a network for inference;
-    - `caffe_input`: whether the input is BGR, 0..255 less `CAFFE_MEAN`, in the place of torchvision's.
+    Attributes:
+        name: as in `format=` of `segrefine.export`.
+        title: for messages.
+        marker: a tensor by which its files are recognized.
+        scores: the tensor whose first dimension is the number of classes.
+        decoder: the class of decoder that a network must have.
+        encoder: the class of encoder that a network must have.
+        options: how a user asks for such a network.
+        layers: returns our names of a network's layers, or of whole parts of it -> the published names.
+        departure: returns how the network's computation differs from the published one; "" if it does not.
+        ignored: prefixes of published tensor names that have no counterpart in a network for inference.
+        caffe_input: whether the input is BGR, 0..255 minus `CAFFE_MEAN`, instead of torchvision's.
     """
 
     name: str
@@ -55,8 +60,10 @@ class PublishedFormat:
     caffe_input: bool = False
 
     def tensor_names(self, net: SegmentationModel) -> dict[str, str]:
-        """Our tensors' names, but for `INPUT_TENSORS`, to the published ones. Raises UserError if the network is of
-        another kind.
+        """Return our names of all tensors except `INPUT_TENSORS` -> the published names.
+
+        Raises:
+            UserError: the network is of another kind.
         """
         if not isinstance(net.decoder, self.decoder) or not isinstance(net.encoder, self.encoder):
             kinds = f"{type(net.decoder).__name__} over {type(net.encoder).__name__}"
@@ -66,15 +73,20 @@ class PublishedFormat:
 
 
 def recognize(names: Collection[str]) -> PublishedFormat | None:
-    """The form of a file with tensors of these names, or None."""
+    """Return the format of a file with tensors of these names, or None."""
     return next((form for form in FORMS if form.marker in names), None)
 
 
 def from_published(
     form: PublishedFormat, net: SegmentationModel, tensors: Mapping[str, Tensor], source: Path
 ) -> tuple[dict[str, Tensor], str]:
-    """The published `tensors` under our names, input convention included, and in words what does not fit ("" if all
-    does), by the published names.
+    """Return the published `tensors` under our names, including the input convention, and what does not fit.
+
+    Returns:
+        The tensors, and a description of those that do not fit, by their published names ("" if all do).
+
+    Raises:
+        UserError: the network is of another kind.
     """
     names = form.tensor_names(net)
     state = net.state_dict()
@@ -100,8 +112,10 @@ def from_published(
 
 
 def to_published(form: PublishedFormat, net: SegmentationModel) -> dict[str, Tensor]:
-    """The network's tensors under the published names, on the CPU, for the published code's input. Raises UserError if
-    that code could not compute the same.
+    """Return the network's tensors under the published names, on the CPU, for the published code's input.
+
+    Raises:
+        UserError: that code could not compute the same.
     """
     names = form.tensor_names(net)
     departure = form.departure(net)
@@ -153,8 +167,9 @@ def _refinenet_departure(net: SegmentationModel) -> str:
 
 
 def _other_scales(net: SegmentationModel, scales: Mapping[str, Tensor], source: Path) -> str:
-    """In words, how the file's scaling of pool3 and pool4 (FCN-8s at-once, Caffe) differs from the network's; "" if
-    not. A file of PyTorch's has none to tell.
+    """Describe how the file's scaling of pool3 and pool4 (FCN-8s at-once, Caffe) differs from the network's.
+
+    Return "" if it does not. A PyTorch file does not store the scaling.
     """
     assert isinstance(net.decoder, FCNDecoder)
     if not scales and source.suffix != ".caffemodel":
@@ -168,12 +183,15 @@ def _other_scales(net: SegmentationModel, scales: Mapping[str, Tensor], source: 
 
 
 def _pool(stride: int) -> str:
-    """VGG's pool at a stride."""
+    """Return the name of VGG's pool at a stride."""
     return f"pool{stride.bit_length() - 1}"
 
 
 def _fcn_layers(net: SegmentationModel) -> dict[str, str]:
-    """conv1_1 .. conv5_3, fc6, fc7, score_fr, score_pool4 .., upscore2, upscore_pool4 .., and the last upscore."""
+    """Return our layer names -> conv1_1 .. conv5_3, fc6, fc7, score_fr, score_pool4 .., upscore2, upscore_pool4 ..
+
+    The last one is upscore, with the stride in its name if there are skips.
+    """
     assert isinstance(net.decoder, FCNDecoder)
     assert isinstance(net.encoder, VGGEncoder)
     layers = {"encoder.classifier.fc6": "fc6", "encoder.classifier.fc7": "fc7"}
@@ -193,7 +211,10 @@ def _fcn_layers(net: SegmentationModel) -> dict[str, str]:
 
 
 def _refinenet_layers(net: SegmentationModel) -> dict[str, str]:
-    """The port's names, which are those of the authors' MatConvNet release; g1 is the coarsest block."""
+    """Return our layer names -> the port's, which are those of the authors' MatConvNet release.
+
+    g1 is the coarsest block.
+    """
     assert isinstance(net.decoder, RefineNetDecoder)
     layers = {"encoder": "", "decoder.classifier": "clf_conv"}
     for index, block in enumerate(net.decoder.blocks):
@@ -215,7 +236,7 @@ def _refinenet_layers(net: SegmentationModel) -> dict[str, str]:
 
 
 def _rename(name: str, layers: Mapping[str, str]) -> str:
-    """The name with its longest beginning that `layers` knows replaced."""
+    """Return the name with its longest prefix that `layers` knows replaced."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         head = ".".join(parts[:cut])
