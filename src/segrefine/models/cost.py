@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds."""
+"""Measure what a network costs: parameters and multiply-adds."""
 
 from typing import Any
 
@@ -11,15 +11,14 @@ from segrefine.models.encoders.base import MIN_SIDE
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers in all parameters, those that are not trained included."""
+    """Return the number of values in all parameters, including frozen ones."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_multiply_adds(net: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds of convolutions and matrix products for one image of `size` (H, W), counted by PyTorch without
-    computing.
+    """Count the multiply-adds of convolutions and matrix products for one image of `size` (H, W), without computing.
 
-    PyTorch counts two operations for each; interpolation, pooling and norms are left out, as the papers do.
+    PyTorch counts two operations for each. Interpolation, pooling and norms do not count, as in the papers.
     """
     modes = {module: module.training for module in net.modules()}
     like = next(net.parameters())
@@ -32,8 +31,12 @@ def count_multiply_adds(net: nn.Module, size: tuple[int, int]) -> int:
 
 
 def measure_cost(net: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
-    """What summary.json says of it: `params`, `flops` (multiply-adds) and `flops_size`, the (H, W) they hold for, which
-    is `size`, small sides padded."""
+    """Return the costs for summary.json.
+
+    Returns:
+        `params`, `flops` (multiply-adds) and `flops_size`, the (H, W) that they hold for: `size`, with small sides
+        padded.
+    """
     height, width = (max(side, MIN_SIDE) for side in size)
     flops = count_multiply_adds(net, (height, width))
     return {"params": count_parameters(net), "flops": flops, "flops_size": [height, width]}

@@ -99,7 +99,7 @@ class Logits:
         return [of_band(*span) for span in self._spans()]
 
     def _spans(self) -> Iterator[tuple[int, int]]:
-        """The first row and the row after the last of every band."""
+        """Yield the first row and the row after the last of every band."""
         return ((top, min(top + self.step, self.height)) for top in range(0, self.height, self.step))
 
 
@@ -108,7 +108,7 @@ def _best(logits: Tensor) -> Tensor:
 
 
 def _sum(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
-    """The loss summed over pixels and images.
+    """Return the loss summed over pixels and images.
 
     Reducing here, not in `F.cross_entropy`, is as fast and keeps training deterministic: on CUDA its 2-D form sums with
     atomic additions and is refused by `torch.use_deterministic_algorithms`, unless nothing is reduced. In fp32 also

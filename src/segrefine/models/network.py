@@ -74,14 +74,17 @@ class SegmentationModel(nn.Module):
         return self.upsample(scores, (size[0], size[1])) if upsampled else scores
 
     def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """The decoder's scores (B, K, h, w) -> logits (B, K, *size) float32, each on the pixels it comes from."""
+        """Upsample the decoder's scores (B, K, h, w) to logits (B, K, *size) float32.
+
+        Each score lands on the pixels it comes from.
+        """
         scale = self.encoder.scale
         with torch.autocast(scores.device.type, enabled=False):
             logits = self.decoder.to_pixels(_single(scores), scaled_size(size, scale))
             return logits if scale == 1 else F.interpolate(logits, size, mode="bilinear")
 
     def labels_at(self, cells: tuple[int, int], labels: Tensor) -> Tensor:
-        """The label that each cell of the decoder's scores is to have: that of the pixel it looks at.
+        """Return the label that each cell of the decoder's scores should have: that of the pixel it looks at.
 
         Between two pixels it is the later one. RefineNet's release takes the pixel in the middle of each cell's even
         share of the image (guosheng/refinenet, main/cnn_layer_dense_softmaxloss_forward.m: imresize, nearest), as it
@@ -119,7 +122,10 @@ class SegmentationModel(nn.Module):
         return self.encoder.scale == 1 and isinstance(self.decoder.to_pixels, RowwiseUpsampling)
 
     def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
-        """Rows `top` to `bottom` of what `upsample` gives, (B, K, bottom - top, width) float32, of the rest nothing."""
+        """Return rows `top` to `bottom` of the result of `upsample`, and compute no others.
+
+        Their shape is (B, K, bottom - top, width), float32.
+        """
         with torch.autocast(scores.device.type, enabled=False):
             to_pixels = self.decoder.to_pixels
             assert isinstance(to_pixels, RowwiseUpsampling)
@@ -127,7 +133,8 @@ class SegmentationModel(nn.Module):
 
 
 def _single(scores: Tensor) -> Tensor:
-    """In float32: the metrics compare logits, and bilinear gradients are slow in bfloat16 (pytorch issue 140096). A
-    float64 network stays in float64.
+    """Return the scores in float32: the metrics compare logits, and bilinear gradients are slow in bfloat16.
+
+    See pytorch issue 140096. A float64 network stays in float64.
     """
     return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -60,10 +60,13 @@ class TestTimeAugmentation:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Class scores (B, K, H, W) of normalized `images` (B, 3, H, W): probabilities in fp32, or the network's logits
-        for the image as it is (one scale of 1, not mirrored, no window). The best class is the same for both.
+        """Return class scores (B, K, H, W) of normalized `images` (B, 3, H, W).
 
-        Raises UserError for an image with a side below `MIN_SIDE`.
+        They are probabilities in fp32, or the network's logits for the image as it is (one scale of 1, not mirrored, no
+        window). The best class is the same for both.
+
+        Raises:
+            UserError: an image has a side below `MIN_SIDE`.
         """
         size = images.shape[-2:]
         if min(size) < MIN_SIDE:
@@ -99,8 +102,9 @@ class TestTimeAugmentation:
             yield from _resize(_add(bands, images.shape[-2:]), size).split(BAND_ROWS, 2)
 
     def _bands(self, images: Tensor) -> Iterator[Tensor]:
-        """Yield the logits of `images` in fp32, in bands of rows from the top down: the network's, or with windows the
-        mean over those that cover a pixel.
+        """Yield the logits of `images` in fp32, in bands of rows from the top down.
+
+        They are the network's or, with windows, the mean over the windows that cover a pixel.
         """
         height, width = images.shape[-2:]
         if self.window is None or (height <= self.window[0] and width <= self.window[1]):
@@ -152,7 +156,7 @@ def _resize(images: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _tiles(length: int, window: int) -> tuple[list[int], int]:
-    """Where tiles start along a side of `length`, and how long they are; the last one ends with the side."""
+    """Return where tiles start along a side of `length`, and how long they are. The last one ends with the side."""
     window = min(window, length)
     step = int(window * TILE_STEP)
     return [*range(0, length - window, step), length - window], window

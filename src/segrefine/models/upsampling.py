@@ -24,13 +24,17 @@ class RowwiseUpsampling:
     center: float
 
     def positions(self, cells: int, side: int) -> Tensor:
-        """Where each of so many cells on an axis of the finer grid looks, of `side` pixels: (cells,) float64; for some
-        it is beside the grid."""
+        """Return where each of the cells on an axis looks, on the finer grid of `side` pixels: (cells,) float64.
+
+        Some positions lie outside the grid.
+        """
         return self._step() * torch.arange(cells, dtype=torch.float64) + self.center
 
     def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
-        """Rows `top` to `bottom` of the whole at `width`, (B, K, h, w) -> (B, K, bottom - top, width), from the cells
-        alone that they come from."""
+        """Return rows `top` to `bottom` of the whole at `width`, from only the cells that they come from.
+
+        (B, K, h, w) -> (B, K, bottom - top, width).
+        """
         stride = self._step()
         first = max(math.floor((top - max(self.center, 0)) / stride), 0)  # row 0 stays that of the cells taken
         first = min(first, scores.shape[2] - 1)  # rows beyond the last center are held at the last cell
@@ -52,8 +56,9 @@ class Interpolate(RowwiseUpsampling, nn.Module):
         self.stride, self.center = stride, center
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, K, h, w) -> (B, K, *size) on the finer grid; size at most stride * h + 1 at center 0, else stride * (h
-        + 1).
+        """(B, K, h, w) -> (B, K, *size) on the finer grid.
+
+        The size is at most stride * h + 1 at center 0, otherwise stride * (h + 1).
         """
         scores = extend(scores, 0, 1)  # a map rounded down ends before the last pixels
         # With align_corners cell j lands on stride * j when the size is stride * (h - 1) + 1.
@@ -64,12 +69,13 @@ class Interpolate(RowwiseUpsampling, nn.Module):
 
 
 class Resize(nn.Module):
-    """Bilinear resizing as if the map covered the image evenly, as torchvision's networks end; off by up to half a
-    stride.
+    """Bilinear resizing as if the map covered the image evenly, as torchvision's networks end.
+
+    It is off by up to half a stride.
     """
 
     def positions(self, cells: int, side: int) -> Tensor:
-        """As `RowwiseUpsampling.positions`: the middle of each cell's even share of the `side` pixels."""
+        """Return what `RowwiseUpsampling.positions` does: the middle of each cell's even share of the `side` pixels."""
         return (torch.arange(cells, dtype=torch.float64) + 0.5) * side / cells - 0.5
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -88,11 +94,11 @@ class Pixels(RowwiseUpsampling, nn.Module):
 
 
 class TransposedConvolution(RowwiseUpsampling, nn.ConvTranspose2d):
-    """FCN's in-network upsampling: a transposed convolution that starts as bilinear interpolation (CVPR 2015, section
-    3.3).
+    """FCN's in-network upsampling: a transposed convolution that starts as bilinear interpolation.
 
-    Kernel, K classes in and out, no bias; class c starts connected to class c alone. The kernel has 2 * stride taps
-    where cells lie between pixels (VGG; Caffe's bilinear filler) and 2 * stride - 1 where they lie on them (ResNet).
+    CVPR 2015, section 3.3. Kernel, K classes in and out, no bias; class c starts connected to class c alone. The kernel
+    has 2 * stride taps where cells lie between pixels (VGG; Caffe's bilinear filler) and 2 * stride - 1 where they lie
+    on them (ResNet).
     """
 
     def __init__(self, num_classes: int, stride: int, center: float, learned: bool = True) -> None:
@@ -132,14 +138,15 @@ def start_bilinear(layer: nn.ConvTranspose2d) -> None:
 
 
 def bilinear_center(kernel: int) -> float:
-    """The tap on which a bilinear kernel is centered (Caffe, include/caffe/filler.hpp, BilinearFiller)."""
+    """Return the tap on which a bilinear kernel is centered (Caffe, include/caffe/filler.hpp, BilinearFiller)."""
     factor = (kernel + 1) // 2
     return factor - 1 if kernel % 2 else factor - 0.5
 
 
 def bilinear_kernel(kernel: int) -> Tensor:
-    """(kernel, kernel) float32 weights (1 - |i - center| / factor)(1 - |j - center| / factor), as Caffe's
-    BilinearFiller.
+    """Return (kernel, kernel) float32 weights (1 - |i - center| / factor)(1 - |j - center| / factor).
+
+    They are those of Caffe's BilinearFiller.
     """
     factor = (kernel + 1) // 2
     taps = 1 - (torch.arange(kernel) - bilinear_center(kernel)).abs() / factor
@@ -177,8 +184,9 @@ def crop(maps: Tensor, offset: int, size: Sequence[int]) -> Tensor:
 
 
 def create_upsampling(kind: str, num_classes: int, stride: int, center: float, caffe: bool = False) -> nn.Module:
-    """`learned` or `fixed` transposed convolution, or `interpolate`; the last two compute the same. `caffe`: as
-    released, which has no interpolation.
+    """Create a `learned` or `fixed` transposed convolution, or `interpolate`. The last two compute the same.
+
+    With `caffe` it is upsampling as released, which has no interpolation.
     """
     if kind == "interpolate":
         if caffe:

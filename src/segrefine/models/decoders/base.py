@@ -37,9 +37,9 @@ class Decoder(nn.Module):
 
     @classmethod
     def needs(cls, options: Any) -> tuple[str, ...]:
-        """What the decoder asks of the encoder beyond the maps (see `create_encoder`).
+        """Return what the decoder needs from the encoder besides the maps (see `create_encoder`).
 
-        One that asks for "indices" is built with `depths` too, what the encoder publishes under that name.
+        A decoder that needs "indices" also receives `depths`, which the encoder publishes under that name.
         """
         return ()
 

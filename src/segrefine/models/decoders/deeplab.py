@@ -44,7 +44,7 @@ class DeepLabLargeFOVDecoder(Decoder):
 
     @classmethod
     def needs(cls, options: Decoder.Options) -> tuple[str, ...]:
-        """A VGG with the release's pools, which stays at stride 8."""
+        """Ask for a VGG with the release's pools, which stays at stride 8."""
         return ("large_fov",)
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:

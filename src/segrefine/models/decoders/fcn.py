@@ -71,7 +71,7 @@ class FCNDecoder(Decoder):
 
     @classmethod
     def needs(cls, options: Options) -> tuple[str, ...]:
-        """VGG's fc6 and fc7 and, for the release's geometry, its padding."""
+        """Ask for VGG's fc6 and fc7 and, for the release's geometry, its padding."""
         return ("classifier", "caffe") if options.geometry == "caffe" else ("classifier",)
 
     def _add_upsampling(self, centers: Mapping[int, float], kind: str, caffe: bool) -> None:
@@ -105,9 +105,10 @@ class FCNDecoder(Decoder):
 
 @register_decoder("fcn_dilated")
 class DilatedFCNDecoder(Decoder):
-    """torchvision's FCN head on a dilated ResNet's stride-8 map: 3x3 convolution to C/4, batch norm, ReLU, dropout 0.1,
-    1x1 scores (torchvision/models/segmentation/fcn.py). It keeps resolution by dilation, which RefineNet argues
-    against.
+    """torchvision's FCN head on a dilated ResNet's stride-8 map (torchvision/models/segmentation/fcn.py).
+
+    3x3 convolution to C/4, batch norm, ReLU, dropout 0.1, 1x1 scores. It keeps resolution by dilation, which RefineNet
+    argues against.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,7 @@ class DilatedFCNDecoder(Decoder):
 
     @classmethod
     def needs(cls, options: Options) -> tuple[str, ...]:
-        """A ResNet that stays at stride 8."""
+        """Ask for a ResNet that stays at stride 8."""
         return ("dilation",)
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:

@@ -244,7 +244,10 @@ def _units(channels: int, count: int, options: RefineNetOptions) -> list[nn.Modu
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
-    """A convolution that keeps the size, without bias: the port has none outside residual units and the classifier."""
+    """Create a convolution that keeps the size.
+
+    It has no bias: the port has none outside residual units and the classifier.
+    """
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
 
 
@@ -257,5 +260,5 @@ def _pool(x: Tensor) -> Tensor:
 
 
 def _stride(key: int | tuple[int, float]) -> int:
-    """The stride of a feature key: the key itself, or the first of (stride, scale) from an encoder of two scales."""
+    """Return the stride of a feature key: the key, or the first of (stride, scale) from an encoder of two scales."""
     return key[0] if isinstance(key, tuple) else key

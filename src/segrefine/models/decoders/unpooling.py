@@ -1,5 +1,6 @@
-"""Decoders that undo the encoder's pools: SegNet (Badrinarayanan, Kendall, Cipolla, PAMI 2017) and the deconvolution
-network (Noh, Hong, Han, ICCV 2015).
+"""Decoders that undo the encoder's pools: SegNet and the deconvolution network.
+
+SegNet: Badrinarayanan, Kendall, Cipolla, PAMI 2017. Deconvolution network: Noh, Hong, Han, ICCV 2015.
 
 Letters: B batch, K classes, C channels, h w feature size, H W input size.
 """
@@ -46,7 +47,7 @@ class UnpoolingDecoder(Decoder):
 
     @classmethod
     def needs(cls, options: Any) -> tuple[str, ...]:
-        """The indices of the encoder's pools."""
+        """Ask for the indices of the encoder's pools."""
         return ("indices",)
 
     def forward(self, features: Mapping[Any, Any]) -> Tensor:

@@ -51,7 +51,7 @@ def create_encoder(
     classifier_channels: int = 4096,
     frozen_stages: int = 0,
 ) -> Encoder:
-    """The encoder called `name`, one of `BACKBONES`, with what a decoder `needs` of it.
+    """Create the encoder called `name`, one of `BACKBONES`, with what a decoder `needs` of it.
 
     Args:
         weights: None for random, "imagenet" for torchvision's, or the path of a .pth or .safetensors file.

@@ -59,7 +59,7 @@ class Encoder(nn.Module, ABC):
 
 
 def resize(images: Tensor, scale: float) -> Tensor:
-    """Images (B, 3, H, W) at `scale`, bilinear, antialiased where they get smaller."""
+    """Resize images (B, 3, H, W) by `scale`: bilinear, and antialiased if they get smaller."""
     if scale == 1:
         return images
     return F.interpolate(images, scaled_size(images.shape[-2:], scale), mode="bilinear", antialias=scale < 1)

@@ -45,8 +45,10 @@ class ResNetEncoder(Encoder):
         return {"relu": self.relu} | {name: part for name, part in self.named_modules() if isinstance(part, blocks)}
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, ceil(H / stride), ceil(W / stride))}, or {4, 8} when dilated; H and W
-        times `scale`."""
+        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, ceil(H / stride), ceil(W / stride))}, or {4, 8} when dilated.
+
+        H and W are those after resizing by `scale`.
+        """
         x = self.maxpool(self.relu(self.bn1(self.conv1(resize(images, self.scale)))))
         features = {}
         for stride, stage in zip(self.strides, (self.layer1, self.layer2, self.layer3, self.layer4), strict=True):

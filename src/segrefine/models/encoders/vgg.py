@@ -92,8 +92,9 @@ class VGGEncoder(Encoder):
         self.channels[32] = width
 
     def _find_channels(self) -> dict[int, int]:
-        """`{stride: channels}` after the last pool at each stride from 4 on, or from 2 on where indices are published:
-        those of the convolution before it.
+        """Return `{stride: channels}` after the last pool at each stride: those of the convolution before it.
+
+        Strides begin at 4, or at 2 if indices are published.
         """
         width, stride, channels = 0, 1, {}
         for layer in self.features:
@@ -105,8 +106,10 @@ class VGGEncoder(Encoder):
         return {stride: count for stride, count in channels.items() if stride >= 4 or self.depths}
 
     def _find_centers(self) -> dict[int, float]:
-        """Where cell 0 of each map looks, from the layers' geometry: a layer with kernel k, dilation d, stride s and
-        padding p puts its cell j on position s * j + d * (k - 1) / 2 - p of its input (Caffe's coord_map.py).
+        """Return where cell 0 of each map looks, from the layers' geometry.
+
+        A layer with kernel k, dilation d, stride s and padding p puts its cell j on position s * j + d * (k - 1) / 2 -
+        p of its input (Caffe's coord_map.py).
         """
         stride, center, centers = 1, 0.0, {}
         for layer in (*self.features, *self.classifier.modules()):
@@ -129,8 +132,11 @@ class VGGEncoder(Encoder):
         return stages[:5]
 
     def forward(self, images: Tensor) -> dict[Any, Any]:
-        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H * scale / stride) but for Caffe's geometry; with
-        `large_fov` {4, 8: (B, C, h, w)}, h = ceil(H * scale / stride); with `indices` 2 and `("pool", stride)` too."""
+        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H * scale / stride) except in Caffe's geometry.
+
+        With `large_fov` {4, 8: (B, C, h, w)}, h = ceil(H * scale / stride). With `indices` also 2 and `("pool",
+        stride)`.
+        """
         x, stride = resize(images, self.scale), 1
         features: dict[Any, Any] = {}
         for layer in self.features:
@@ -147,5 +153,5 @@ class VGGEncoder(Encoder):
 
 
 def _side(value: Any) -> int:
-    """Of a size that PyTorch keeps as a number or as a pair of them."""
+    """Return one side of a size that PyTorch stores as a number or as a pair of equal numbers."""
     return value[0] if isinstance(value, tuple) else value

@@ -16,8 +16,13 @@ log = logging.getLogger(__name__)
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
-    """Fill `encoder` from "imagenet" or a file. Its own tensors must all be there with their shapes, and nothing else
-    but torchvision's classifier; of that, fc6 and fc7 are taken where the encoder has them and the file's shapes fit.
+    """Fill `encoder` from "imagenet" or a file.
+
+    All tensors of the encoder must be there with their shapes, and nothing else but torchvision's classifier. Of the
+    classifier, fc6 and fc7 are loaded if the encoder has them and the file's shapes fit.
+
+    Raises:
+        UserError: the file cannot be read or does not fit, or torchvision's weights could not be fetched.
     """
     if weights == "imagenet":
         tensors, source = _imagenet_weights(name), "torchvision's ImageNet weights"
@@ -39,7 +44,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
 
 
 def _fully_connected(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's classifier.0 and classifier.3 as the convolutions fc6 and fc7, where both shapes fit."""
+    """Return torchvision's classifier.0 and classifier.3 as the convolutions fc6 and fc7, if both shapes fit."""
     recast: dict[str, Tensor] = {}
     for layer, key in (("0", "classifier.fc6"), ("3", "classifier.fc7")):
         weight, bias = tensors.get(f"classifier.{layer}.weight"), tensors.get(f"classifier.{layer}.bias")
@@ -50,8 +55,9 @@ def _fully_connected(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> d
 
 
 def _imagenet_weights(name: str) -> dict[str, Tensor]:
-    """torchvision's IMAGENET1K_V1 weights (the training recipe of the two papers' time), from its cache or the
-    network.
+    """Return torchvision's IMAGENET1K_V1 weights (the training recipe of the two papers' time).
+
+    They come from torchvision's cache or the network.
     """
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
