@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole at any moment, and the last one with the one before it."""
+"""Write checkpoints that are complete at any moment, and keep the one before the last."""
 
 import os
 import shutil
@@ -13,8 +13,10 @@ from segrefine.runs.folder import RunFolder, previous
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes under another name, synced and then renamed, so that a kill at any moment leaves the earlier file. Of the
-    last checkpoint that earlier one stays, as last.previous.ckpt, in case the disk damages the new."""
+    """Writes under another name, synced and then renamed, so that a kill at any moment leaves the earlier file.
+
+    The earlier file of the last checkpoint stays as last.previous.ckpt, in case the disk damages the new one.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
@@ -25,13 +27,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def keep_previous(path: Path) -> None:
-    """Give what is about to be replaced its second name."""
+    """Give the checkpoint that is about to be replaced its second name."""
     if path.is_file():
         link(path, previous(path))
 
 
 def link(path: Path, second_name: Path) -> None:
-    """The same file by another name, there all the time; a copy on a file system without links."""
+    """Give a file another name, so that a file of that name is there all the time. Copy it if there are no links."""
     with replacing(second_name) as part:
         try:
             os.link(path, part)

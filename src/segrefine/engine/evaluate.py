@@ -72,7 +72,11 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationDataModule:
-    """The data module, with `config["split"]` as its test split; UserError if the checkpoint is of other classes."""
+    """Return the data module, with `config["split"]` as its test split.
+
+    Raises:
+        UserError: the split or the data is unknown, or the checkpoint has other classes.
+    """
     split, given = config["split"], config["datamodule"]
     if split not in SPLITS:
         raise UserError(f"There is no split {split!r}.{did_you_mean(split, SPLITS)}")

@@ -92,7 +92,7 @@ class SegmentationModule(LightningModule):
         self.net.lay_out(self.trainer.strategy.root_device)
 
     def train(self, mode: bool = True) -> "SegmentationModule":
-        """As `nn.Module.train`, but the encoder's batch norm keeps its statistics where these are frozen."""
+        """Set the mode as `nn.Module.train` does, but keep the encoder's batch norm in eval mode if it is frozen."""
         super().train(mode)
         for module in self.net.encoder.modules():
             if (
@@ -104,8 +104,10 @@ class SegmentationModule(LightningModule):
         return self
 
     def images(self, batch: Batch) -> Tensor:
-        """The batch's images as the network takes them: (B, 3, H, W) float32, normalized, in its layout, small ones
-        padded."""
+        """Return the batch's images as the network expects them: (B, 3, H, W) float32, normalized and in its layout.
+
+        Small images are padded.
+        """
         images = batch["image"].to(memory_format=self.net.layout)
         return pad_small(self.net.preprocess(images.float() / 255))
 
@@ -135,7 +137,10 @@ class SegmentationModule(LightningModule):
         return loss
 
     def _may_look(self, loss: Tensor, batch_index: int) -> bool:
-        """Looking at a value makes a GPU wait, so there it is done only as often as the log is written."""
+        """Return whether to look at a value.
+
+        A GPU has to wait for that, so there it happens only as often as the log is written.
+        """
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         last = batch_index + 1 == self.trainer.num_training_batches
         return loss.device.type == "cpu" or batch_index % every == 0 or last
@@ -152,7 +157,7 @@ class SegmentationModule(LightningModule):
         return {group["name"]: group["lr"] for group in self.optimizers().param_groups}  # type: ignore[union-attr]
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Scores the batch; returns class maps (B, H, W) uint8 for the panels."""
+        """Score the batch and return class maps (B, H, W) uint8 for the panels."""
         count, (height, width) = len(batch["id"]), batch["label"].shape[1:]
         logits = Logits(self.net, self.images(batch), self.recipe.loss_at)
         labels = pad_small(batch["label"], VOID)
@@ -170,7 +175,7 @@ class SegmentationModule(LightningModule):
         self.log_dict({f"val/{name}": scores[name].float() for name in SCORES}, prog_bar=False)
 
     def test_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """As `validation_step`, through `inference`, keeping the counts of every image."""
+        """Score the batch through `inference`, keep the counts of every image, and return class maps (B, H, W) uint8."""
         height, width = batch["label"].shape[1:]
         predictions = self.inference.classes(self.images(batch))[:, :height, :width]
         self.test_metrics.update(predictions, batch["label"], batch["index"])
@@ -181,8 +186,10 @@ class SegmentationModule(LightningModule):
         self.test_metrics.reset()
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        """Clips to `recipe.clip_norm`; Lightning's own way refuses fused optimizers (pytorch-lightning issue 21435).
-        With `recipe.on_nonfinite=skip` looks at the norm of every step, which all processes share."""
+        """Clip to `recipe.clip_norm`, since Lightning's way refuses fused optimizers (pytorch-lightning issue 21435).
+
+        With `recipe.on_nonfinite=skip` it looks at the norm of every step, which all processes share.
+        """
         clip_norm = self.recipe.clip_norm
         if clip_norm is None and not self._skips:
             return

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def parameter_groups(net: nn.Module, recipe: "Recipe", lr: float) -> list[dict[str, Any]]:
-    """Groups named encoder/weights, encoder/biases, decoder/weights and decoder/biases; frozen parameters in none.
+    """Group the parameters as encoder/weights, encoder/biases, decoder/weights and decoder/biases, without frozen ones.
 
     A group's rate is `lr`, times the recipe's `encoder_lr_multiplier` in the encoder, times its `bias_lr_multiplier`
     for biases; biases decay only with `bias_decay`. An empty group is dropped, so a rate is never reported for nothing.

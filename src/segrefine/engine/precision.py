@@ -12,8 +12,13 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 def choose_precision(wanted: str | int, accelerator: str, option: str = "precision") -> str:
-    """Return `wanted`, or for "auto" bfloat16 autocast where the device computes in it: recent GPUs, CPUs with AMX or
-    AVX512-BF16. Warn where a CPU has to emulate the 16 bits that were asked for: it takes bfloat16 for either kind.
+    """Return `wanted`, or for "auto" bfloat16 autocast if the device computes in it.
+
+    Such devices are recent GPUs and CPUs with AMX or AVX512-BF16. Warns if a CPU has to emulate the requested 16 bits:
+    it uses bfloat16 for either kind.
+
+    Raises:
+        UserError: `wanted` is unknown.
     """
     if str(wanted) not in PRECISIONS:
         raise UserError(f"{option}={wanted} is not known.{did_you_mean(str(wanted), PRECISIONS)}")
@@ -28,14 +33,14 @@ def choose_precision(wanted: str | int, accelerator: str, option: str = "precisi
 
 
 def cpu_computes_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16 products; elsewhere they are emulated and slower than float32."""
+    """Return whether the CPU has instructions for bfloat16 products. Other CPUs emulate them, slower than float32."""
     # PyTorch has no public question for this in all the versions we take; where it drops these, float32 is safe.
     questions = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
     return any(question() for question in questions if question is not None)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of autocast, or None for float32."""
+    """Return the type of autocast, or None for float32."""
     types = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     chosen = choose_precision(precision, device.type)
     if chosen not in types:

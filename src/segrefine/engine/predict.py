@@ -98,7 +98,7 @@ class Segmenter(LightningModule):
         return DataLoader([*self.files.items()], batch_size=None, sampler=share, collate_fn=_read)  # type: ignore[arg-type]
 
     def predict_step(self, photo: Photo, index: int) -> Tensor | str:
-        """The class map (H, W) uint8, or why there is none."""
+        """Return the class map (H, W) uint8, or the reason why there is none."""
         image = photo[2]
         if isinstance(image, str):
             return image
@@ -147,8 +147,9 @@ def _read(file: tuple[str, Path]) -> Photo:
 
 
 def _name(paths: list[Path]) -> dict[str, Path]:
-    """Name the files of a folder by their stems, or by their whole names where a stem is another file's stem or name
-    (a.jpg, a.png and a.jpg.png), so that no result overwrites another.
+    """Name the files of a folder by their stems, or by their whole names if a stem is another file's stem or name.
+
+    So no result overwrites another, for example with a.jpg, a.png and a.jpg.png.
     """
     taken = Counter(word for path in paths for word in {path.stem, path.name})
     return {path.stem if taken[path.stem] == 1 else path.name: path for path in paths}

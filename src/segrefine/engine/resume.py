@@ -20,7 +20,13 @@ log = logging.getLogger(__name__)
 def checkpoint_to_resume(
     ckpt_path: str | None, folder: RunFolder, config: dict[str, Any], classes: list[str]
 ) -> Path | None:
-    """The path of the checkpoint that `ckpt_path` means, which is whole and of such a run; None to start a new run."""
+    """Return the path of the checkpoint that `ckpt_path` means, or None to start a new run.
+
+    The checkpoint is complete and of such a run.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or it is of another run.
+    """
     checkpoint = find_checkpoint(ckpt_path, folder)
     if checkpoint is None:
         return None
@@ -32,10 +38,13 @@ def checkpoint_to_resume(
 
 
 def find_checkpoint(ckpt_path: str | None, folder: RunFolder) -> Checkpoint | None:
-    """The checkpoint to resume from, or None to start a new run.
+    """Return the checkpoint to resume from, or None to start a new run.
 
-    `last` means the one in the run's own folder, or the one before it where that is damaged. A folder that holds none
+    `last` means the one in the run's own folder, or the one before it if that is damaged. A folder without a checkpoint
     starts a new run, so that a scheduler's script can be one line. Either is logged.
+
+    Raises:
+        UserError: `ckpt_path` is no file, or the checkpoint is damaged.
     """
     if ckpt_path is None:
         return None
@@ -55,7 +64,7 @@ def find_checkpoint(ckpt_path: str | None, folder: RunFolder) -> Checkpoint | No
 
 
 def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: list[str]) -> None:
-    """UserError if the checkpoint to resume from is of another network or other data than the config says."""
+    """Raise UserError if the checkpoint to resume from is of another network or other data than the config."""
     path = checkpoint.path
     if not checkpoint.config:
         raise UserError(f"{path} is not a checkpoint of a run. To start a new run from its weights, use init_from.")
@@ -73,8 +82,10 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:
-    """Add the options that an older config lacks, with what was in effect then: the defaults of their classes, which
-    can differ from those of the files in `conf/`."""
+    """Add the options that an older config lacks, with what was in effect then.
+
+    These are the defaults of their classes, which can differ from those of the files in `conf/`.
+    """
     kinds = {
         "model": (NetworkOptions, DECODERS.find(config["model"].get(DECODERS.key)).Options),
         "backbone": (EncoderOptions,),

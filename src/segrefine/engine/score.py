@@ -63,5 +63,5 @@ def render(summary: Summary) -> str:
 
 
 def finite(value: float) -> float | None:
-    """JSON has no NaN: a score of nothing is null."""
+    """Return the value, or None instead of NaN or infinity, which JSON does not have."""
     return value if math.isfinite(value) else None

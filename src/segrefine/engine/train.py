@@ -56,7 +56,8 @@ class Job:
     """A training whose options were checked.
 
     Attributes:
-        config: resolved, in plain containers. resumed: the checkpoint to resume from, None for a new run.
+        config: resolved, in plain containers.
+        resumed: the checkpoint to resume from, None for a new run.
         cost: the network's part of the summary.
     """
 
@@ -167,7 +168,10 @@ def _check_batch_norm(net: SegmentationModel, recipe: Recipe, datamodule: Segmen
 def _build_network(
     config: dict[str, Any], datamodule: SegmentationDataModule, resumed: Path | None
 ) -> SegmentationModel:
-    """The network, with the weights that a new run starts from; a resumed one gets all of them from its checkpoint."""
+    """Build the network with the weights that a new run starts from.
+
+    A resumed run gets all of them from its checkpoint.
+    """
     init_from, strict = config["init_from"], config["strict"]
     if not resumed and not strict and not init_from:
         raise UserError("strict=false takes of init_from what fits: give init_from=CHECKPOINT.")
@@ -194,7 +198,7 @@ def begin(job: Job, cfg: DictConfig, training: Training) -> None:
 
 
 def describe_network(job: Job) -> str:
-    """The network's names and cost in one line."""
+    """Return the network's names and cost in one line."""
     cost, (height, width) = job.cost, job.cost["flops_size"]
     parts = ", ".join(
         f"{count_parameters(getattr(job.net, part)) / 1e6:.2f} M {part}" for part in ("encoder", "decoder")

@@ -153,7 +153,7 @@ def _silence() -> None:
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the first of a run, the one that writes."""
+    """Return whether this process is the first of a run, the one that writes."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 

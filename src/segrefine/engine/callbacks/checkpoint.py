@@ -133,8 +133,10 @@ class Checkpointing(Checkpoint):
 
 
 def _may_save(trainer: Trainer, batch_index: int) -> bool:
-    """Return whether Lightning resumes exactly from here: after a whole optimizer step, within an epoch, and not right
-    before a validation, which it would skip."""
+    """Return whether Lightning resumes exactly from here.
+
+    It does after a whole optimizer step, within an epoch, and not right before a validation, which it would skip.
+    """
     if trainer.is_last_batch or trainer.should_stop or (batch_index + 1) % trainer.accumulate_grad_batches:
         return False
     earlier = 0 if trainer.check_val_every_n_epoch else trainer.current_epoch * trainer.num_training_batches

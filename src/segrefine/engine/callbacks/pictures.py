@@ -83,8 +83,10 @@ class PredictionWriter(Callback):
 
 
 def picture_paths(folder: Path, name: str, submission: str | None = None) -> list[Path]:
-    """The files that `write_pictures` writes: `NAME_label.png`, `NAME_colour.png` and `NAME_overlay.png`, or just the
-    `NAME.png` that a benchmark takes. NAME is `file_name(name)`.
+    """Return the files that `write_pictures` writes.
+
+    They are `NAME_label.png`, `NAME_colour.png` and `NAME_overlay.png`, or only the `NAME.png` that a benchmark
+    expects. NAME is `file_name(name)`.
     """
     endings = ("_label", "_colour", "_overlay") if submission is None else ("",)
     return [folder / f"{file_name(name)}{ending}.png" for ending in endings]
@@ -93,8 +95,9 @@ def picture_paths(folder: Path, name: str, submission: str | None = None) -> lis
 def write_pictures(
     folder: Path, name: str, image: Tensor, labels: Tensor, palette: np.ndarray, submission: str | None = None
 ) -> None:
-    """Write class indices, their colors, and these over the image, for an image (3, H, W) and labels (H, W) uint8; or
-    what a benchmark takes.
+    """Write class indices, their colors, and the colors over the image, or only what a benchmark expects.
+
+    The image is (3, H, W) and the labels are (H, W) uint8.
     """
     paths, indices = picture_paths(folder, name, submission), labels.numpy().astype(np.uint8)
     if submission is not None:

@@ -93,8 +93,10 @@ class StepLog(Callback):
 
 
 class TrainingBar(RichProgressBar):
-    """A bar on a terminal: the loss of the last logged step, the last mIoU of val, images per second, and the time left
-    if the rest takes as long a step as the steps so far, validation included."""
+    """A bar on a terminal: the last logged loss, the last validation mIoU, images per second, and the time left.
+
+    The time left assumes that the rest takes as long a step as the steps so far, validation included.
+    """
 
     def __init__(self, timer: Throughput, steps: StepLog) -> None:
         super().__init__(console_kwargs={"stderr": True})  # where the log goes

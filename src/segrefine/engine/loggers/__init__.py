@@ -13,7 +13,7 @@ from segrefine.runs.folder import RunFolder
 
 
 def create_loggers(options: dict[str, Any], folder: RunFolder, config: dict[str, Any]) -> list[Logger]:
-    """The loggers that the `logger` config group asks for; all write under `folder`, the run's."""
+    """Create the loggers that the `logger` config group asks for. All write under `folder`, that of the run."""
     loggers: list[Logger] = [MetricsCSV(folder.metrics)] if options.get("csv") else []
     if options.get("tensorboard"):
         loggers.append(_tensorboard(folder))

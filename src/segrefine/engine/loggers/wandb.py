@@ -70,9 +70,9 @@ class LenientWandbLogger(WandbLogger):
 
 
 def start_wandb(options: dict[str, Any], folder: RunFolder, config: dict[str, Any]) -> Any:
-    """A W&B run: online with a key, else offline; offline too if the service does not answer; None if even that fails.
+    """Start a W&B run: online with a key, offline without one or if there is no answer. Return None if that fails too.
 
-    Never asks, never ends the training. WANDB_MODE is respected, less online without a key, for which W&B would ask.
+    It never prompts and never ends the training. WANDB_MODE is respected, except online without a key: W&B would ask.
     """
     try:
         import wandb
@@ -139,7 +139,7 @@ def _how_to_upload(run: Any) -> str:
 
 
 def _sync(run: Any) -> str:
-    """The command that uploads what the run left on disk, online runs too."""
+    """Return the command that uploads what the run left on disk, also for online runs."""
     return f"wandb sync {shlex.quote(str(Path(run.dir).parent))}"
 
 
