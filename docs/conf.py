@@ -120,5 +120,6 @@ def lead_on(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    """Register the functions above with Sphinx."""
     app.connect("builder-inited", write_pages)
     app.connect("doctree-read", lead_on, priority=100)  # before Sphinx collects what is to be downloaded

@@ -11,10 +11,12 @@ from segrefine.models.upsampling import Interpolate
 
 @segrefine.register_decoder("hypercolumn")
 class Hypercolumn(segrefine.Decoder):
-    """Every map reduced to one width, brought to the finest grid, added up and scored."""
+    """Reduces every map to one width, upsamples it to the finest grid, adds them up and scores the sum."""
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
+        """Options of `model=hypercolumn`."""
+
         width: int = 64
 
     def __init__(

@@ -11,6 +11,7 @@ from segrefine.io.images import read_image
 
 
 def main(checkpoint: str, photo: str, output: str) -> None:
+    """Segment a photo, print the fraction of each class and save the colored labels."""
     net = segrefine.load_model(checkpoint)  # in eval mode, with its classes and palette
     image = read_image(Path(photo))  # (3, H, W) uint8, RGB
     with torch.inference_mode():

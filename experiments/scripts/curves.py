@@ -15,6 +15,7 @@ def curve(folder: Path, name: str) -> tuple[list[int], list[float]]:
 
 
 def main(output: str, *runs: str) -> None:
+    """Plot validation mIoU and boundary IoU of the runs, given as LABEL=FOLDER, to the file `output`."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), constrained_layout=True)
     for run in runs:
         label, folder = run.split("=", 1)

@@ -175,7 +175,7 @@ class SegmentationModule(LightningModule):
         self.log_dict({f"val/{name}": scores[name].float() for name in SCORES}, prog_bar=False)
 
     def test_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Score the batch through `inference`, keep the counts of every image, and return class maps (B, H, W) uint8."""
+        """Score the batch through `inference`, keep the counts of every image, and return its class maps."""
         height, width = batch["label"].shape[1:]
         predictions = self.inference.classes(self.images(batch))[:, :height, :width]
         self.test_metrics.update(predictions, batch["label"], batch["index"])

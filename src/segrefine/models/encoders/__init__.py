@@ -51,14 +51,15 @@ def create_encoder(
     classifier_channels: int = 4096,
     frozen_stages: int = 0,
 ) -> Encoder:
-    """Create the encoder called `name`, one of `BACKBONES`, with what a decoder `needs` of it.
+    """Create an encoder with what a decoder `needs` of it.
 
     Args:
+        name: one of `BACKBONES`.
         weights: None for random, "imagenet" for torchvision's, or the path of a .pth or .safetensors file.
         needs: "classifier" asks a VGG for fc6 and fc7 (a ResNet has none to give); "caffe" asks a VGG for the geometry
             of FCN's release; "large_fov" asks a VGG for the form that DeepLab-LargeFOV has; "indices" asks a VGG for
             the indices of its pools; "dilation" asks a ResNet to stay at stride 8.
-        classifier_channels: width of VGG's fc6 and fc7, 4096 as published; 0 leaves them out.
+        classifier_channels: width of VGG's fc6 and fc7, 4096 as published; 0 omits them.
         frozen_stages: how many of the five stages, from the input on, keep their weights; nothing is computed backwards
             through them.
     """
