@@ -25,7 +25,7 @@ RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison with `seeds` seeds of every variant would find in 80 % of cases, in points.
+    """The power of a comparison with `seeds` seeds of every variant: what it would find in 80 % of cases, in points.
 
     Attributes:
         typical: the smallest difference that the median pair would show.

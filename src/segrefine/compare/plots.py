@@ -185,7 +185,7 @@ def difference_bars(found: Sequence[Difference]) -> Figure:
             axis.plot([-100 * difference.margin] * 2, [row - 0.4, row + 0.4], color="#444444", linestyle=":")
     axis.set_yticks(range(len(found)), names)
     axis.axvline(0, color="#444444", linewidth=0.8)
-    legend = "blue: shown, grey: not shown" + ", dotted: the margin" * any(entry.margin for entry in found)
+    legend = "blue: shown, gray: not shown" + ", dotted: the margin" * any(entry.margin for entry in found)
     axis.set(xlabel=f"difference in points; the 95 % intervals hold together ({legend})", ylim=(-0.6, len(found) - 0.4))
     return figure
 

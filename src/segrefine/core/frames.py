@@ -1,7 +1,7 @@
-"""Which images are frames of a sequence, such as a video: their names tell.
+"""Tell from the names of images which of them are frames of a sequence, such as a video.
 
-A comparison resamples neighboring frames together. It has no data at hand, and does without the data modules, which
-take seconds to load.
+A comparison resamples neighboring frames together. It has no access to the data, and it does not need the data modules,
+which take seconds to load.
 """
 
 import re
@@ -15,11 +15,11 @@ PATTERNS = {
     "cityscapes": r"^(\w+)_(\d{6})_\d{6}$",  # city and number of the snippet: aachen_000010_000019
     "nyudv2": r"^(\D*)(\d+)$",  # numbered room by room: neighbors are often of one room
 }
-"""By the kind of the data module; its option `sequence_pattern`, where it has one, goes before."""
+"""Patterns by the kind of the data module. Its option `sequence_pattern`, if it has one, takes precedence."""
 
 
 def find_frame(image: str, options: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Return the sequence that an image is a frame of, and its place there.
+    """Return the sequence that an image is a frame of, and its position there.
 
     Args:
         image: the image's id.
@@ -41,7 +41,11 @@ def find_frame(image: str, options: Mapping[str, Any]) -> tuple[str, int] | None
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a `sequence_pattern`; UserError if it is no regular expression with two groups."""
+    """Compile a `sequence_pattern`.
+
+    Raises:
+        UserError: it is no regular expression with two groups.
+    """
     try:
         compiled = re.compile(pattern)
     except re.error as error:

@@ -1,4 +1,4 @@
-"""Which device there is, and which precision it does well."""
+"""Choose the device, and the precision that it computes well."""
 
 import logging
 

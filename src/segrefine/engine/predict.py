@@ -1,4 +1,4 @@
-"""Segmenting images that have no labels: `predict.py`."""
+"""Segment images that have no labels, for `predict.py`."""
 
 import logging
 from collections import Counter

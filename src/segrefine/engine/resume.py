@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, and whether it is of this run."""
+"""Find the checkpoint that a run resumes from, and check that it is of this run."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scoring a network on a split: at the end of a training, and for `evaluate`."""
+"""Score a network on a split: at the end of training, and for `evaluate`."""
 
 import logging
 import math

@@ -72,7 +72,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What a job is carried out with."""
+    """The objects that carry out a job."""
 
     trainer: Trainer
     module: SegmentationModule

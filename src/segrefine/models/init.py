@@ -1,4 +1,4 @@
-"""How the convolutions of a decoder start."""
+"""Initialize the convolutions of a decoder."""
 
 from typing import Literal
 

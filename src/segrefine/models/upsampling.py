@@ -1,7 +1,7 @@
 """Bilinear upsampling that lands scores on the pixels they were computed from, fixed or learned.
 
 Cell j of a map at stride s looks at position `s * j + center` of the finer grid (see `segrefine.models.encoders`).
-Both forms here honour it for every size, hold the outermost cell's value constant beyond its center, and so agree to
+Both forms here honor it for every size, hold the outermost cell's value constant beyond its center, and so agree to
 rounding.
 The usual `interpolate(size=...)` does not: over a ResNet it shifts stride-32 scores by 15.5 pixels.
 """
@@ -18,7 +18,7 @@ from segrefine.core.errors import UserError
 
 
 class RowwiseUpsampling:
-    """For upsampling where cell j lands on pixel stride * j + center and reaches less than a stride to either side."""
+    """Upsampling in which cell j lands on pixel stride * j + center and reaches less than a stride to either side."""
 
     stride: Any  # a number, or a pair of the same
     center: float
@@ -84,7 +84,7 @@ class Resize(nn.Module):
 
 
 class Pixels(RowwiseUpsampling, nn.Module):
-    """For scores that lie on the pixels already."""
+    """No upsampling, for scores that are already on the pixels."""
 
     stride, center = 1, 0.0
 

@@ -89,7 +89,7 @@ def convert(root: Path) -> None:
     Images keep the owners' white frame, a few pixels wide. Labels are void there.
     """
     mapping = read_mat(root / "classMapping40.mat", "mapClass").ravel()
-    classes = np.concatenate(([0], mapping)).astype(np.uint8)  # 0 is unlabelled
+    classes = np.concatenate(([0], mapping)).astype(np.uint8)  # 0 is unlabeled
     for folder in ("images", "labels"):
         (root / folder).mkdir(exist_ok=True)
     with open_hdf5(root / "nyu_depth_v2_labeled.mat") as file:

@@ -1,1 +1,1 @@
-"""What happens around training, each a Lightning callback."""
+"""Lightning callbacks for everything around training."""

@@ -1,4 +1,4 @@
-"""How much of a network has died: channels that a ReLU sets to zero everywhere."""
+"""Measure how much of a network has died: channels that a ReLU sets to zero everywhere."""
 
 import logging
 from typing import Any

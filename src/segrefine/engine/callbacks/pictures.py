@@ -1,4 +1,4 @@
-"""Pictures of what the network says: panels after a validation, predictions of a test."""
+"""Write pictures of predictions: panels after a validation, predictions of a test."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class PanelWriter(Callback):
 
 
 class LabelWriter(Callback):
-    """Writes the classes that the network sees in every image it is tested on, which `compare.py` shows."""
+    """Writes the predicted classes of every image of a test, which `compare.py` shows."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class LabelWriter(Callback):
 
 
 class PredictionWriter(Callback):
-    """Writes pictures of what the network says of every image it is tested on."""
+    """Writes pictures of the prediction for every image of a test."""
 
     def __init__(self, folder: RunFolder, palette: np.ndarray, submission: str | None) -> None:
         self.folder, self.palette, self.submission = folder.predictions, palette, submission

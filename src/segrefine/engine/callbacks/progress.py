@@ -1,4 +1,4 @@
-"""How fast training goes, a bar on a terminal, and a line in the log per validation."""
+"""Report the speed of training, a bar on a terminal, and a line in the log for each validation."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""What every decoder is to the rest of the package."""
+"""Define the interface of every decoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

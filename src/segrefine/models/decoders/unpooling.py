@@ -20,7 +20,7 @@ from segrefine.models.upsampling import Pixels
 
 
 class UnpoolingDecoder(Decoder):
-    """From the deepest pool to the first, each is undone and followed by its stage's convolutions in reverse.
+    """A decoder that undoes each pool, from the deepest to the first, and adds its stage's convolutions in reverse.
 
     Every convolution is followed by batch norm and ReLU. The last of a stage has the channels of the next finer map.
 

@@ -1,4 +1,4 @@
-"""What every encoder is to the rest of the package; `segrefine.models.encoders` says what the parts mean."""
+"""Define the interface of every encoder. `segrefine.models.encoders` explains the parts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

@@ -23,7 +23,7 @@ CAFFE_MEAN = (122.67892, 116.66877, 104.00699)
 class VGGEncoder(Encoder):
     """torchvision's VGG convolutions, tapped after pool2, pool3, pool4 and pool5 (strides 4, 8, 16, 32), as FCN does.
 
-    With `classifier_channels` the map at stride 32 goes on through fc6 (7x7, padded to keep its size) and fc7 (1x1),
+    With `classifier_channels` the map at stride 32 continues through fc6 (7x7, padded to keep its size) and fc7 (1x1),
     each with ReLU and dropout 0.5 as in VGG's classifier; 4096 is the published width.
 
     `caffe` is FCN's geometry as released (voc-fcn8s/net.py): conv1_1 padded by 100 pixels, so that fc6 needs no padding
