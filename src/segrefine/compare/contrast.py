@@ -188,7 +188,7 @@ class Contrast:
 
         Args:
             largest: (R,) the sorted largest studentized deviations of the family.
-            margin: a fraction of 1.
+            margin: a fraction.
 
         Returns:
             The lower end, the upper end and the p-value; NaN if there is too little data to judge.
