@@ -77,6 +77,21 @@ def test_the_table_of_verdicts_is_regenerated_between_its_marks(top: Path) -> No
     assert (top / "README.md").read_text() == text
 
 
+@pytest.mark.parametrize(
+    ("changed", "curve", "words"),
+    [
+        ("good", "99,0.5\n199,0.6\n", ", while 1 of 2 networks still learned |"),
+        ("*", "199,0.6\n", ", of networks that may still have learned |"),
+    ],
+)
+def test_a_verdict_says_which_networks_still_learned(top: Path, changed: str, curve: str, words: str) -> None:
+    for folder in (top / "results/set").glob(f"{changed}_*"):
+        (folder / "metrics.csv").write_text(f"step,val/mIoU\n{curve}")
+    write_claims(top / "claims.yml", Settings(300))
+    (row,) = (line for line in (top / "README.md").read_text().splitlines() if "good over bad" in line)
+    assert row.endswith(f"| holds (1 not run yet){words}")
+
+
 def test_every_claim_gets_a_page_of_its_own(top: Path) -> None:
     write_claims(top / "claims.yml", Settings(300))
     text = (top / "01_first" / "README.md").read_text()

@@ -163,6 +163,8 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Se
     seeds = sorted({count for test in tests for count in test.found.seeds})
     missing = f" ({len(wanted) - len(tests)} not run yet)" if len(tests) < len(wanted) else ""
     found, shown = [test.found for test in tests], list(variants.values())
+    one_seed = f", {ONE_SEED}" * any(ONE_SEED in test.note for test in found)
+    verdict = judge(tests) + missing + describe_training(shown) + one_seed
     figures = {"differences": difference_bars(found)}
     plots = [plot for plot in claim.get("plots", []) if plot != "learning_curves" or have_curves(shown)]
     figures |= {plot: PLOTS[plot](shown, bootstrap) for plot in plots}
@@ -170,7 +172,7 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Se
         name,
         " to ".join(map(str, seeds)),
         "; ".join(map(describe, tests)),
-        judge(tests) + missing + f", {ONE_SEED}" * any(ONE_SEED in test.note for test in found),
+        verdict,
         [tables.differences(found), tables.overview(shown)],
         figures,
     )
@@ -214,3 +216,12 @@ def judge(tests: Sequence[Finding]) -> str:
     if counts["not shown"] == len(tests):
         return "not shown"
     return "in part: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+
+
+def describe_training(variants: Sequence[Variant]) -> str:
+    """Return what keeps a verdict from deciding a claim: networks that still learned, or may have; "" if none did."""
+    known = [variant for variant in variants if variant.gain is not None]
+    if not known:
+        return ", of networks that may still have learned"
+    learning = sum(variant.still_learning for variant in known)
+    return f", while {learning} of {len(known)} networks still learned" if learning else ""

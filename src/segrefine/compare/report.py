@@ -21,8 +21,8 @@ from segrefine.compare.plots import accuracy_and_flops, as_svg, difference_bars,
 from segrefine.compare.ranking import answer, rank_variants
 from segrefine.compare.scores import CLASS, check_metric
 from segrefine.compare.statistics import Bootstrap, Question, Settings
-from segrefine.compare.variants import Variant, find_variant, group
-from segrefine.core.errors import UserError
+from segrefine.compare.variants import STILL_LEARNING, Variant, find_variant, group
+from segrefine.core.errors import UserError, listing
 from segrefine.io.atomic import write_text
 from segrefine.runs.read import Run, find_runs, read_run
 from segrefine.runs.wandb import download_runs, log_report
@@ -185,7 +185,7 @@ def make_page(
     }
     return Page(
         title=f"{metric} of {count} variant{'s' * (count > 1)} on {summary.split} of {summary.datamodule}",
-        answer=[*answer(ranking, metric, found, comparison.baseline), *_caution(comparison.bootstrap)],
+        answer=[*answer(ranking, metric, found, comparison.baseline), *_caution(comparison)],
         shared=name_runs([run for variant in variants for run in variant.runs]).shared,
         ranking=ranking,
         front=front,
@@ -197,14 +197,20 @@ def make_page(
     )
 
 
-def _caution(bootstrap: Bootstrap) -> list[str]:
-    blocks = bootstrap.blocks
-    if blocks.length == 1:
-        return []
-    return [
-        f"The {blocks.count} images are frames of sequences and worth about {blocks.effective:.0f} independent ones; "
-        "nothing is said of other sequences."
-    ]
+def _caution(comparison: Comparison) -> list[str]:
+    """Return sentences on what limits the answer."""
+    blocks = comparison.bootstrap.blocks
+    learning = [variant.label for variant in comparison.variants if variant.still_learning]
+    sentences = []
+    if blocks.length > 1:
+        sentences.append(
+            f"The {blocks.count} images are frames of sequences and worth about {blocks.effective:.0f} independent "
+            "ones; nothing is said of other sequences."
+        )
+    if learning:
+        who = "All of them" if len(learning) == len(comparison.variants) else listing(learning)
+        sentences.append(f"{who} still learned when training ended, so longer training may change the ranking.")
+    return sentences
 
 
 def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap: Bootstrap) -> list[str]:
@@ -221,6 +227,8 @@ def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap:
         "of scores, in plots, are each for itself.",
         f"Practically equal: the whole interval lies within {settings.equivalence:g} points of zero. "
         "P(above): the share of pairs of seeds in which the first variant is above the second.",
+        "Gain of the last fifth: how far val mIoU rose over the last fifth of the steps, mean over the seeds. From "
+        f"{STILL_LEARNING} on, a network still learned.",
         *_explain_images(bootstrap),
         *_explain_seeds(variants, found),
         *(f"{variant.label} is, in full: {variant.whole}." for variant in variants if variant.whole),

@@ -42,6 +42,7 @@ def overview(variants: Sequence[Variant]) -> pd.DataFrame:
         runs, summary = variant.runs, variant.summary
         row = {"variant": variant.label, "backbone": summary.backbone, "seeds": str(len(runs))}
         row |= {name: mean_and_deviation([score(run, name) for run in runs]) for name in (*PLAIN, "worst_10")}
+        row |= {"gain of the last fifth": "not known" if variant.gain is None else f"{variant.gain:+.3f}"}
         row |= {"parameters (M)": f"{summary.params / 1e6:.2f}"}
         row |= {f"multiply-adds (G, {_size(variants)})": f"{summary.flops / 1e9:.2f}"}
         row |= {"images/s": _mean([run.summary.images_per_second for run in runs], 1, 1)}

@@ -4,10 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from segrefine.compare.names import name_runs
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.runs.read import Run
 from segrefine.runs.summary import Summary
+
+STILL_LEARNING = 0.005
+"""A network that gained half a point of val mIoU or more over the last fifth of its steps was still learning."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,17 @@ class Variant:
     @property
     def summary(self) -> Summary:
         return self.runs[0].summary
+
+    @property
+    def gain(self) -> float | None:
+        """Mean over the seeds of how far val mIoU rose over the last fifth of the steps; None where nothing tells."""
+        known = [gain for run in self.runs if (gain := run.gain) is not None]
+        return float(np.mean(known)) if known else None
+
+    @property
+    def still_learning(self) -> bool:
+        """Whether longer training would probably change the scores."""
+        return self.gain is not None and self.gain >= STILL_LEARNING
 
 
 def group(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> list[Variant]:

@@ -72,6 +72,14 @@ class Run:
         rows = self.metrics.dropna(subset=["step", name])
         return rows["step"].to_numpy(float) + 1, rows[name].to_numpy(float)
 
+    @property
+    def gain(self) -> float | None:
+        """How far val mIoU rose over the last fifth of the steps, a fraction; None with fewer than two validations."""
+        steps, values = self.curve("val/mIoU")
+        if len(steps) < 2:
+            return None
+        return float(values[-1] - np.interp(0.8 * steps[-1], steps, values))
+
 
 def read_run(path: Path) -> Run:
     """Read the run in the folder at `path`.
