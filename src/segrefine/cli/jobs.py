@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Share:
-    """The part of this machine that a job gets: CPU cores (an empty list: any), and additions to its environment."""
+    """The part of this machine that a job gets: CPU cores (an empty list for any), and changes to its environment."""
 
     cores: list[int] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
