@@ -18,7 +18,7 @@ NO_DIFFERENCE = (HARMLESS - {"init_from", "strict", "model.init"}) | {
 }
 """Options that make no other variant."""
 
-PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None}
+PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None, "post": None}
 """How a training scores; an evaluation says it in its config."""
 
 

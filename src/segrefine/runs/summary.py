@@ -26,7 +26,7 @@ class Summary:
         images_per_second: in training; of an evaluation, in that.
         dead_units: share of dead channels by ReLU, at the end of a training with log_dead_units=true.
         skipped_steps: steps without an update, since the gradient was not finite.
-        checkpoint, tta, window: what an evaluation scored, and how; None after a training.
+        checkpoint, tta, window, post: what an evaluation scored, and how; None after a training.
     """
 
     model: str
@@ -54,6 +54,7 @@ class Summary:
     checkpoint: str | None = None
     tta: dict[str, Any] | None = None
     window: int | list[int] | None = None
+    post: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:
