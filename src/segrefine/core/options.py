@@ -26,6 +26,30 @@ class Views:
     flip: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class CRFOptions:
+    """The fully connected CRF, `crf` of a command; see `segrefine.models.crf`.
+
+    The defaults are those of CRF-RNN's release (torrvision/crfasrnn, README.md, `multi_stage_meanfield_param`).
+
+    Attributes:
+        steps: of mean field.
+        stride: side of a cell in pixels. Time grows with the square of the number of cells.
+        theta_alpha: standard deviation of the bilateral kernel over positions, pixels.
+        theta_beta: the same over colors, of 0..255.
+        theta_gamma: standard deviation of the spatial kernel, pixels.
+        spatial_weight, bilateral_weight: what a kernel adds to a logit where all neighbors agree.
+    """
+
+    steps: Count = 10
+    stride: Count = 4
+    theta_alpha: Positive = 160.0
+    theta_beta: Positive = 3.0
+    theta_gamma: Positive = 3.0
+    spatial_weight: NonNegative = 3.0
+    bilateral_weight: NonNegative = 5.0
+
+
 _WORDS = {
     "greater than or equal to": "at least",
     "greater than": "above",
@@ -106,8 +130,9 @@ def _checked(expected: Any, value: Any, name: str) -> Any:
         if type(None) in get_args(expected):
             wanted["null"] = None
         text = f"{name}={value} should be {' or '.join(wanted)}."
-        choices = [choice for choice in _choices(expected) if isinstance(choice, str)]
-        raise UserError(text + (did_you_mean(str(value), choices) if len(choices) > 1 else "")) from None
+        choices = list(dict.fromkeys(choice for choice in _choices(expected) if isinstance(choice, str)))
+        unknown = next((key for key in value if key not in choices), value) if isinstance(value, Mapping) else value
+        raise UserError(text + (did_you_mean(str(unknown), choices) if len(choices) > 1 else "")) from None
 
 
 def _in_words(message: str) -> str:
