@@ -95,6 +95,7 @@ def test_the_machines_rate_is_that_of_its_products() -> None:
     ("overrides", "words"),
     [
         (["steps=[tain]"], "steps=tain is not known. Did you mean 'train'"),
+        (["steps=[]"], "steps=[] times nothing. Known: train, predict."),
         (["peer=nothing"], "peer=nothing should be module:function"),
         (["peer=nowhere.at.all:net"], "peer=nowhere.at.all:net: No module named 'nowhere'"),
         (["peer=math:pi2"], "peer=math:pi2: module 'math' has no attribute 'pi2'"),

@@ -136,6 +136,11 @@ def test_truncated_checkpoint_is_refused(net: SegmentationModel, tmp_path: Path)
     assert f"{path} cannot be read" in refusal(read_checkpoint, path)
 
 
+def test_a_file_of_something_else_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "notes.ckpt").write_text("hello")
+    assert "notes.ckpt holds no tensors. It should be" in refusal(read_checkpoint, tmp_path / "notes.ckpt")
+
+
 def test_description_is_in_plain_containers() -> None:
     assert describe(CONFIG, tuple(CLASSES), PALETTE) == {  # type: ignore[arg-type]
         "config": CONFIG,

@@ -99,6 +99,8 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     """
     options: Any = OmegaConf.to_container(cfg, resolve=True)
     steps = [options["steps"]] if isinstance(options["steps"], str) else options["steps"]
+    if not steps:
+        raise UserError(f"steps=[] times nothing. Known: {', '.join(STEPS)}.")
     for step in steps:
         if step not in STEPS:
             raise UserError(f"steps={step} is not known.{did_you_mean(step, STEPS)}")

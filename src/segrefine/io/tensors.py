@@ -38,7 +38,9 @@ def read_file(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except KeyError as error:  # pickle's, of a byte that means nothing to it
+        raise UserError(f"{path} holds no tensors. It should be a .pth, .safetensors or .caffemodel file.") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(
             f"{path} cannot be read: {first_line(error)}. Is it whole, and a .pth, .safetensors or .caffemodel file?"
         ) from error
