@@ -63,6 +63,12 @@ def test_what_evaluate_scored_otherwise_is_another_variant(tmp_path: Path) -> No
     assert labels(tmp_path, {}, scales) == ["fcn8s scales=[1.0]", "fcn8s scales=[0.75,1.0]"]
 
 
+def test_what_was_refined_by_a_crf_is_another_variant(tmp_path: Path) -> None:
+    plain, refined = ({"checkpoint": "/x/best.ckpt", "post": post, "crf": {"steps": 10}} for post in (None, "crf"))
+    assert labels(tmp_path, plain, refined) == ["fcn8s post=none", "fcn8s post=crf"]
+    assert labels(tmp_path, {}, refined) == ["fcn8s post=none", "fcn8s post=crf"]
+
+
 def test_paths_stay_whole_where_their_stems_would_mix_up_two_runs(tmp_path: Path) -> None:
     started = {"init_from": "/a/best.ckpt"}, {"init_from": "/b/best.ckpt"}
     assert labels(tmp_path, *started) == ["fcn8s init_from=/a/best.ckpt", "fcn8s init_from=/b/best.ckpt"]

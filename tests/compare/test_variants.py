@@ -132,9 +132,10 @@ def test_a_glob_skips_evaluations_that_cannot_stand_beside_the_runs(
 
     plain, scales = {"scales": [1.0], "flip": False}, {"scales": [0.5, 1.0], "flip": False}
     run, multiscale = write("a_run"), write("b_scales", checkpoint="x", tta=scales)
+    refined = write("b_z_refined", checkpoint="x", tta=plain, post="crf")
     repeated = write("c_repeated", checkpoint="x", tta=plain)
     other = [write("d_val", split="val", checkpoint="x", tta=plain), write("e_few", COUNTS[:3], checkpoint="x")]
-    assert found(tmp_path / "*") == [run, multiscale]
+    assert found(tmp_path / "*") == [run, multiscale, refined]
     assert caplog.messages == [
         f"skipped the evaluation {repeated}: it repeats the scores of {run}",
         *(f"skipped the evaluation {folder}: it scores other images than the trained runs do" for folder in other),

@@ -18,12 +18,14 @@ from segrefine.cli.options import GivenCheckpoint
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
 from segrefine.core.labels import voc_color_map
+from segrefine.core.options import CRFOptions
 from segrefine.data.sets.shapes import ShapesDataModule
 from segrefine.data.shapes.scenes import CLASSES
 from segrefine.engine.evaluate import evaluate
 from segrefine.io.tensors import fingerprint
 from segrefine.metrics.scores import IMAGE_COUNTS
 from segrefine.models.build import create_model
+from segrefine.models.crf import refine
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.per_image import write_per_image
 from segrefine.runs.summary import Summary
@@ -106,6 +108,27 @@ def test_views_change_the_scores_and_are_written_down(checkpoint: Path, tmp_path
     assert views.window == 96
 
 
+def test_the_crf_refines_what_the_views_say(checkpoint: Path, net: SegmentationModel, tmp_path: Path) -> None:
+    arguments = [
+        "datamodule.val_size=1",
+        "post=crf",
+        "crf.steps=2",
+        "crf.stride=8",
+        "crf.theta_beta=30",
+        "tta.flip=true",
+    ]
+    summary = evaluate(config(checkpoint, *arguments, "save_predictions=true"), tmp_path)
+    assert summary.post == "crf"
+    item = make(ShapesDataModule, val_size=1, seed=5).dataset("val")[0]
+    images, colors = net.preprocess(item["image"][None].float() / 255), item["image"][None].float()
+    with torch.no_grad():
+        mean = (net(images).softmax(1) + net(images.flip(-1)).flip(-1).softmax(1)) / 2
+    expected = refine(mean.log(), colors, CRFOptions(steps=2, stride=8, theta_beta=30.0)).argmax(1)[0].numpy()
+    saved = np.asarray(Image.open(tmp_path / "predictions/val_00000_label.png"))
+    assert (saved == expected).mean() > 0.999
+    assert (expected != mean.argmax(1)[0].numpy()).mean() > 0.01
+
+
 def test_other_data_can_be_named(checkpoint: Path, tmp_path: Path) -> None:
     summary = evaluate(config(checkpoint, "datamodule=shapes", "datamodule.val_size=2"), tmp_path)
     assert summary.num_images == 2
@@ -116,6 +139,7 @@ def test_other_data_can_be_named(checkpoint: Path, tmp_path: Path) -> None:
     [
         (["split=vall"], "Did you mean 'val'"),
         (["tta.scales=[]"], "one or more positive, finite numbers"),
+        (["crf.steps=3"], "crf.steps=3 has no effect without post=crf"),
         (["datamodule=camvid"], "knows 8 classes.*but datamodule=camvid has 11"),
     ],
 )

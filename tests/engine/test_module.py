@@ -82,6 +82,14 @@ def test_halved_images_are_averages_and_halved_labels_one_of_their_pixels() -> N
     assert odd["image"].shape[2:] == odd["label"].shape[1:] == (4, 6)
 
 
+def test_the_loss_at_the_scores_is_refused_where_a_crf_comes_after_them(cheap_model: Any) -> None:
+    net, recipe = cheap_model("fcn32s", "resnet18", crf=True), make_recipe(loss_at="scores")
+    with pytest.raises(UserError, match=r"recipe\.loss_at=scores takes the loss before the CRF of model\.crf=true"):
+        recipe.check_loss(net)
+    make_recipe().check_loss(net)
+    recipe.check_loss(cheap_model("fcn32s", "resnet18"))
+
+
 @pytest.mark.parametrize("name", ["fcn8s", "refinenet"])
 def test_the_loss_at_the_scores_trains_all_that_is_not_frozen(
     name: str, cheap_model: Any, monkeypatch: pytest.MonkeyPatch

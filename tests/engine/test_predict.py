@@ -19,6 +19,7 @@ from segrefine.core.signals import REQUEUE
 from segrefine.engine.callbacks.pictures import write_pictures
 from segrefine.engine.predict import Segmenter, segment
 from segrefine.models.build import create_model
+from segrefine.models.crf import create_refinement
 from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import TestTimeAugmentation
 from segrefine.weights.checkpoint import KEY, describe
@@ -90,7 +91,7 @@ def test_a_folder_of_odd_images(checkpoint: Path, tmp_path: Path, type_in: TypeI
 
 def test_one_file_with_every_option(checkpoint: Path, tmp_path: Path, net: SegmentationModel, type_in: TypeIn) -> None:
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (80, 100, 3), np.uint8)).save(tmp_path / "photo.png")
-    options = ["tta.scales=[0.5,1.0]", "tta.flip=true", "window=[64,48]", "precision=32-true", "device=cpu"]
+    options = ["tta.scales=[0.5,1.0]", "tta.flip=true", "window=[64,48]", "precision=32-true", "device=cpu", "post=crf"]
     result = type_in(
         "predict.py",
         f"checkpoint={checkpoint}",
@@ -101,7 +102,8 @@ def test_one_file_with_every_option(checkpoint: Path, tmp_path: Path, net: Segme
     assert result.returncode == 0, result.stderr
     label = np.asarray(Image.open(tmp_path / "out/photo_label.png"))
     image = torch.from_numpy(np.array(Image.open(tmp_path / "photo.png"))).permute(2, 0, 1)
-    expected = segment(net, TestTimeAugmentation(net, [0.5, 1.0], True, (64, 48)), image)
+    refine = create_refinement(net, "crf", {})
+    expected = segment(net, TestTimeAugmentation(net, [0.5, 1.0], True, (64, 48), refine), image)
     assert (label == expected.numpy()).mean() > 0.99  # ties aside
     colors = np.asarray(Image.open(tmp_path / "out/photo_colour.png"))
     np.testing.assert_array_equal(colors, voc_color_map(3)[label])

@@ -579,7 +579,7 @@ def test_a_run_from_before_an_option_is_gone_on_with(finished: tuple[Path, Summa
     last = folder / "checkpoints/last.ckpt"
     content = torch.load(last, weights_only=True)
     config_then = content[KEY]["config"]
-    added = {"model": ("input_scale", "context"), "recipe": ("loss_at",), "datamodule": ("images_per_class",)}
+    added = {"model": ("input_scale", "context", "crf"), "recipe": ("loss_at",), "datamodule": ("images_per_class",)}
     for group, options in added.items():
         for option in options:
             del config_then[group][option]

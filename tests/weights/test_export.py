@@ -36,6 +36,7 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     # Few layers: what PyTorch keeps of the sizes, and so its time, grows with each.
     "two_scales": ("refinenet_2scale", "vgg11", WIDTHS | {"cascade": [[32, 8]], "crp_links": 1} | UNITS, {}),
     "scaled": ("fcn32s", "vgg11", {"input_scale": 1.2}, {"classifier_channels": 4}),
+    "crf": ("fcn16s", "vgg11", {"geometry": "caffe", "crf": True}, {"classifier_channels": 4}),
     "same": ("fcn32s", "vgg11", {}, {"classifier_channels": 4}),
 }
 
@@ -131,6 +132,19 @@ def test_a_network_that_resizes_images_is_none_of_other_code(tmp_path: Path) -> 
     net.encoder.scale = 1.2
     with pytest.raises(UserError, match=r"format=refinenet_pytorch: other code does not resize images first.* by 1\.2"):
         FORMATS["refinenet_pytorch"](net, configs("refinenet_pytorch"), tmp_path / "net.pth")
+
+
+def test_a_network_with_a_crf_is_no_program_and_none_of_other_code(tmp_path: Path) -> None:
+    net = network("crf")
+    path = saved(net, "crf", tmp_path)
+    for form, words in {
+        "onnx": r"format=onnx cannot hold model\.crf=true: it joins cells in blocks",
+        "torch_export": r"format=torch_export cannot hold model\.crf=true",
+        "pytorch_fcn": r"format=pytorch_fcn: other code has no CRF behind the network",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            export(config(f"checkpoint={path}", f"format={form}", f"output={tmp_path / 'net'}"))
+    assert not (tmp_path / "net").exists()
 
 
 def test_from_the_command_line(tmp_path: Path, type_in: TypeIn) -> None:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from segrefine.cli.command import run_command
 from segrefine.cli.options import GivenCheckpoint
-from segrefine.core.options import Size, Views
+from segrefine.core.options import CRFOptions, Size, Views
 
 given = GivenCheckpoint()
 
@@ -21,6 +21,8 @@ class Options:
     split: Literal["train", "val", "test"]
     tta: Views
     window: Size
+    post: Literal["crf"] | None
+    crf: CRFOptions
     save_predictions: bool
     submission: str | None
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from segrefine.cli.command import run_command
 from segrefine.cli.options import GivenCheckpoint
-from segrefine.core.options import Auto, Count, Size, Views
+from segrefine.core.options import Auto, Count, CRFOptions, Size, Views
 
 given = GivenCheckpoint()
 
@@ -23,6 +23,8 @@ class Options:
     output: str | None
     tta: Views
     window: Size
+    post: Literal["crf"] | None
+    crf: CRFOptions
     submission: str | None
     device: Literal["auto", "cpu", "cuda"]
     devices: Count | Auto

@@ -26,6 +26,30 @@ class Views:
     flip: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class CRFOptions:
+    """The fully connected CRF, `crf` of a command; see `segrefine.models.crf`.
+
+    The defaults are those of CRF-RNN's release (torrvision/crfasrnn, README.md, `multi_stage_meanfield_param`).
+
+    Attributes:
+        steps: of mean field.
+        stride: side of a cell in pixels. Time grows with the square of the number of cells.
+        theta_alpha: standard deviation of the bilateral kernel over positions, pixels.
+        theta_beta: the same over colors, of 0..255.
+        theta_gamma: standard deviation of the spatial kernel, pixels.
+        spatial_weight, bilateral_weight: what a kernel adds to a logit where all neighbors agree.
+    """
+
+    steps: Count = 10
+    stride: Count = 4
+    theta_alpha: Positive = 160.0
+    theta_beta: Positive = 3.0
+    theta_gamma: Positive = 3.0
+    spatial_weight: NonNegative = 3.0
+    bilateral_weight: NonNegative = 5.0
+
+
 _WORDS = {
     "greater than or equal to": "at least",
     "greater than": "above",

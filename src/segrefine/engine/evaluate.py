@@ -16,6 +16,8 @@ from segrefine.engine.score import report, score
 from segrefine.engine.trainer import create_trainer, peak_memory, reset_peak_memory
 from segrefine.io.atomic import write_text
 from segrefine.models.cost import measure_cost
+from segrefine.models.crf import create_refinement
+from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import TestTimeAugmentation
 from segrefine.runs.folder import RunFolder
 from segrefine.runs.summary import Summary
@@ -40,7 +42,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
     datamodule = _check_data(config, checkpoint)
     net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
-    module = SegmentationModule(net, inference=TestTimeAugmentation(net, **config["tta"], window=config["window"]))
+    module = _create_module(net, config)
     timer = Throughput()
     callbacks: list[Callback] = [timer]
     check_benchmark(cfg.submission, datamodule.num_classes)
@@ -53,7 +55,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     scores = score(trainer, module, datamodule, folder)
     summary = Summary(
         **{group: config[group]["name"] for group in ("model", "backbone", "datamodule")},
-        **{key: config[key] for key in ("tta", "window")},
+        **{key: config[key] for key in ("tta", "window", "post")},
         **cost,
         **scores,
         seed=checkpoint.config.get("seed"),
@@ -69,6 +71,13 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     return config
+
+
+def _create_module(net: SegmentationModel, config: dict[str, Any]) -> SegmentationModule:
+    """Create the module that scores the network by the options of the views and of what comes after them."""
+    refine = create_refinement(net, config["post"], config["crf"])
+    inference = TestTimeAugmentation(net, **config["tta"], window=config["window"], refine=refine)
+    return SegmentationModule(net, inference=inference)
 
 
 def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationDataModule:

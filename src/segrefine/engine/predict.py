@@ -18,6 +18,7 @@ from segrefine.engine.callbacks.pictures import picture_paths, write_pictures
 from segrefine.engine.precision import choose_device
 from segrefine.engine.trainer import create_trainer
 from segrefine.io.images import EXTENSIONS, list_images, read_image
+from segrefine.models.crf import create_refinement
 from segrefine.models.encoders.base import pad_small
 from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import TestTimeAugmentation
@@ -58,7 +59,8 @@ def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
     net = restore(checkpoint, options["model"], options["backbone"]).eval()
     check_benchmark(cfg.submission, net.num_classes)
-    module = Segmenter(net, files, options["tta"], options["window"])
+    views = options["tta"] | {"refine": create_refinement(net, options["post"], options["crf"])}
+    module = Segmenter(net, files, views, options["window"])
     with StopRequest() as stop:
         writer = PhotoWriter(Path(cfg.output), cfg.submission, stop)
         machine = {"accelerator": choose_device(cfg.device).type, "devices": cfg.devices, "precision": cfg.precision}
@@ -78,15 +80,15 @@ class Segmenter(LightningModule):
     Args:
         net: the network.
         files: the images by their names.
-        tta, window: options of `TestTimeAugmentation`.
+        views, window: options of `TestTimeAugmentation`.
     """
 
-    def __init__(self, net: SegmentationModel, files: dict[str, Path], tta: dict[str, Any], window: Any) -> None:
+    def __init__(self, net: SegmentationModel, files: dict[str, Path], views: dict[str, Any], window: Any) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images than processes
         self.net, self.files = net, files
         self.whole, self.tiled = (
-            TestTimeAugmentation(net, **tta, window=given) for given in (window, window or WINDOW)
+            TestTimeAugmentation(net, **views, window=given) for given in (window, window or WINDOW)
         )
 
     def setup(self, stage: str) -> None:

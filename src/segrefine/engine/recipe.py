@@ -82,3 +82,11 @@ class Recipe:
             log.warning(
                 "recipe.frozen_norm=true over random weights: batch norm will do nothing. Give backbone.weights."
             )
+
+    def check_loss(self, net: SegmentationModel) -> None:
+        """Raise UserError for a loss that does not see all of the network."""
+        if self.loss_at == "scores" and net.decoder.crf is not None:
+            raise UserError(
+                "recipe.loss_at=scores takes the loss before the CRF of model.crf=true, which would learn nothing. Use "
+                "recipe.loss_at=pixels."
+            )

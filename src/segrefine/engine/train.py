@@ -135,6 +135,7 @@ def check(cfg: DictConfig, folder: RunFolder) -> Job:
     pretrained = bool(config["backbone"]["weights"] or config["init_from"])
     recipe = Recipe.from_config(config["recipe"]).resolve(pretrained, datamodule)
     recipe.check_norms(pretrained, net)
+    recipe.check_loss(net)
     create_optimizer(parameter_groups(net, recipe, recipe.lr), recipe)  # to see that it can be made
     _check_batch_norm(net, recipe, datamodule)
     cost = measure_cost(net, datamodule.image_size("val"))

@@ -8,6 +8,7 @@ from segrefine.core.config import read_group
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.options import Positive, make_options
 from segrefine.core.registry import DECODERS
+from segrefine.models.crf import CRFLayer
 from segrefine.models.decoders.base import Decoder
 from segrefine.models.decoders.context import DilationContext
 from segrefine.models.encoders import EncoderOptions, create_encoder
@@ -30,12 +31,14 @@ class NetworkOptions:
         input_scales: in place of `input_scale` several, with an encoder for each; RefineNet's two-scale variant has 1.2
             and 0.6 (same place). One entry is the same as `input_scale`.
         context: whether scores go through the dilation context module, see `segrefine.models.decoders.context`.
+        crf: whether logits go through a trained CRF, see `segrefine.models.crf`.
     """
 
     init: Init = "default"
     input_scale: Positive = 1.0
     input_scales: Sequence[Positive] = ()
     context: bool = False
+    crf: bool = False
 
 
 def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, **options: Any) -> SegmentationModel:
@@ -86,4 +89,6 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
     initialize(decoder, network.init)
     if network.context:  # after that, since it starts as the identity
         decoder.context = DilationContext(num_classes)
+    if network.crf:
+        decoder.crf = CRFLayer(num_classes)
     return SegmentationModel(encoder, decoder)

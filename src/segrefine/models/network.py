@@ -58,10 +58,15 @@ class SegmentationModel(nn.Module):
         """RGB (B, 3, H, W) float in [0, 1] -> what `forward` takes: less `mean`, over `std`."""
         return (images - self.mean) / self.std
 
+    def colors(self, images: Tensor) -> Tensor:
+        """What `preprocess` returned, (B, 3, H, W) float -> RGB in 0..255, float32."""
+        return _single(images * self.std + self.mean) * 255
+
     def forward(self, images: Tensor, upsampled: bool = True) -> Tensor:
         """(B, 3, H, W) float, normalized RGB, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32.
 
-        With `upsampled=False` the decoder's scores on their coarser grid, (B, K, h, w), for `upsample` and `rows`.
+        With `upsampled=False` the decoder's scores on their coarser grid, (B, K, h, w), for `upsample` and `rows`; with
+        `model.crf=true` they have not gone through the CRF.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(
@@ -71,7 +76,10 @@ class SegmentationModel(nn.Module):
         if size[0] < MIN_SIDE or size[1] < MIN_SIDE:  # not by min(): torch.export would then fix which side is shorter
             raise UserError(f"Images must be at least {MIN_SIDE}x{MIN_SIDE} pixels; this one is {size[0]}x{size[1]}.")
         scores = self.decoder.context(self.decoder(self.encoder(images)))
-        return self.upsample(scores, (size[0], size[1])) if upsampled else scores
+        if not upsampled:
+            return scores
+        logits = self.upsample(scores, (size[0], size[1]))
+        return logits if self.decoder.crf is None else self.decoder.crf(logits, self.colors(images))
 
     def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Upsample the decoder's scores (B, K, h, w) to logits (B, K, *size) float32.
@@ -118,8 +126,13 @@ class SegmentationModel(nn.Module):
 
     @property
     def has_rows(self) -> bool:
-        """Whether logits can be had by `rows`: upsampling is by a whole stride and ends at the image's size."""
-        return self.encoder.scale == 1 and isinstance(self.decoder.to_pixels, RowwiseUpsampling)
+        """Whether logits can be had by `rows`: upsampling is by a whole stride, ends at the image's size, and no CRF
+        comes after it."""
+        return (
+            self.encoder.scale == 1
+            and isinstance(self.decoder.to_pixels, RowwiseUpsampling)
+            and self.decoder.crf is None
+        )
 
     def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
         """Return rows `top` to `bottom` of the result of `upsample`, and compute no others.

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segrefine.core.errors import UserError
+from segrefine.models.crf import Refinement, log
 from segrefine.models.encoders.base import MIN_SIDE
 from segrefine.models.logits import Logits
 
@@ -28,6 +29,7 @@ class TestTimeAugmentation:
     - `flip`: each scale also mirrored left to right.
     - `window`: size, or (height, width), of the tiles in which each scaled image is processed; where they overlap,
       logits are averaged. A side that is not longer than the window's is taken whole.
+    - `refine`: what the averaged scores go through at the end, as logits (B, K, H, W) with the images, such as a CRF.
 
     Raises UserError for options that make no sense.
     """
@@ -40,6 +42,7 @@ class TestTimeAugmentation:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         window: int | tuple[int, int] | None = None,
+        refine: Refinement | None = None,
     ) -> None:
         if not isinstance(scales, Sequence) or not scales or not all(map(_is_scale, scales)):
             raise UserError(f"tta.scales={scales} must be one or more positive, finite numbers.")
@@ -51,7 +54,7 @@ class TestTimeAugmentation:
                 f"window={window} must be a size or [height, width] of at least {MIN_SIDE} pixels, or null."
             )
         self.window = None if sides is None else (sides[0], sides[1])
-        self.net, self.scales, self.flip = net, tuple(scales), flip
+        self.net, self.scales, self.flip, self.refine = net, tuple(scales), flip, refine
 
     @property
     def plain(self) -> bool:
@@ -63,11 +66,18 @@ class TestTimeAugmentation:
         """Return class scores (B, K, H, W) of normalized `images` (B, 3, H, W).
 
         They are probabilities in fp32, or the network's logits for the image as it is (one scale of 1, not mirrored, no
-        window). The best class is the same for both.
+        window), or what `refine` makes of them. The best class is the same for both.
 
         Raises:
             UserError: an image has a side below `MIN_SIDE`.
         """
+        scores = self._average(images)
+        if self.refine is None:
+            return scores
+        return self.refine(scores if self.plain else log(scores), images)
+
+    def _average(self, images: Tensor) -> Tensor:
+        """As `__call__`, without `refine`."""
         size = images.shape[-2:]
         if min(size) < MIN_SIDE:
             raise UserError(f"Images must be at least {MIN_SIDE} pixels high and wide, got {size[0]} x {size[1]}.")
@@ -87,9 +97,10 @@ class TestTimeAugmentation:
     @torch.no_grad()
     def classes(self, images: Tensor) -> Tensor:
         """Find the best class of every pixel, (B, H, W) uint8; from one view, no more than a band of logits exists."""
-        if self.plain:
+        if self.plain and self.refine is None:
             return Logits(self.net, images).classes()
-        bands = [self(images)] if self.flip or self.scales != (1.0,) else self._bands(images)
+        whole = self.refine is not None or self.flip or self.scales != (1.0,)
+        bands = [self(images)] if whole else self._bands(images)
         return torch.cat([band.argmax(1).to(torch.uint8) for band in bands], 1)
 
     def _view(self, images: Tensor, mirrored: bool, size: Sequence[int]) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ NO_DIFFERENCE = (HARMLESS - {"init_from", "strict", "model.init"}) | {
 }
 """Options that do not make a different variant."""
 
-PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None}
+PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None, "post": None}
 """How training scores. An evaluation has these options in its config."""
 
 

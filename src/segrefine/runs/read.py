@@ -180,7 +180,7 @@ def _unfit(run: Run, trained: Sequence[Run]) -> str:
     alike = [other for other in trained if (other.summary.split, other.images) == (summary.split, run.images)]
     if not alike:
         return "scores other images than the trained runs do"
-    plain = {"tta": summary.tta, "window": summary.window} == PLAIN_INFERENCE
+    plain = all(getattr(summary, name) == value for name, value in PLAIN_INFERENCE.items())
     repeated = [other for other in alike if plain and summary.weights and summary.weights == other.summary.weights]
     return f"repeats the scores of {repeated[0].folder.path}" if repeated else ""
 

@@ -30,6 +30,7 @@ class Summary:
         checkpoint: what an evaluation scored; None after training.
         tta: the views of an evaluation; None after training.
         window: the window of an evaluation; None after training.
+        post: what an evaluation refined its scores with; None after training.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Summary:
     checkpoint: str | None = None
     tta: dict[str, Any] | None = None
     window: int | list[int] | None = None
+    post: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:

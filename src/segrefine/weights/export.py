@@ -72,6 +72,11 @@ def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
     config: Any = OmegaConf.to_container(cfg)
     net = restore(checkpoint, config["model"], config["backbone"]).eval()
+    if net.decoder.crf is not None and cfg.format in PROGRAMS:
+        raise UserError(
+            f"format={cfg.format} cannot hold model.crf=true: it joins cells in blocks, as many as the size of the "
+            "image asks for, and a traced program has the same operations for every size. Predict with segrefine."
+        )
     try:
         with replacing(output) as part:
             found = largest_difference(FromRGB(net), FORMATS[cfg.format](net, config, part), least_side(net))
@@ -169,8 +174,6 @@ def _program(net: SegmentationModel) -> torch.export.ExportedProgram:
     return torch.export.export(FromRGB(net), (example,), dynamic_shapes=(free,))
 
 
-FORMATS: dict[str, Export] = {
-    **{form.name: partial(_published, form) for form in FORMS},
-    "onnx": _onnx,
-    "torch_export": _torch_export,
-}
+PROGRAMS: dict[str, Export] = {"onnx": _onnx, "torch_export": _torch_export}
+
+FORMATS: dict[str, Export] = {form.name: partial(_published, form) for form in FORMS} | PROGRAMS

@@ -125,6 +125,8 @@ def to_published(form: PublishedFormat, net: SegmentationModel) -> dict[str, Ten
         departure = f"other code does not resize images first, as this network does by {net.encoder.scale}"
     if not isinstance(net.decoder.context, nn.Identity):
         departure = "other code has no context module, as this network has by model.context=true"
+    if net.decoder.crf is not None:
+        departure = "other code has no CRF behind the network, as this one has by model.crf=true"
     if departure:
         raise UserError(f"format={form.name}: {departure}.")
     state = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}

@@ -17,6 +17,8 @@ class Decoder(nn.Module):
         num_classes: K.
         context: the module that scores (B, K, h, w) go through before `to_pixels`: the identity, or with
             `model.context=true` a `segrefine.models.decoders.context.DilationContext`.
+        crf: the layer that logits and colors go through at the end, with `model.crf=true` a
+            `segrefine.models.crf.CRFLayer`, else None.
         to_pixels: the module that turns scores (B, K, h, w) and a size (H, W) into logits (B, K, H, W) on the encoder's
             input grid, such as `segrefine.models.upsampling.Interpolate`.
     """
@@ -28,12 +30,14 @@ class Decoder(nn.Module):
     options: Any
     num_classes: int
     context: nn.Module
+    crf: nn.Module | None
     to_pixels: nn.Module
 
     def __init__(self, num_classes: int, options: Any = None) -> None:
         super().__init__()
         self.num_classes, self.options = num_classes, options
         self.context = nn.Identity()
+        self.crf = None
 
     @classmethod
     def needs(cls, options: Any) -> tuple[str, ...]:
