@@ -5,7 +5,7 @@ from unittest import mock
 from torch import Tensor, nn
 
 from segrefine.models import logits as module
-from segrefine.models.logits import Logits, Reduction
+from segrefine.models.logits import Logits, Loss
 from segrefine.models.network import SegmentationModel
 
 
@@ -27,7 +27,7 @@ def loss_of(
     logits: Tensor,
     labels: Tensor,
     class_weights: Tensor | None = None,
-    reduction: Reduction = "mean",
+    reduction: Loss = "mean",
     band: int | None = None,
 ) -> Tensor:
     """The loss of these logits (B, K, H, W), as a whole or in bands of `band` numbers."""

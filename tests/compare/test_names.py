@@ -69,6 +69,12 @@ def test_what_was_refined_by_a_crf_is_another_variant(tmp_path: Path) -> None:
     assert labels(tmp_path, {}, refined) == ["fcn8s post=none", "fcn8s post=crf"]
 
 
+def test_a_sum_of_losses_is_one_option(tmp_path: Path) -> None:
+    losses: list[Any] = ["mean", {"mean": 1.0, "dice": 0.5}, {"dice": 1.0}]
+    found = labels(tmp_path, *({"recipe__loss": loss} for loss in losses))
+    assert found == ["fcn8s loss=mean", "fcn8s loss=0.5*dice+mean", "fcn8s loss=dice"]
+
+
 def test_paths_stay_whole_where_their_stems_would_mix_up_two_runs(tmp_path: Path) -> None:
     started = {"init_from": "/a/best.ckpt"}, {"init_from": "/b/best.ckpt"}
     assert labels(tmp_path, *started) == ["fcn8s init_from=/a/best.ckpt", "fcn8s init_from=/b/best.ckpt"]

@@ -32,7 +32,10 @@ def recipe(**options: Any) -> Recipe:
         ({"class_weights": ["a", "b"]}, "should be median_frequency or a number or null"),
         ({"class_weights": 3}, "recipe.class_weights=3 should be median_frequency or a list or null"),
         ({"optimizer": "adam"}, "recipe.optimizer=adam should be sgd or adamw. Did you mean 'adamw'?"),
-        ({"loss": "summ"}, "recipe.loss=summ should be mean or sum. Did you mean 'sum'?"),
+        ({"loss": "summ"}, "ohem, dice, focal or lovasz or a mapping such as {a: 1}. Did you mean 'sum'?"),
+        ({"loss": {"mean": 1.0, "dise": 0.5}}, "ohem, dice, focal or lovasz. Did you mean 'dice'?"),
+        ({"loss": {"mean": -1}}, "recipe.loss={'mean': -1} should be"),
+        ({"loss": {}}, "recipe.loss={} names no loss: give one, such as mean, or {mean: 1.0, dice: 0.5}."),
         ({"clip_norm": 0}, "recipe.clip_norm=0 should be above 0 or null"),
         ({"frozen_norm": "yes"}, "recipe.frozen_norm=yes should be true or false"),
         ({"learning_rate": 1}, "recipe has no option 'learning_rate'"),
@@ -53,6 +56,7 @@ def test_a_recipe_that_cannot_be(options: dict[str, Any], words: str) -> None:
 def test_values_stay_as_they_were_given() -> None:
     made = recipe(lr=1, class_weights=[1, 0.5], clip_norm=None, schedule={"name": "step", "milestones": [0.5]})
     assert (made.lr, made.class_weights, made.clip_norm) == (1, [1, 0.5], None)
+    assert recipe(loss={"mean": 1, "dice": 0.5}).loss == {"mean": 1, "dice": 0.5}
     assert (made.schedule.name, made.schedule.milestones) == ("step", [0.5])
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from builders import make, make_recipe
 from filelock import FileLock
+from given import loss_of
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
@@ -384,12 +385,29 @@ def test_nonfinite_steps_are_left_out_where_asked_for(
     assert {int(state["step"]) for state in moments.values()} == {2}  # of four
 
 
+def test_a_sum_of_losses_trains_and_is_scored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And a run that resumes with other losses is told so."""
+    train(config("recipe.loss={mean: 1.0, dice: 0.5, sum: 1e-6}", "trainer.max_epochs=1"), tmp_path)
+    net = load_model(tmp_path / "checkpoints/last.ckpt")
+    dataset = make(ShapesDataModule, val_size=3).dataset("val")
+    images, labels = (torch.stack([dataset[index][name] for index in range(3)]) for name in ("image", "label"))
+    with torch.no_grad():
+        logits = net(net.preprocess(images / 255))
+    summed = loss_of(logits, labels, None, "sum") / len(labels)  # of an image
+    expected = loss_of(logits, labels) + 0.5 * loss_of(logits, labels, None, "dice") + 1e-6 * summed
+    logged = [row["val/loss"] for row in rows(tmp_path) if row["val/loss"]]
+    assert float(logged[-1]) == pytest.approx(expected.item(), rel=1e-4)
+    last = tmp_path / "checkpoints/last.ckpt"
+    train(config(f"ckpt_path={last}", "recipe.loss={mean: 1.0}", "trainer.max_epochs=2"), tmp_path)
+    assert "recipe.loss={'mean': 1.0} (was {'mean': 1.0, 'dice': 0.5, 'sum': 1e-06})" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("ckpt_path=gone.ckpt", "ckpt_path=gone.ckpt: there is no such file"),
         ("init_from=gone.ckpt", "init_from=gone.ckpt: there is no such file"),
-        ("recipe.loss=median", "recipe.loss=median should be mean or sum"),
+        ("recipe.loss=median", "recipe.loss=median should be mean, sum, ohem"),
         ("recipe.class_weights=[1,2]", "a list of 8 numbers"),
         ("datamodule.batch_size=9", "batch_size=9 is more than the 8 training images"),
         ("recipe.optimizer=adam", "Did you mean 'adamw'"),

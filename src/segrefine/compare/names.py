@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segrefine.core.config import flatten
-from segrefine.runs.options import NO_DIFFERENCE, PLAIN_INFERENCE
+from segrefine.runs.options import NO_DIFFERENCE, PLAIN_INFERENCE, flatten_options
 from segrefine.runs.read import Run
 
 LONGEST = 40
@@ -66,11 +65,11 @@ def name_runs(runs: Sequence[Run]) -> Names:
 
 def _options(run: Run) -> dict[str, Any]:
     """Return every option that may tell variants apart, by its dotted name."""
-    config = flatten(PLAIN_INFERENCE | dict(run.config))
+    config = flatten_options(PLAIN_INFERENCE | dict(run.config))
     return {
         key: value
         for key, value in config.items()
-        if not isinstance(value, Mapping) and key not in NO_DIFFERENCE and key.split(".")[0] not in NO_DIFFERENCE
+        if key not in NO_DIFFERENCE and key.split(".")[0] not in NO_DIFFERENCE
     }
 
 
@@ -157,6 +156,8 @@ def _text(value: Any, whole_paths: bool) -> str:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):  # a sum of losses
+        return "+".join(name if factor == 1 else f"{factor:g}*{name}" for name, factor in sorted(value.items()))
     if isinstance(value, str):
         return Path(value).stem if not whole_paths and FILE.fullmatch(value) else value
     return str(value).replace(" ", "")

@@ -130,8 +130,9 @@ def _checked(expected: Any, value: Any, name: str) -> Any:
         if type(None) in get_args(expected):
             wanted["null"] = None
         text = f"{name}={value} should be {' or '.join(wanted)}."
-        choices = [choice for choice in _choices(expected) if isinstance(choice, str)]
-        raise UserError(text + (did_you_mean(str(value), choices) if len(choices) > 1 else "")) from None
+        choices = list(dict.fromkeys(choice for choice in _choices(expected) if isinstance(choice, str)))
+        unknown = next((key for key in value if key not in choices), value) if isinstance(value, Mapping) else value
+        raise UserError(text + (did_you_mean(str(unknown), choices) if len(choices) > 1 else "")) from None
 
 
 def _in_words(message: str) -> str:

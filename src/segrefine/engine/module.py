@@ -161,9 +161,7 @@ class SegmentationModule(LightningModule):
         count, (height, width) = len(batch["id"]), batch["label"].shape[1:]
         logits = Logits(self.net, self.images(batch), self.recipe.loss_at)
         labels = pad_small(batch["label"], VOID)
-        loss, classes = logits.loss_and_classes(labels, self.class_weights, self.recipe.loss)
-        if self.recipe.loss == "sum":
-            loss = loss / count  # per image, whatever the size of the batches
+        loss, classes = logits.loss_and_classes(labels, self.class_weights, self.recipe.loss_of_val(count))
         self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)
         predictions = classes[:, :height, :width]
         self.val_metrics.update(predictions, batch["label"])

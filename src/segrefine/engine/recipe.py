@@ -12,7 +12,8 @@ from segrefine.core.errors import UserError
 from segrefine.core.options import Auto, NonNegative, Positive, make_options
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.engine.optim import Schedule
-from segrefine.models.logits import LossAt, Reduction
+from segrefine.models.logits import LossAt
+from segrefine.models.losses import LossName, by_name
 from segrefine.models.network import SegmentationModel
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class Recipe:
     bias_decay: bool
     momentum: Annotated[float, Interval(ge=0, lt=1)]
     schedule: Schedule
-    loss: Reduction
+    loss: LossName | Mapping[LossName, Positive]
     class_weights: Literal["median_frequency"] | Sequence[NonNegative] | None
     frozen_norm: bool
     clip_norm: Positive | None
@@ -39,6 +40,15 @@ class Recipe:
     center_updates: Literal["decoder", "all"] | None = None
     progressive_resizing: Annotated[float, Interval(ge=0, le=1)] = 0.0
     loss_at: LossAt = "pixels"
+
+    def __post_init__(self) -> None:
+        if not self.loss:
+            raise UserError("recipe.loss={} names no loss: give one, such as mean, or {mean: 1.0, dice: 0.5}.")
+
+    def loss_of_val(self, count: int) -> dict[LossName, float]:
+        """Return `loss` for a batch of `count` images, with a sum over pixels by image, whatever their number."""
+        terms: Any = by_name(self.loss)
+        return {name: factor / count if name == "sum" else factor for name, factor in terms.items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":

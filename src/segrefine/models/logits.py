@@ -1,21 +1,20 @@
 """A network's logits for a batch, and the loss and the classes computed from them. B batch, K classes, H W size."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from segrefine.core.labels import VOID
+from segrefine.models.losses import TERMS, LossName, by_name
 from segrefine.models.network import SegmentationModel
 
 BAND = 2**22
 """Logits of a band: 16 MiB of float32, which the caches of a server's processor hold."""
 
-Reduction = Literal["mean", "sum"]
+Loss = LossName | Mapping[LossName, float]
 LossAt = Literal["pixels", "scores"]
 Found = TypeVar("Found")
 
@@ -54,23 +53,24 @@ class Logits:
         """Yield the logits (B, K, rows, W) of each band, from the top down."""
         return (self._rows(*span) for span in self._spans())
 
-    def loss(self, labels: Tensor, class_weights: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
-        """Compute the cross-entropy over the pixels, or scores, that are not void, a scalar in float32.
+    def loss(self, labels: Tensor, class_weights: Tensor | None = None, loss: Loss = "mean") -> Tensor:
+        """Compute the loss over the pixels, or scores, that are not void, a scalar in float32.
 
         Args:
             labels: (B, H, W) uint8 or int64, 0..K-1 or VOID.
             class_weights: (K,), or None for equal weights.
-            reduction: "mean" divides by the number of valid pixels (with `class_weights`: by the sum of their weights),
-                as `F.cross_entropy` does, but gives 0 with zero gradient instead of NaN when every pixel is void. "sum"
-                adds up over pixels and images, FCN's unnormalized loss (Shelhamer et al., PAMI 2016, "heavy" learning;
-                `normalize: false` in the authors' release); its learning rates are some 1e6 times smaller.
+            loss: a name of `segrefine.models.losses.TERMS`, or several and what each is multiplied by. "mean" divides
+                the cross-entropy by the number of valid pixels (with `class_weights`: by the sum of their weights), as
+                `F.cross_entropy` does, but gives 0 with zero gradient instead of NaN when every pixel is void. "sum"
+                adds up over pixels and images; its learning rates are some 1e6 times smaller.
         """
+        terms = by_name(loss)
         if self._scores is not None:
             net, scores = self._scores
             labels = net.labels_at((scores.shape[2], scores.shape[3]), labels)
-            return _reduce([_sum(scores, labels, class_weights)], labels, class_weights, reduction)
-        sums = self._map(lambda logits, rows: _sum(logits, labels[:, rows], class_weights))
-        return _reduce(sums, labels, class_weights, reduction)
+            return _finish(terms, [_keep(terms, scores, labels, class_weights)], labels, class_weights)
+        kept = self._map(lambda logits, rows: _keep(terms, logits, labels[:, rows], class_weights))
+        return _finish(terms, kept, labels, class_weights)
 
     @torch.no_grad()
     def classes(self) -> Tensor:
@@ -79,14 +79,17 @@ class Logits:
 
     @torch.no_grad()
     def loss_and_classes(
-        self, labels: Tensor, class_weights: Tensor | None = None, reduction: Reduction = "mean"
+        self, labels: Tensor, class_weights: Tensor | None = None, loss: Loss = "mean"
     ) -> tuple[Tensor, Tensor]:
         """Compute `loss` without a gradient, and `classes`, from the same bands."""
         if self._scores is not None:
-            return self.loss(labels, class_weights, reduction), self.classes()
-        found = self._map(lambda logits, rows: (_sum(logits, labels[:, rows], class_weights), _best(logits)))
-        sums, classes = zip(*found, strict=True)
-        return _reduce(sums, labels, class_weights, reduction), torch.cat(classes, 1)
+            return self.loss(labels, class_weights, loss), self.classes()
+        terms = by_name(loss)
+        found = self._map(
+            lambda logits, rows: (_keep(terms, logits, labels[:, rows], class_weights), _best(logits)),
+        )
+        kept, classes = zip(*found, strict=True)
+        return _finish(terms, kept, labels, class_weights), torch.cat(classes, 1)
 
     def _map(self, function: Callable[[Tensor, slice], Found]) -> list[Found]:
         """Call `function(logits, rows)` for every band, keeping nothing of its logits for the backward pass."""
@@ -107,24 +110,15 @@ def _best(logits: Tensor) -> Tensor:
     return logits.argmax(1).to(torch.uint8)
 
 
-def _sum(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
-    """Return the loss summed over pixels and images.
-
-    Reducing here, not in `F.cross_entropy`, is as fast and keeps training deterministic: on CUDA its 2-D form sums with
-    atomic additions and is refused by `torch.use_deterministic_algorithms`, unless nothing is reduced. In fp32 also
-    under autocast or for a half-precision network: log-sums over classes and sums over 1e6 pixels need it.
-    """
-    weights = None if class_weights is None else class_weights.float()
-    return F.cross_entropy(logits.float(), labels.long(), weights, ignore_index=VOID, reduction="none").sum()
+def _keep(terms: Iterable[str], logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> tuple[Tensor, ...]:
+    """Return what each loss keeps of a band."""
+    return tuple(TERMS[name].band(logits, labels, class_weights) for name in terms)
 
 
-def _reduce(sums: Sequence[Tensor], labels: Tensor, class_weights: Tensor | None, reduction: Reduction) -> Tensor:
-    """Add up the bands' losses; for "mean" divide by the number of valid pixels, or the sum of their weights."""
-    total = sum(sums[1:], sums[0])
-    if reduction == "sum":
-        return total
-    valid = labels != VOID
-    if class_weights is None:
-        return total / valid.sum().clamp(min=1)
-    weights = class_weights.float()[labels.long().where(valid, 0)] * valid
-    return total / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+def _finish(
+    terms: Mapping[str, float], kept: Sequence[Sequence[Tensor]], labels: Tensor, class_weights: Tensor | None
+) -> Tensor:
+    """Add up the losses from what they kept of every band."""
+    parts = zip(*kept, strict=True)
+    losses = [TERMS[name].finish(each, labels, class_weights) for name, each in zip(terms, parts, strict=True)]
+    return torch.stack([factor * loss for factor, loss in zip(terms.values(), losses, strict=True)]).sum()

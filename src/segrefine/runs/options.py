@@ -22,11 +22,27 @@ PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None, "pos
 """How training scores. An evaluation has these options in its config."""
 
 
+WHOLE = ("recipe.loss",)
+"""Options that are one value even where this is a mapping."""
+
+
+def flatten_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option of a config by its dotted name, without the groups and mappings that hold them."""
+    entries = flatten(config)
+    whole = [key for key in WHOLE if isinstance(entries.get(key), Mapping)]
+    inside = tuple(f"{key}." for key in whole)
+    return {
+        key: value
+        for key, value in entries.items()
+        if key in whole or not (isinstance(value, Mapping) or key.startswith(inside))
+    }
+
+
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return `key=value (was before)` for each option that changed and affects the result."""
-    old = flatten(before)
+    old = flatten_options(before)
     return [
         f"{key}={value} (was {old[key]})"
-        for key, value in flatten(now).items()
-        if key in old and value != old[key] and not isinstance(value, Mapping) and key not in HARMLESS
+        for key, value in flatten_options(now).items()
+        if key in old and value != old[key] and key not in HARMLESS
     ]
