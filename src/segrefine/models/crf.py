@@ -181,7 +181,7 @@ def _features(colors: Tensor, axes: list[Tensor], theta: float) -> Tensor:
 
 
 def _spatial(points: Tensor, cells: Tensor, theta: float) -> Tensor:
-    """The spatial kernel on one axis, (points, cells); the kernel is the product of both axes'."""
+    """Return the spatial kernel on one axis, (points, cells). The whole kernel is the product of both axes'."""
     return (-(points[:, None] - cells).square() / (2 * theta**2)).softmax(1)
 
 
