@@ -85,13 +85,12 @@ class Kernels:
     """
 
     def __init__(self, colors: Tensor, options: CRFOptions) -> None:
-        size = colors.shape[-2:]
+        self.size = colors.shape[-2:]
         # Rounding grows with the square of the features, so they are measured from their middle.
         colors = (colors - colors.mean((2, 3), keepdim=True)) / options.theta_beta
-        axes = [torch.arange(side, dtype=colors.dtype, device=colors.device) - side / 2 for side in size]
+        axes = [torch.arange(side, dtype=colors.dtype, device=colors.device) - side / 2 for side in self.size]
         cell_axes = [_middles(axis, options.stride) for axis in axes]
         cells = _features(pool(colors, options.stride), cell_axes, options.theta_alpha)
-        self.size, self.cells = size, tuple(len(axis) for axis in cell_axes)
         self._between = _Bilateral(cells, cells)
         self._to_pixels = self._between
         if options.stride > 1:
