@@ -82,12 +82,15 @@ def test_scores_are_those_of_the_network_on_the_checkpoints_data(
     assert Summary.read(tmp_path / "summary.json") == summary
     assert (summary.model, summary.split, summary.num_images, summary.seed) == ("fcn32s", "val", 3, 7)
     assert summary.weights == fingerprint(net.state_dict())
-    confusion = torch.zeros(8, 8)
+    confusion, confidences, right = torch.zeros(8, 8), [], []
     dataset = make(ShapesDataModule, val_size=3, seed=5).dataset("val")
     for index in range(3):
         item = dataset[index]
         with torch.no_grad():
-            prediction = net(net.preprocess(item["image"][None].float() / 255)).argmax(1)[0]
+            likely = net(net.preprocess(item["image"][None].float() / 255)).softmax(1)[0]
+        confidence, prediction = likely.max(0)
+        confidences.append(confidence.flatten())
+        right.append((prediction == item["label"]).flatten().float())
         for truth, guess in zip(item["label"].flatten().tolist(), prediction.flatten().tolist(), strict=True):
             confusion[truth, guess] += 1
         saved = np.asarray(Image.open(tmp_path / f"predictions/val_{index:05d}_label.png"))
@@ -96,6 +99,16 @@ def test_scores_are_those_of_the_network_on_the_checkpoints_data(
     expected = (confusion.diag() / union)[union > 0].mean().item()
     assert summary.mIoU == pytest.approx(expected, abs=2e-4)
     assert summary.pixel_acc == pytest.approx((confusion.diag().sum() / confusion.sum()).item(), abs=2e-4)
+    confidence, correct = torch.cat(confidences), torch.cat(right)
+    places = (confidence * 15).ceil()
+    gaps = [(correct - confidence)[places == number].sum().abs() for number in range(1, 16)]
+    assert summary.ece == pytest.approx(float(sum(gaps)) / len(confidence), abs=1e-4)
+    with (tmp_path / "reliability.csv").open(newline="") as file:
+        bins = list(csv.DictReader(file))
+    assert (len(bins), bins[0]["above"], bins[-1]["up_to"]) == (15, "0.0000", "1.0000")
+    assert sum(int(row["pixels"]) for row in bins) == confusion.sum()
+    with Image.open(tmp_path / "reliability.png") as plot:
+        assert len(np.unique(np.asarray(plot))) > 10
     with (tmp_path / "per_image.csv").open(newline="") as file:
         assert [row["image"] for row in csv.DictReader(file)] == ["val_00000", "val_00001", "val_00002"]
 

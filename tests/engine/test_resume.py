@@ -112,6 +112,8 @@ def ending(folder: Path) -> dict[str, Any]:
         del summary[measured]
     return {
         "weights": checkpoint["state_dict"],
+        "beside their average": checkpoint.get("current_model_state", {}),
+        "patience": [state for name, state in checkpoint["callbacks"].items() if name.startswith("Patience")],
         "optimizer": checkpoint["optimizer_states"],
         "schedule": checkpoint["lr_schedulers"],
         "steps": checkpoint["global_step"],
@@ -185,7 +187,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 def test_a_run_killed_in_an_epoch_drawn_by_class_goes_on_with_the_same_images(tmp_path: Path) -> None:
     """At the seventh batch and about the eleventh, of four an epoch; images depend on those of the epochs before."""
     options = ["datamodule.train_size=30", "datamodule.images_per_class=2", "datamodule.images_per_epoch=[8,8]"]
-    options += ["recipe.loss_at=scores", "model.input_scale=1.2"]
+    options += ["recipe.loss_at=scores", "model.input_scale=1.2", "recipe.ema=0.9", "trainer.early_stopping=9"]
     assert finish(start(tmp_path / "whole", *options)) == 0
     folder = tmp_path / "killed"
     assert finish(start(folder, *options, fault=partial(signalled_at, STEP, 7))) == -signal.SIGKILL

@@ -1,6 +1,7 @@
 """Test-time views with networks so simple that the exact answer is known."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,19 @@ def test_tiles_cover_every_length_and_stay_inside(window: int) -> None:
         assert starts[-1] + size == length
         steps = [b - a for a, b in pairwise(starts)]
         assert all(0 < step <= 2 / 3 * window for step in steps)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"window": 32}, {"flip": True}, {"scales": [0.9, 1.1]}, {"refine": lambda scores, _: 3 * scores}]
+)
+def test_confidences_are_the_probabilities_of_the_best_classes(options: dict[str, Any]) -> None:
+    view = TestTimeAugmentation(pointwise, **options)
+    classes, confidences = view.classes_and_confidences(images())
+    assert torch.equal(classes, view.classes(images()))
+    likely = view(images())
+    likely = likely.softmax(1) if options.keys() <= {"refine"} else likely
+    torch.testing.assert_close(confidences, likely.amax(1))
+    assert (classes.dtype, confidences.dtype) == (torch.uint8, torch.float32)
 
 
 def test_window_sees_tiles_and_small_images_whole() -> None:

@@ -12,7 +12,8 @@ from segrefine.data.submission import check_benchmark
 from segrefine.engine.callbacks.pictures import PredictionWriter
 from segrefine.engine.callbacks.progress import Throughput
 from segrefine.engine.module import SegmentationModule
-from segrefine.engine.score import report, score
+from segrefine.engine.reliability import write_reliability
+from segrefine.engine.score import finite, report, score
 from segrefine.engine.trainer import create_trainer, peak_memory, reset_peak_memory
 from segrefine.io.atomic import write_text
 from segrefine.models.cost import measure_cost
@@ -43,8 +44,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     datamodule = _check_data(config, checkpoint)
     net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
     module = _create_module(net, config)
-    timer = Throughput()
-    callbacks: list[Callback] = [timer]
+    callbacks: list[Callback] = [timer := Throughput()]
     check_benchmark(cfg.submission, datamodule.num_classes)
     if cfg.save_predictions or cfg.submission:
         callbacks.append(PredictionWriter(folder, datamodule.palette, cfg.submission))
@@ -58,12 +58,14 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
         **{key: config[key] for key in ("tta", "window", "post")},
         **cost,
         **scores,
+        ece=finite(module.reliability.error),
         seed=checkpoint.config.get("seed"),
         checkpoint=str(cfg.checkpoint),
         images_per_second=timer.images_per_second,
         peak_memory_bytes=peak_memory(module.device),
     )
     if trainer.is_global_zero:
+        write_reliability(module.reliability, folder)
         report(summary, folder)
     return summary
 
@@ -77,7 +79,7 @@ def _create_module(net: SegmentationModel, config: dict[str, Any]) -> Segmentati
     """Create the module that scores the network by the options of the views and of what comes after them."""
     refine = create_refinement(net, config["post"], config["crf"])
     inference = TestTimeAugmentation(net, **config["tta"], window=config["window"], refine=refine)
-    return SegmentationModule(net, inference=inference)
+    return SegmentationModule(net, inference=inference, calibrated=True)
 
 
 def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationDataModule:

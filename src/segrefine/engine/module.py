@@ -17,6 +17,7 @@ from segrefine.core.labels import VOID
 from segrefine.core.seeding import mix
 from segrefine.engine.optim import center_updates, create_optimizer, filters, parameter_groups
 from segrefine.engine.recipe import Recipe
+from segrefine.metrics.calibration import Calibration
 from segrefine.metrics.segmentation import SegmentationMetrics
 from segrefine.models.encoders.base import pad_small
 from segrefine.models.logits import Logits
@@ -40,6 +41,7 @@ class SegmentationModule(LightningModule):
         recipe: how it is trained, resolved; None for a module that only scores.
         inference: how a batch is scored in `test`: several scales, flips, sliding windows.
         seed: the run's, from which every step draws what is random in the network (dropout).
+        calibrated: whether `test` also counts how far probabilities can be trusted.
     """
 
     class_weights: Tensor | None
@@ -50,6 +52,7 @@ class SegmentationModule(LightningModule):
         recipe: Recipe | None = None,
         inference: TestTimeAugmentation | None = None,
         seed: int = 0,
+        calibrated: bool = False,
     ) -> None:
         super().__init__()
         self.net, self._recipe = net, recipe
@@ -64,6 +67,7 @@ class SegmentationModule(LightningModule):
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.val_metrics = SegmentationMetrics(net.num_classes)
         self.test_metrics = SegmentationMetrics(net.num_classes, keep_images=True)
+        self.calibration = Calibration() if calibrated else None
         self.train()  # Lightning starts in the modes it finds, so frozen norms must be in theirs by now
 
     @property
@@ -174,14 +178,22 @@ class SegmentationModule(LightningModule):
 
     def test_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Score the batch through `inference`, keep the counts of every image, and return its class maps."""
-        height, width = batch["label"].shape[1:]
-        predictions = self.inference.classes(self.images(batch))[:, :height, :width]
+        (height, width), images = batch["label"].shape[1:], self.images(batch)
+        if self.calibration is None:
+            predictions = self.inference.classes(images)[:, :height, :width]
+        else:
+            found = self.inference.classes_and_confidences(images)
+            predictions, confidences = (each[:, :height, :width] for each in found)
+            self.calibration.update(confidences, predictions, batch["label"])
         self.test_metrics.update(predictions, batch["label"], batch["index"])
         return predictions
 
     def on_test_epoch_end(self) -> None:
         self.test_scores = self.test_metrics.compute()
         self.test_metrics.reset()
+        if self.calibration is not None:
+            self.reliability = self.calibration.reliability()
+            self.calibration.reset()
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Clip to `recipe.clip_norm`, since Lightning's way refuses fused optimizers (pytorch-lightning issue 21435).

@@ -40,6 +40,7 @@ class Recipe:
     center_updates: Literal["decoder", "all"] | None = None
     progressive_resizing: Annotated[float, Interval(ge=0, le=1)] = 0.0
     loss_at: LossAt = "pixels"
+    ema: Annotated[float, Interval(gt=0, lt=1)] | None = None
 
     def __post_init__(self) -> None:
         if not self.loss:

@@ -55,6 +55,7 @@ def report(summary: Summary, folder: RunFolder) -> None:
 def render(summary: Summary) -> str:
     """Return the scores as a small text table."""
     rows = [(name, getattr(summary, name)) for name in SCORES]
+    rows += [("ece", summary.ece)] if summary.ece is not None else []
     rows += [(f"IoU {name}", iou) for name, iou in summary.per_class.items()]
     width = max(len(name) for name, _ in rows)
     head = f"{summary.model} over {summary.backbone}, {summary.num_images} images of {summary.split}:"

@@ -19,6 +19,8 @@ from segrefine.data.build import build_datamodule
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.engine.callbacks.checkpoint import Checkpointing
 from segrefine.engine.callbacks.dead_units import DeadUnits
+from segrefine.engine.callbacks.early_stopping import Patience
+from segrefine.engine.callbacks.ema import WeightEMA
 from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
 from segrefine.engine.callbacks.pictures import LabelWriter, PanelWriter
@@ -224,8 +226,7 @@ def build(job: Job, stop: StopRequest) -> Training:
     if shows_bar(config["trainer"]):
         callbacks.append(TrainingBar(timer, steps))
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
-    if config["log_gradients"]:
-        callbacks.append(GradientNorms())
+    callbacks += _chosen_callbacks(job)
     dead_units = DeadUnits() if config["log_dead_units"] else None
     if dead_units:
         callbacks.append(dead_units)
@@ -236,6 +237,18 @@ def build(job: Job, stop: StopRequest) -> Training:
         timer=timer,
         dead_units=dead_units,
     )
+
+
+def _chosen_callbacks(job: Job) -> list[Callback]:
+    """Make the callbacks that an option asks for and nothing else needs."""
+    callbacks: list[Callback] = []
+    if job.config["log_gradients"]:
+        callbacks.append(GradientNorms())
+    if job.recipe.ema is not None:
+        callbacks.append(WeightEMA(job.recipe.ema))
+    if patience := job.config["trainer"].get("early_stopping"):
+        callbacks.append(Patience(patience))
+    return callbacks
 
 
 def fit(job: Job, training: Training) -> None:

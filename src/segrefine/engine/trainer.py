@@ -71,6 +71,7 @@ class TrainerOptions:
     limit_val_batches: Limit
     limit_test_batches: Limit
     val_check_interval: Limit = 1.0  # given with a plus
+    early_stopping: Count | None = None
 
 
 INSTEAD = {
@@ -123,6 +124,7 @@ def create_trainer(
     check_trainer(options, prefix)
     precision = choose_precision(options["precision"], options["accelerator"], f"{prefix}precision")
     options = options | {"enable_progress_bar": shows_bar(options), "precision": precision}
+    options.pop("early_stopping", None)  # a callback of the training
     try:
         return Trainer(
             **options,

@@ -85,13 +85,12 @@ class Kernels:
     """
 
     def __init__(self, colors: Tensor, options: CRFOptions) -> None:
-        size = colors.shape[-2:]
+        self.size = colors.shape[-2:]
         # Rounding grows with the square of the features, so they are measured from their middle.
         colors = (colors - colors.mean((2, 3), keepdim=True)) / options.theta_beta
-        axes = [torch.arange(side, dtype=colors.dtype, device=colors.device) - side / 2 for side in size]
+        axes = [torch.arange(side, dtype=colors.dtype, device=colors.device) - side / 2 for side in self.size]
         cell_axes = [_middles(axis, options.stride) for axis in axes]
         cells = _features(pool(colors, options.stride), cell_axes, options.theta_alpha)
-        self.size, self.cells = size, tuple(len(axis) for axis in cell_axes)
         self._between = _Bilateral(cells, cells)
         self._to_pixels = self._between
         if options.stride > 1:
@@ -181,7 +180,7 @@ def _features(colors: Tensor, axes: list[Tensor], theta: float) -> Tensor:
 
 
 def _spatial(points: Tensor, cells: Tensor, theta: float) -> Tensor:
-    """Return the spatial kernel on one axis, (points, cells). The kernel is the product of both axes'."""
+    """Return the spatial kernel on one axis, (points, cells). The whole kernel is the product of both axes'."""
     return (-(points[:, None] - cells).square() / (2 * theta**2)).softmax(1)
 
 

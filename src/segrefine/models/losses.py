@@ -140,7 +140,7 @@ def _lovasz_band(logits: Tensor, labels: Tensor, weights: Weights) -> Tensor:
 
 
 def _lovasz(parts: Sequence[Tensor], labels: Tensor, weights: Weights) -> Tensor:
-    """Return the Lovasz-softmax of the classes in the batch (Berman et al., CVPR 2018, section 2).
+    """Return the Lovasz-softmax of the classes that are present (Berman et al., CVPR 2018, section 2), over the batch.
 
     It sorts the errors of all pixels, so the probabilities of all bands are kept.
     """

@@ -59,7 +59,7 @@ class SegmentationModel(nn.Module):
         return (images - self.mean) / self.std
 
     def colors(self, images: Tensor) -> Tensor:
-        """Undo `preprocess`, (B, 3, H, W) float: return RGB in 0..255, float32."""
+        """Turn what `preprocess` returned, (B, 3, H, W) float, back into RGB in 0..255, float32."""
         return _single(images * self.std + self.mean) * 255
 
     def forward(self, images: Tensor, upsampled: bool = True) -> Tensor:
@@ -126,7 +126,10 @@ class SegmentationModel(nn.Module):
 
     @property
     def has_rows(self) -> bool:
-        """Whether `rows` can give logits: it upsamples by a whole stride to the image, and no CRF follows."""
+        """Whether logits can be had by `rows`.
+
+        They can where upsampling is by a whole stride, ends at the image's size, and no CRF comes after it.
+        """
         return (
             self.encoder.scale == 1
             and isinstance(self.decoder.to_pixels, RowwiseUpsampling)

@@ -66,7 +66,7 @@ class TestTimeAugmentation:
         """Return class scores (B, K, H, W) of normalized `images` (B, 3, H, W).
 
         They are probabilities in fp32, or the network's logits for the image as it is (one scale of 1, not mirrored, no
-        window). The best class is the same for both. With `refine` they are what that returns.
+        window), or what `refine` makes of them. The best class is the same for both.
 
         Raises:
             UserError: an image has a side below `MIN_SIDE`.
@@ -77,7 +77,7 @@ class TestTimeAugmentation:
         return self.refine(scores if self.plain else log(scores), images)
 
     def _average(self, images: Tensor) -> Tensor:
-        """Return what `__call__` does, without `refine`."""
+        """As `__call__`, without `refine`."""
         size = images.shape[-2:]
         if min(size) < MIN_SIDE:
             raise UserError(f"Images must be at least {MIN_SIDE} pixels high and wide, got {size[0]} x {size[1]}.")
@@ -97,11 +97,24 @@ class TestTimeAugmentation:
     @torch.no_grad()
     def classes(self, images: Tensor) -> Tensor:
         """Find the best class of every pixel, (B, H, W) uint8; from one view, no more than a band of logits exists."""
-        if self.plain and self.refine is None:
-            return Logits(self.net, images).classes()
-        whole = self.refine is not None or self.flip or self.scales != (1.0,)
-        bands = [self(images)] if whole else self._bands(images)
-        return torch.cat([band.argmax(1).to(torch.uint8) for band in bands], 1)
+        bands, _ = self._scored(images)
+        return torch.cat([_best(band) for band in bands], 1)
+
+    @torch.no_grad()
+    def classes_and_confidences(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Find `classes` and the probability of each, (B, H, W) float32, from the same bands."""
+        bands, logits = self._scored(images)
+        found = [(_best(band), (band.float().softmax(1) if logits else band).amax(1)) for band in bands]
+        classes, confidences = zip(*found, strict=True)
+        return torch.cat(classes, 1), torch.cat(confidences, 1)
+
+    def _scored(self, images: Tensor) -> tuple[Iterable[Tensor], bool]:
+        """Return the scores of `__call__` in bands from the top down, and whether they are logits."""
+        if self.refine is not None:
+            return self(images).split(BAND_ROWS, 2), True
+        if self.flip or self.scales != (1.0,):
+            return self(images).split(BAND_ROWS, 2), False
+        return self._bands(images), True
 
     def _view(self, images: Tensor, mirrored: bool, size: Sequence[int]) -> Iterator[Tensor]:
         """Yield the logits of `images`, or of their mirror images, resized to `size`, in bands from the top down."""
@@ -171,3 +184,7 @@ def _tiles(length: int, window: int) -> tuple[list[int], int]:
     window = min(window, length)
     step = int(window * TILE_STEP)
     return [*range(0, length - window, step), length - window], window
+
+
+def _best(scores: Tensor) -> Tensor:
+    return scores.argmax(1).to(torch.uint8)

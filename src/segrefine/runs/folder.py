@@ -28,6 +28,8 @@ class RunFolder:
     CONFIG: ClassVar[str] = "config.yaml"
     SUMMARY: ClassVar[str] = "summary.json"
     PER_IMAGE: ClassVar[str] = "per_image.csv"
+    RELIABILITY_TABLE: ClassVar[str] = "reliability.csv"
+    RELIABILITY_PLOT: ClassVar[str] = "reliability.png"
     METRICS: ClassVar[str] = "metrics.csv"
     ENVIRONMENT: ClassVar[str] = "environment.txt"
     LOG: ClassVar[str] = "train.log"

@@ -21,6 +21,7 @@ class Summary:
         params: parameters of the network.
         flops: multiply-adds for an image of `flops_size`, (H, W) in pixels.
         num_images: images of the `split` that were scored.
+        ece: expected calibration error of an evaluation.
         per_class: IoU by class name, None for a class that never occurs.
         weights: 16 hexadecimal digits that distinguish the network's weights from others.
         val_mIoU: of the best checkpoint, when it was chosen.
@@ -30,7 +31,7 @@ class Summary:
         checkpoint: what an evaluation scored; None after training.
         tta: the views of an evaluation; None after training.
         window: the window of an evaluation; None after training.
-        post: what an evaluation did with the scores; None for nothing and after training.
+        post: what an evaluation refined its scores with; None after training.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Summary:
     mean_acc: float | None = None
     fwIoU: float | None = None
     boundary_IoU: float | None = None
+    ece: float | None = None
     per_class: dict[str, float | None] = field(default_factory=dict)
     weights: str | None = None
     val_mIoU: float | None = None
