@@ -140,20 +140,28 @@ def fill(module: nn.Module) -> nn.Module:
 
 
 @lru_cache(maxsize=3)
-def random_encoder(name: str, needs: tuple[str, ...], classifier_channels: int) -> nn.Module:
+def random_encoder(
+    name: str, needs: tuple[str, ...], classifier_channels: int, timm_name: str | None = None
+) -> nn.Module:
     """`create_encoder` with weights from `fill`, one for all that ask for the same; only its first layer is trained."""
     with torch.device("meta"):
-        encoder = create_encoder(name, needs=needs, classifier_channels=classifier_channels)
+        encoder = create_encoder(name, needs=needs, classifier_channels=classifier_channels, timm_name=timm_name)
     encoder = fill(encoder).requires_grad_(False)
     next(encoder.parameters()).requires_grad_(True)
     return encoder
 
 
 @wraps(create_encoder)  # under its signature, which `build_model` looks at
-def shared_encoder(name: str, needs: tuple[str, ...] = (), classifier_channels: int = 4096, **others: Any) -> nn.Module:
+def shared_encoder(
+    name: str,
+    needs: tuple[str, ...] = (),
+    classifier_channels: int = 4096,
+    timm_name: str | None = None,
+    **others: Any,
+) -> nn.Module:
     """Stands in for `create_encoder` and refuses what that refuses."""
     assert not any(others.values())  # other options are left at their defaults
-    return random_encoder(name, tuple(needs), classifier_channels)
+    return random_encoder(name, tuple(needs), classifier_channels, timm_name)
 
 
 @pytest.fixture(scope="session")
@@ -188,6 +196,7 @@ def cheap_model(monkeypatch: pytest.MonkeyPatch) -> Build:
         narrow = {"widths": {4: 12, 8: 12, 16: 12, 32: 16}} if name.startswith("refinenet") else {}
         narrow |= {"fc_channels": 12} if name.startswith("deconvnet") else {}
         narrow |= {"classifier_channels": 8} if backbone.startswith("vgg") else {}
+        narrow |= {"timm_name": "test_convnext"} if backbone == "timm" else {}
         net = create_model(name, backbone, num_classes, **narrow | options)
         for layer in getattr(net.decoder, "score", nn.ModuleDict()).values():
             nn.init.normal_(layer.weight)

@@ -55,6 +55,16 @@ def test_functions_fit_a_screen(file: Path) -> None:
             assert len([argument for argument in given if argument.arg not in ("self", "cls")]) <= 6, node.name
 
 
+def test_packages_of_extras_are_imported_where_they_are_asked_for_alone() -> None:
+    """By `core.extras.require`, which says what to install."""
+    extras = {"timm", "segmentation_models_pytorch", "onnxruntime", "onnxscript"}
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & extras, file
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "compare", "export", "benchmark", "data", "main"])
 def test_the_command_line_imports_nothing_heavy(command: str) -> None:
     heavy = "('torch', 'lightning', 'wandb', 'numpy')"

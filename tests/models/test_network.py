@@ -32,11 +32,11 @@ REFUSED = [
     *(pair for pair in EVERY_PAIR if pair[0] in OVER_VGG and not pair[1].startswith("vgg")),
 ]
 PAIRS = [pair for pair in EVERY_PAIR if pair not in REFUSED]
-SMALL = [pair for pair in PAIRS if pair[1] in ("vgg11", "resnet18")]
+SMALL = [pair for pair in PAIRS if pair[1] in ("vgg11", "resnet18", "timm")]
 
 
-def test_the_pairs_are_eighteen_models_times_thirteen_backbones() -> None:
-    assert (len(MODELS), len(BACKBONES), len(PAIRS), len(REFUSED)) == (18, 13, 204, 30)
+def test_the_pairs_are_all_models_times_all_backbones() -> None:
+    assert (len(MODELS), len(BACKBONES), len(PAIRS), len(REFUSED)) == (18, 14, 217, 35)
     assert set(BACKBONES) == {file.stem for file in (CONFIG_FOLDER / "backbone").glob("*.yaml")}
 
 
@@ -138,9 +138,15 @@ def symmetric(net: SegmentationModel) -> SegmentationModel:
     return net
 
 
-SYMMETRIC_SIZES = {"vgg11": (64, 96), "resnet18": (65, 97), "resnet50": (65, 97), "deeplab_largefov": (65, 97)}
+SYMMETRIC_SIZES = {
+    "vgg11": (64, 96),
+    "timm": (64, 96),
+    "resnet18": (65, 97),
+    "resnet50": (65, 97),
+    "deeplab_largefov": (65, 97),
+}
 # Grids at 1.2 and 0.6 times the size are whole strides too.
-TWO_SCALE_SIZES = {"vgg11": (160, 160), "resnet18": (161, 161), "resnet50": (161, 161)}
+TWO_SCALE_SIZES = {"vgg11": (160, 160), "timm": (160, 160), "resnet18": (161, 161), "resnet50": (161, 161)}
 
 
 UNTURNED = ("segnet", "deconvnet", "deconvnet_slim")
@@ -255,7 +261,7 @@ def test_options_reach_decoder_and_encoder_and_the_files_are_read_anew() -> None
     assert (plain.encoder.channels[32], set(plain.decoder.score)) == (4096, {"32", "16", "8"})
 
 
-@pytest.mark.parametrize(("name", "backbone"), [("fcn8s", "vgg11"), ("refinenet_lw", "resnet18")])
+@pytest.mark.parametrize(("name", "backbone"), [("fcn8s", "vgg11"), ("refinenet_lw", "resnet18"), ("fcn8s", "timm")])
 def test_torch_compile_makes_one_graph_for_all_sizes(name: str, backbone: str, cheap_model: Build) -> None:
     net = cheap_model(name, backbone).eval()
     torch._dynamo.reset()

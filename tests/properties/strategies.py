@@ -79,7 +79,7 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
 @cache
 def vgg_centers(caffe: bool) -> dict[int, float]:
     with torch.device("meta"):
-        return VGGEncoder("vgg11", classifier_channels=1, caffe=caffe).centers
+        return VGGEncoder("vgg11", classifier_channels=1, needs=("caffe",) if caffe else ()).centers
 
 
 class SmallEncoder(Encoder):

@@ -40,16 +40,16 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-11) -> None:
     seed=seeds,
     shape=maps,
     stride=strides,
-    between=st.booleans(),
+    place=st.just(0.0) | st.just(0.5) | st.integers(-3, 7).map(lambda eighths: eighths / 8),
     shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     layout=layouts,
 )
 def test_pixels_read_the_cells_about_them(
-    seed: int, shape: tuple[int, int], stride: int, between: bool, shares: tuple[float, float], layout: str
+    seed: int, shape: tuple[int, int], stride: int, place: float, shares: tuple[float, float], layout: str
 ) -> None:
     """Pixel p reads position (p - center) / stride, for every size up to the greatest that is promised."""
-    center = (stride - 1) / 2 if between else 0.0
-    greatest = [stride * (cells + 1) if center else stride * cells + 1 for cells in shape]
+    center = (stride - 1) * place
+    greatest = [stride * (cells + 1) if place == 0.5 else stride * cells + 1 for cells in shape]
     size = tuple(max(1, round(share * most)) for share, most in zip(shares, greatest, strict=True))
     scores = torch.from_numpy(np.random.default_rng(seed).standard_normal((2, 2, *shape)))
     expected = along_both(

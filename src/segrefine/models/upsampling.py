@@ -47,19 +47,27 @@ class RowwiseUpsampling:
 
 
 class Interpolate(RowwiseUpsampling, nn.Module):
-    """Bilinear interpolation by a whole stride; `center` is 0 (odd kernels) or (stride - 1) / 2 (even ones)."""
+    """Bilinear interpolation by a whole stride.
+
+    `center` is 0 where the encoder has odd kernels and (stride - 1) / 2 where it has even ones: PyTorch interpolates
+    so. Any other `center` above -stride and below stride takes a fixed kernel, as `TransposedConvolution` has it.
+    """
 
     def __init__(self, stride: int, center: float) -> None:
         super().__init__()
-        if center not in (0.0, (stride - 1) / 2):
-            raise ValueError(f"center {center} is neither 0 nor {(stride - 1) / 2} at stride {stride}")
         self.stride, self.center = stride, center
+        self.usual = center in (0.0, (stride - 1) / 2)
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, K, h, w) -> (B, K, *size) on the finer grid.
 
         The size is at most stride * h + 1 at center 0, otherwise stride * (h + 1).
         """
+        if not self.usual:
+            classes, geometry = scores.shape[1], (self.stride, self.center)
+            kernel = bilinear_kernel(_taps(*geometry), _peak(*geometry), like=scores).expand(classes, 1, -1, -1)
+            scores = F.conv_transpose2d(extend(scores, 1, 2), kernel, stride=self.stride, groups=classes)
+            return crop(scores, _offset(*geometry), size)
         scores = extend(scores, 0, 1)  # a map rounded down ends before the last pixels
         # With align_corners cell j lands on stride * j when the size is stride * (h - 1) + 1.
         last = 1 if self.center == 0 else 0
@@ -89,8 +97,8 @@ class Pixels(RowwiseUpsampling, nn.Module):
     stride, center = 1, 0.0
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, K, *size), or rows of it, as they are."""
-        return scores
+        """(B, K, *size), or rows of it, as they are; of scores for padded images (B, K, h, w) the image's own."""
+        return scores[..., : size[0], : size[1]]
 
 
 class TransposedConvolution(RowwiseUpsampling, nn.ConvTranspose2d):
@@ -102,14 +110,13 @@ class TransposedConvolution(RowwiseUpsampling, nn.ConvTranspose2d):
     """
 
     def __init__(self, num_classes: int, stride: int, center: float, learned: bool = True) -> None:
-        kernel = 2 * stride - (1 if center == int(center) else 0)
-        super().__init__(num_classes, num_classes, kernel, stride=stride, bias=False)
-        self.center = center
-        self.offset = int(stride + bilinear_center(kernel) - center)  # where pixel 0 falls, one cell of padding counted
+        self.center = center  # which `reset_parameters` asks for
+        super().__init__(num_classes, num_classes, _taps(stride, center), stride=stride, bias=False)
+        self.offset = _offset(stride, center)
         self.weight.requires_grad_(learned)
 
     def reset_parameters(self) -> None:
-        start_bilinear(self)
+        start_bilinear(self, _peak(self.stride[0], self.center))
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         """(B, K, h, w) -> (B, K, *size) on the finer grid."""
@@ -129,12 +136,27 @@ def extend(scores: Tensor, before: int, after: int) -> Tensor:
     return scores
 
 
-def start_bilinear(layer: nn.ConvTranspose2d) -> None:
+def _taps(stride: int, center: float) -> int:
+    """Return the taps of the kernel that reaches less than a stride to either side of its cell."""
+    return 2 * stride - (1 if center == int(center) else 0)
+
+
+def _peak(stride: int, center: float) -> float:
+    """Return the position of that kernel's peak among its taps: between two where cells lie between two pixels."""
+    return stride - 1 + center % 1
+
+
+def _offset(stride: int, center: float) -> int:
+    """Return where pixel 0 falls after a transposed convolution with that kernel over one cell of padding."""
+    return round(stride + _peak(stride, center) - center)
+
+
+def start_bilinear(layer: nn.ConvTranspose2d, peak: float | None = None) -> None:
     """Class c of the input goes to class c of the output alone, through a bilinear kernel."""
     with torch.no_grad():
         layer.weight.zero_()
         diagonal = torch.arange(layer.in_channels)
-        layer.weight[diagonal, diagonal] = bilinear_kernel(layer.kernel_size[0])
+        layer.weight[diagonal, diagonal] = bilinear_kernel(layer.kernel_size[0], peak)
 
 
 def bilinear_center(kernel: int) -> float:
@@ -143,13 +165,15 @@ def bilinear_center(kernel: int) -> float:
     return factor - 1 if kernel % 2 else factor - 0.5
 
 
-def bilinear_kernel(kernel: int) -> Tensor:
-    """Return (kernel, kernel) float32 weights (1 - |i - center| / factor)(1 - |j - center| / factor).
+def bilinear_kernel(kernel: int, peak: float | None = None, like: Tensor | None = None) -> Tensor:
+    """Return (kernel, kernel) weights (1 - |i - peak| / factor)(1 - |j - peak| / factor).
 
-    They are those of Caffe's BilinearFiller.
+    They are those of Caffe's BilinearFiller, which has the peak in the middle: float32, or of the dtype and on the
+    device of `like`.
     """
     factor = (kernel + 1) // 2
-    taps = 1 - (torch.arange(kernel) - bilinear_center(kernel)).abs() / factor
+    steps = torch.arange(kernel) if like is None else torch.arange(kernel, dtype=like.dtype, device=like.device)
+    taps = 1 - (steps - (bilinear_center(kernel) if peak is None else peak)).abs() / factor
     return taps[:, None] * taps[None, :]
 
 

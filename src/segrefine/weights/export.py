@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Normalize
 
 from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.extras import require
 from segrefine.io.atomic import replacing
 from segrefine.models.encoders.base import MEAN, STD
 from segrefine.models.network import SegmentationModel
@@ -140,11 +141,7 @@ def _torchvision_network(backbone: str, path: Path) -> Network:
 
 
 def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError('format=onnx needs packages that are not here: pip install -e ".[export]".') from error
+    onnxruntime, _ = (require(name, "export", "format=onnx") for name in ("onnxruntime", "onnxscript"))
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every node that they improve
     torch.onnx.export(

@@ -3,7 +3,7 @@
 Every encoder is an `Encoder`, a `torch.nn.Module` with
 
 - `forward(images)`: (B, 3, H, W) float, normalized RGB -> `{stride: (B, C, h, w)}`, the strides 4, 8, 16 and 32 unless
-  it stays at stride 8; the map at a stride is the deepest one at that stride;
+  it stays at stride 8 or 16, or 2 was asked for; the map at a stride is the deepest one at that stride;
 - `channels`: `{stride: C}`, by the same keys;
 - `centers`: `{stride: pixel}`, where in the input the center of cell 0 lies, on both axes: cell j of the map at
   stride s looks at pixel `s * j + center`. Upsampling uses it, so that scores land on the pixels they were computed
@@ -13,7 +13,9 @@ Every encoder is an `Encoder`, a `torch.nn.Module` with
   else empty. `forward` then gives the map at stride 2 too, and under `("pool", stride)` what undoes a pool: the indices
   (B, C, h, w) int64 of its values, as `nn.MaxPool2d` returns them, and the (height, width) of the map before it;
 - `scale`: the factor by which the encoder resizes its input first, for that of several scales the largest. Cells,
-  strides and centers are those of the resized input.
+  strides and centers are those of the resized input;
+- `multiple`: what both sides of that input are then lengthened to a multiple of: 32 for decoders that ask for it, and
+  for timm's networks.
 
 Encoders know nothing of decoders.
 """
@@ -28,10 +30,18 @@ from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.options import Whole
 from segrefine.models.encoders.base import Encoder
 from segrefine.models.encoders.resnet import RESNETS, ResNetEncoder
+from segrefine.models.encoders.timm import TimmEncoder
 from segrefine.models.encoders.vgg import VGGS, VGGEncoder
 from segrefine.models.encoders.weights import load_encoder_weights
 
-BACKBONES = (*VGGS, *RESNETS)
+BACKBONES = (*VGGS, *RESNETS, "timm")
+
+OVER_VGG = {
+    "caffe": "model.geometry=caffe is VGG's. Use vgg16 or model.geometry=same.",
+    "large_fov": "DeepLab-LargeFOV is made for VGG. Use vgg16, or model=fcn_dilated.",
+    "indices": "unpooling takes the indices of five pools, as a VGG has. Use vgg16_bn.",
+}
+"""What only a VGG has to give, and what is said where a decoder asks another encoder for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,7 @@ class EncoderOptions:
     weights: str | None = None
     classifier_channels: Whole = 4096
     frozen_stages: Annotated[int, Interval(ge=0, le=5)] = 0
+    timm_name: str | None = None
 
 
 def create_encoder(
@@ -50,36 +61,46 @@ def create_encoder(
     needs: Collection[str] = (),
     classifier_channels: int = 4096,
     frozen_stages: int = 0,
+    timm_name: str | None = None,
 ) -> Encoder:
     """Create an encoder with what a decoder `needs` of it.
 
     Args:
         name: one of `BACKBONES`.
-        weights: None for random, "imagenet" for torchvision's, or the path of a .pth or .safetensors file.
-        needs: "classifier" asks a VGG for fc6 and fc7 (a ResNet has none to give); "caffe" asks a VGG for the geometry
+        weights: None for random, "imagenet" for torchvision's, "pretrained" for timm's, or the path of a .pth or
+            .safetensors file.
+        needs: "classifier" asks a VGG for fc6 and fc7 (others have none to give); "caffe" asks a VGG for the geometry
             of FCN's release; "large_fov" asks a VGG for the form that DeepLab-LargeFOV has; "indices" asks a VGG for
-            the indices of its pools; "dilation" asks a ResNet to stay at stride 8.
+            the indices of its pools; "dilation" asks a ResNet to stay at stride 8, and "stride16" any encoder to stay
+            at stride 16; "stride2" asks for the map at stride 2 where there is one, and "multiple_of_32" for maps of
+            whole strides, of images whose sides are lengthened to that.
         classifier_channels: width of VGG's fc6 and fc7, 4096 as published; 0 omits them.
         frozen_stages: how many of the five stages, from the input on, keep their weights; nothing is computed backwards
             through them.
+        timm_name: for `name="timm"` which of its networks.
     """
+    if name not in BACKBONES:
+        raise UserError(f"Unknown backbone {name!r}.{did_you_mean(name, BACKBONES)}")
     if name in VGGS:
         if "dilation" in needs:
             raise UserError(f"backbone={name}: VGG cannot be dilated here. Use a ResNet of 50 layers or more.")
-        width = classifier_channels if "classifier" in needs else 0
-        encoder: Encoder = VGGEncoder(name, width, "caffe" in needs, "large_fov" in needs, "indices" in needs)
+        encoder: Encoder = VGGEncoder(name, classifier_channels if "classifier" in needs else 0, needs)
+    elif asked := [OVER_VGG[need] for need in needs if need in OVER_VGG]:
+        raise UserError(f"backbone={name}: {asked[-1]}")
     elif name in RESNETS:
-        if "caffe" in needs:
-            raise UserError(f"backbone={name}: model.geometry=caffe is VGG's. Use vgg16 or model.geometry=same.")
-        if "large_fov" in needs:
-            raise UserError(f"backbone={name}: DeepLab-LargeFOV is made for VGG. Use vgg16, or model=fcn_dilated.")
-        if "indices" in needs:
-            raise UserError(f"backbone={name}: unpooling takes the indices of five pools, as a VGG has. Use vgg16_bn.")
-        encoder = ResNetEncoder(name, dilated="dilation" in needs)
+        encoder = ResNetEncoder(name, needs)
     else:
-        raise UserError(f"Unknown backbone {name!r}.{did_you_mean(name, BACKBONES)}")
-    if weights is not None:
+        if "dilation" in needs:
+            raise UserError(f"backbone={name} cannot be dilated here. Use a ResNet of 50 layers or more.")
+        encoder = TimmEncoder(timm_name or "", needs)
+    if "multiple_of_32" in needs:
+        encoder.multiple = 32
+    if weights is not None and isinstance(encoder, TimmEncoder):
+        encoder.load(weights)
+    elif weights is not None:
         load_encoder_weights(encoder, name, weights)
+    if frozen_stages and not encoder.stages[0]:
+        raise UserError(f"backbone.frozen_stages={frozen_stages}: the stages of {timm_name} do not follow each other.")
     for layer in (layer for stage in encoder.stages[:frozen_stages] for layer in stage):
         layer.requires_grad_(False)
     return encoder

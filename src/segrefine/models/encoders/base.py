@@ -37,6 +37,7 @@ class Encoder(nn.Module, ABC):
     centers: dict[Any, float]
     depths: Mapping[int, int] = {}
     scale: float = 1.0
+    multiple: int = 1
     mean: Sequence[float] = MEAN
     std: Sequence[float] = STD
     """Mean and deviation of the images, red, green and blue in [0, 1], that the weights were made for."""
@@ -57,12 +58,24 @@ class Encoder(nn.Module, ABC):
         """Return the ReLUs that nothing bypasses, or modules that end in one, by name."""
         return {name: module for name, module in self.named_modules() if isinstance(module, nn.ReLU)}
 
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) as the layers take them: at `scale`, sides lengthened to the next `multiple`."""
+        return lengthen(resize(images, self.scale), self.multiple)
+
 
 def resize(images: Tensor, scale: float) -> Tensor:
     """Resize images (B, 3, H, W) by `scale`: bilinear, and antialiased if they get smaller."""
     if scale == 1:
         return images
     return F.interpolate(images, scaled_size(images.shape[-2:], scale), mode="bilinear", antialias=scale < 1)
+
+
+def lengthen(images: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column of (B, C, H, W) until both sides are a multiple of a number."""
+    if multiple == 1:
+        return images
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
 def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:

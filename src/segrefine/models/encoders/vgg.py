@@ -3,6 +3,7 @@
 Simonyan and Zisserman, ICLR 2015; the recasting is FCN's (Long, Shelhamer, Darrell, CVPR 2015, section 3.1).
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
-from segrefine.models.encoders.base import Encoder, resize
+from segrefine.models.encoders.base import Encoder
 
 VGGS = ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
 
@@ -26,33 +27,32 @@ class VGGEncoder(Encoder):
     With `classifier_channels` the map at stride 32 continues through fc6 (7x7, padded to keep its size) and fc7 (1x1),
     each with ReLU and dropout 0.5 as in VGG's classifier; 4096 is the published width.
 
-    `caffe` is FCN's geometry as released (voc-fcn8s/net.py): conv1_1 padded by 100 pixels, so that fc6 needs no padding
-    of its own whatever the image's size, and pools that round up.
+    What a decoder may need of it:
 
-    `large_fov` is VGG as DeepLab-LargeFOV has it (release, test.prototxt): 3x3 pools, padded by 1, the last two of
-    stride 1, and dilation 2 between these. It publishes strides 4 and 8, rounded up.
-
-    `indices` publishes the map at stride 2, and the indices of every pool, too.
+    - "caffe": FCN's geometry as released (voc-fcn8s/net.py): conv1_1 padded by 100 pixels, so that fc6 needs no padding
+      of its own whatever the image's size, and pools that round up;
+    - "large_fov": VGG as DeepLab-LargeFOV has it (release, test.prototxt): 3x3 pools, padded by 1, the last two of
+      stride 1, and dilation 2 between these. It publishes strides 4 and 8, rounded up;
+    - "stride16": a last pool like that, of stride 1, so that strides end at 16;
+    - "stride2": the map at stride 2 too;
+    - "indices": the map at stride 2, and the indices of every pool, too.
     """
 
-    def __init__(
-        self,
-        name: str,
-        classifier_channels: int = 0,
-        caffe: bool = False,
-        large_fov: bool = False,
-        indices: bool = False,
-    ) -> None:
+    def __init__(self, name: str, classifier_channels: int = 0, needs: Collection[str] = ()) -> None:
         super().__init__()
         self.features = getattr(torchvision.models, name)(weights=None).features
-        if large_fov:
+        caffe = "caffe" in needs
+        if "large_fov" in needs:
             self._widen_view()
-        if indices:
+        if "stride16" in needs:
+            last = self.features[-1]
+            last.kernel_size, last.padding, last.stride = 3, 1, 1
+        if "indices" in needs:
             for stage in self.stages:
                 stage[-1].return_indices = True  # type: ignore[assignment]
             convolutions = [sum(isinstance(layer, nn.Conv2d) for layer in stage) for stage in self.stages]
             self.depths = dict(zip((2, 4, 8, 16, 32), convolutions, strict=True))
-        self.channels = self._find_channels()
+        self.channels = self._find_channels(finest=2 if {"stride2", "indices"} & set(needs) else 4)
         if caffe:
             if not classifier_channels:
                 raise UserError("model.geometry=caffe pads for fc6: backbone.classifier_channels must be 1 or more.")
@@ -91,10 +91,10 @@ class VGGEncoder(Encoder):
             self.classifier.add_module("drop" + layer, nn.Dropout(0.5))
         self.channels[32] = width
 
-    def _find_channels(self) -> dict[int, int]:
+    def _find_channels(self, finest: int) -> dict[int, int]:
         """Return `{stride: channels}` after the last pool at each stride: those of the convolution before it.
 
-        Strides begin at 4, or at 2 if indices are published.
+        Strides begin at `finest`.
         """
         width, stride, channels = 0, 1, {}
         for layer in self.features:
@@ -103,7 +103,7 @@ class VGGEncoder(Encoder):
             elif isinstance(layer, nn.MaxPool2d):
                 stride *= _side(layer.stride)
                 channels[stride] = width
-        return {stride: count for stride, count in channels.items() if stride >= 4 or self.depths}
+        return {stride: count for stride, count in channels.items() if stride >= finest}
 
     def _find_centers(self) -> dict[int, float]:
         """Return where cell 0 of each map looks, from the layers' geometry.
@@ -132,12 +132,12 @@ class VGGEncoder(Encoder):
         return stages[:5]
 
     def forward(self, images: Tensor) -> dict[Any, Any]:
-        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H * scale / stride) except in Caffe's geometry.
+        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H / stride) except in Caffe's geometry.
 
-        With `large_fov` {4, 8: (B, C, h, w)}, h = ceil(H * scale / stride). With `indices` also 2 and `("pool",
-        stride)`.
+        H is that after `prepare`. With "large_fov" {4, 8: (B, C, h, w)}, h = ceil(H / stride). With "stride2" or
+        "indices" also 2, and with "indices" also `("pool", stride)`.
         """
-        x, stride = resize(images, self.scale), 1
+        x, stride = self.prepare(images), 1
         features: dict[Any, Any] = {}
         for layer in self.features:
             size = x.shape[-2:]
