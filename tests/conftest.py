@@ -187,6 +187,18 @@ def narrow() -> Iterator[None]:
     random_encoder.cache_clear()
 
 
+NARROW_SMP: dict[str, dict[str, Any]] = {
+    "smp_fpn": {"pyramid_channels": 12, "segmentation_channels": 64},
+    "smp_unet": {"decoder_channels": [12, 12, 12, 8, 8]},
+    "smp_unetplusplus": {"decoder_channels": [12, 12, 12, 8, 8]},
+    "smp_deeplabv3plus": {"out_channels": 12, "atrous_rates": [1, 2, 3], "aspp_separable": True, "aspp_dropout": 0.1},
+    "smp_pspnet": {"out_channels": 12},
+    "smp_upernet": {"decoder_channels": 12},
+    "smp_segformer": {"segmentation_channels": 12},
+}
+"""Arguments of SMP's decoders for few channels."""
+
+
 @pytest.fixture
 def cheap_model(monkeypatch: pytest.MonkeyPatch) -> Build:
     """`create_model` over shared encoders, with narrow layers and no layer that starts at zero."""
@@ -194,6 +206,7 @@ def cheap_model(monkeypatch: pytest.MonkeyPatch) -> Build:
 
     def build(name: str, backbone: str, num_classes: int = 3, **options: Any) -> SegmentationModel:
         narrow = {"widths": {4: 12, 8: 12, 16: 12, 32: 16}} if name.startswith("refinenet") else {}
+        narrow |= {"arguments": NARROW_SMP[name]} if name in NARROW_SMP else {}
         narrow |= {"fc_channels": 12} if name.startswith("deconvnet") else {}
         narrow |= {"classifier_channels": 8} if backbone.startswith("vgg") else {}
         narrow |= {"timm_name": "test_convnext"} if backbone == "timm" else {}

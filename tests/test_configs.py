@@ -49,7 +49,8 @@ GROUPS = {
     "model": {
         *("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn8s_atonce", "fcn_dilated", "refinenet", "refinenet_single"),
         *("refinenet_2cascade", "refinenet_2scale", "refinenet_improved", "refinenet_lw"),
-        *("deeplab_largefov", "segnet", "deconvnet", "deconvnet_slim"),
+        *("deeplab_largefov", "segnet", "deconvnet", "deconvnet_slim", "smp_fpn", "smp_unet", "smp_unetplusplus"),
+        *("smp_deeplabv3plus", "smp_pspnet", "smp_upernet", "smp_segformer"),
     },
     "backbone": set(BACKBONES),
     "datamodule": {

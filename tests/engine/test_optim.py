@@ -164,3 +164,9 @@ def test_filters_are_the_trained_convolutions_of_a_part(cheap_model: Callable[..
     assert decoder < everything
     assert id(net.encoder.layer4[0].conv1.weight) in everything
     assert id(net.encoder.conv1.weight) not in everything
+
+
+def test_filters_of_a_single_weight_are_left_to_change() -> None:
+    net: Any = Tiny()
+    net.decoder.append(nn.Conv2d(2, 2, 1, groups=2))
+    assert [id(weight) for weight in filters(net, "decoder")] == [id(net.decoder[0].weight)]

@@ -153,6 +153,9 @@ REAL = [
     ("deeplab_largefov", "vgg16", {}),
     *(("segnet", backbone, {}) for backbone in ("vgg11", "vgg16_bn")),
     ("deconvnet", "vgg13", {"fc_channels": 8}),
+    *(("fcn8s", "timm", {"timm_name": name}) for name in ("test_convnext", "test_resnet")),
+    *((f"smp_{name}", "vgg11", {}) for name in ("fpn", "unet", "deeplabv3plus", "segformer")),
+    *((f"smp_{name}", "resnet18", {}) for name in ("unetplusplus", "pspnet", "upernet")),
 ]
 
 

@@ -47,10 +47,13 @@ def create_optimizer(groups: list[dict[str, Any]], recipe: "Recipe", fused: bool
 
 
 def filters(net: "SegmentationModel", which: Literal["decoder", "all"]) -> list[Tensor]:
-    """Return the weights of the trained convolutions, (C out, C in, k, k); transposed ones excepted."""
+    """Return the weights of the trained convolutions, (C out, C in, k, k), without transposed ones.
+
+    Filters of a single weight, which would never change, are not among them either.
+    """
     part = net.decoder if which == "decoder" else net
     layers = [module.weight for module in part.modules() if isinstance(module, nn.Conv2d)]
-    return [weight for weight in layers if weight.requires_grad]
+    return [weight for weight in layers if weight.requires_grad and weight[0].numel() > 1]
 
 
 def center_updates(optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> None:

@@ -73,7 +73,7 @@ class Interpolate(RowwiseUpsampling, nn.Module):
         last = 1 if self.center == 0 else 0
         height, width = (self.stride * (cells - last) + last for cells in scores.shape[-2:])
         scores = F.interpolate(scores, (height, width), mode="bilinear", align_corners=bool(last))
-        return scores[..., : size[0], : size[1]]
+        return _first(scores, size)
 
 
 class Resize(nn.Module):
@@ -91,6 +91,26 @@ class Resize(nn.Module):
         return F.interpolate(scores, size, mode="bilinear", align_corners=False)
 
 
+class Corners(nn.Module):
+    """Bilinear upsampling by a whole stride that puts the corner cells on the corner pixels.
+
+    The networks of segmentation_models_pytorch end so (base/heads.py). It is off by up to stride - 1 pixels.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def positions(self, cells: int, side: int) -> Tensor:
+        """As `RowwiseUpsampling.positions`: evenly from the first pixel to the last of stride * cells."""
+        return torch.linspace(0, self.stride * cells - 1, cells, dtype=torch.float64)
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, K, h, w) -> (B, K, *size), size at most stride * h by stride * w: of images that were padded to this."""
+        whole = self.stride * scores.shape[2], self.stride * scores.shape[3]
+        return _first(F.interpolate(scores, whole, mode="bilinear", align_corners=True), size)
+
+
 class Pixels(RowwiseUpsampling, nn.Module):
     """No upsampling, for scores that are already on the pixels."""
 
@@ -98,7 +118,7 @@ class Pixels(RowwiseUpsampling, nn.Module):
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, K, *size), or rows of it, as they are; of scores for padded images (B, K, h, w) the image's own."""
-        return scores[..., : size[0], : size[1]]
+        return _first(scores, size)
 
 
 class TransposedConvolution(RowwiseUpsampling, nn.ConvTranspose2d):
@@ -205,6 +225,18 @@ class CaffeUpsampling(RowwiseUpsampling, nn.ConvTranspose2d):
 def crop(maps: Tensor, offset: int, size: Sequence[int]) -> Tensor:
     """(B, C, h, w) -> (B, C, *size), from `offset` on, on both axes."""
     return maps[..., offset : offset + size[0], offset : offset + size[1]]
+
+
+def _first(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size), of maps that may be no larger than this.
+
+    An exported program picks rows and columns by number: a slice would hold for sizes alone that cut something off.
+    """
+    if not torch.compiler.is_exporting():
+        return maps[..., : size[0], : size[1]]
+    for dim, side in ((2, size[0]), (3, size[1])):
+        maps = maps.index_select(dim, torch.arange(side, device=maps.device))
+    return maps
 
 
 def create_upsampling(kind: str, num_classes: int, stride: int, center: float, caffe: bool = False) -> nn.Module:

@@ -142,6 +142,11 @@ def _torchvision_network(backbone: str, path: Path) -> Network:
 
 def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:
     onnxruntime, _ = (require(name, "export", "format=onnx") for name in ("onnxruntime", "onnxscript"))
+    if any(isinstance(part, nn.AdaptiveAvgPool2d) and part.output_size not in (1, (1, 1)) for part in net.modules()):
+        raise UserError(
+            "format=onnx: the network pools to a number of cells whatever the image's size, which ONNX has no operator "
+            "for. Use format=torch_export."
+        )
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every node that they improve
     torch.onnx.export(

@@ -4,6 +4,7 @@ from segrefine.models.decoders.base import Decoder
 from segrefine.models.decoders.deeplab import DeepLabLargeFOVDecoder
 from segrefine.models.decoders.fcn import DilatedFCNDecoder, FCNDecoder
 from segrefine.models.decoders.refinenet import RefineNetDecoder
+from segrefine.models.decoders.smp import SMPDecoder
 from segrefine.models.decoders.unpooling import DeconvNetDecoder, SegNetDecoder
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "DilatedFCNDecoder",
     "FCNDecoder",
     "RefineNetDecoder",
+    "SMPDecoder",
     "SegNetDecoder",
 ]

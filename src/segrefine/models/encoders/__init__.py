@@ -79,20 +79,7 @@ def create_encoder(
             through them.
         timm_name: for `name="timm"` which of its networks.
     """
-    if name not in BACKBONES:
-        raise UserError(f"Unknown backbone {name!r}.{did_you_mean(name, BACKBONES)}")
-    if name in VGGS:
-        if "dilation" in needs:
-            raise UserError(f"backbone={name}: VGG cannot be dilated here. Use a ResNet of 50 layers or more.")
-        encoder: Encoder = VGGEncoder(name, classifier_channels if "classifier" in needs else 0, needs)
-    elif asked := [OVER_VGG[need] for need in needs if need in OVER_VGG]:
-        raise UserError(f"backbone={name}: {asked[-1]}")
-    elif name in RESNETS:
-        encoder = ResNetEncoder(name, needs)
-    else:
-        if "dilation" in needs:
-            raise UserError(f"backbone={name} cannot be dilated here. Use a ResNet of 50 layers or more.")
-        encoder = TimmEncoder(timm_name or "", needs)
+    encoder = _build(name, needs, classifier_channels, timm_name)
     if "multiple_of_32" in needs:
         encoder.multiple = 32
     if weights is not None and isinstance(encoder, TimmEncoder):
@@ -104,3 +91,20 @@ def create_encoder(
     for layer in (layer for stage in encoder.stages[:frozen_stages] for layer in stage):
         layer.requires_grad_(False)
     return encoder
+
+
+def _build(name: str, needs: Collection[str], classifier_channels: int, timm_name: str | None) -> Encoder:
+    """Build an encoder with random weights; UserError where there is none or it has not what is needed of it."""
+    if name not in BACKBONES:
+        raise UserError(f"Unknown backbone {name!r}.{did_you_mean(name, BACKBONES)}")
+    if name in VGGS:
+        if "dilation" in needs:
+            raise UserError(f"backbone={name}: VGG cannot be dilated here. Use a ResNet of 50 layers or more.")
+        return VGGEncoder(name, classifier_channels if "classifier" in needs else 0, needs)
+    if asked := [OVER_VGG[need] for need in needs if need in OVER_VGG]:
+        raise UserError(f"backbone={name}: {asked[-1]}")
+    if name in RESNETS:
+        return ResNetEncoder(name, needs)
+    if "dilation" in needs:
+        raise UserError(f"backbone={name} cannot be dilated here. Use a ResNet of 50 layers or more.")
+    return TimmEncoder(timm_name or "", needs)
