@@ -26,7 +26,7 @@ from segrefine.weights.checkpoint import fill, load_weights
 from segrefine.weights.export import FORMATS, FromRGB, largest_difference
 from segrefine.weights.published import FORMS
 
-FCN, REFINENET, _ = FORMS
+FCN, REFINENET, *_ = FORMS
 CAFFE = {"geometry": "caffe"}
 RECORDED = {
     **{name: (FCN, name, "vgg16", CAFFE) for name in ("fcn32s", "fcn16s", "fcn8s", "fcn8s_atonce")},
@@ -109,15 +109,20 @@ def test_numbers_of_parameters_are_the_published_ones() -> None:
     assert counts == [134_489_759, 118_052_437]
 
 
+TORCHVISION = {"fcn": ("fcn_dilated", "torchvision"), "deeplabv3": ("deeplabv3", "torchvision_deeplabv3")}
+
+
+@pytest.mark.parametrize("head", TORCHVISION)
 @pytest.mark.parametrize(("backbone", "auxiliary"), [("resnet50", True), ("resnet101", False)][: 1 + WHOLE])
 def test_torchvisions_networks_give_torchvisions_outputs(
-    backbone: str, auxiliary: bool, tmp_path: Path, filled: Any
+    head: str, backbone: str, auxiliary: bool, tmp_path: Path, filled: Any
 ) -> None:
     """From a file of theirs, and, as one is exported, the other way round."""
-    build = getattr(torchvision.models.segmentation, f"fcn_{backbone}")
+    model, form = TORCHVISION[head]
+    build = getattr(torchvision.models.segmentation, f"{head}_{backbone}")
     theirs = filled(build, weights=None, weights_backbone=None, num_classes=21, aux_loss=auxiliary).eval()
     torch.save(theirs.state_dict(), tmp_path / "fcn.pth")
-    net = filled(create_model, "fcn_dilated", backbone, 21).eval()
+    net = filled(create_model, model, backbone, 21).eval()
     net.mean, net.std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     load_weights(net, tmp_path / "fcn.pth")
     normalize = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -130,7 +135,7 @@ def test_torchvisions_networks_give_torchvisions_outputs(
 
     single = max(relative(size, torch.float32) for size in (SIZES[:2] if WHOLE else [(64, 96)]))
     assert single < 1e-5
-    exported = FORMATS["torchvision"](net, {"backbone": {"name": backbone}}, tmp_path / "exported.pth")
+    exported = FORMATS[form](net, {"backbone": {"name": backbone}}, tmp_path / "exported.pth")
     assert largest_difference(FromRGB(net), exported) < 1e-5
     tensors = theirs.state_dict()
     for name, tensor in torch.load(tmp_path / "exported.pth", weights_only=True).items():
@@ -139,8 +144,29 @@ def test_torchvisions_networks_give_torchvisions_outputs(
     theirs.double(), in_double(net)
     double = relative(SIZES[0] if WHOLE else (45, 61), torch.float64)
     count = sum(parameter.numel() for parameter in net.parameters())
-    print(f"\nfcn_{backbone}: {count} parameters, fp32 {single:.1e}, fp64 {double:.1e}")
+    print(f"\n{head}_{backbone}: {count} parameters, fp32 {single:.1e}, fp64 {double:.1e}")
     assert double < 1e-10
+
+
+@pytest.mark.parametrize("build", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"])
+def test_torchvisions_networks_over_mobilenet_are_refused(build: str, tmp_path: Path) -> None:
+    theirs = getattr(torchvision.models.segmentation, build)(weights=None, weights_backbone=None)
+    torch.save(theirs.state_dict(), tmp_path / "net.pth")
+    with torch.device("meta"):
+        net = create_model("deeplabv3", "resnet50", 21)
+    with pytest.raises(UserError, match=r"over MobileNetV3\. No encoder here .*model=deeplabv3"):
+        load_weights(net, tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(("file", "model"), [("fcn", "deeplabv3"), ("deeplabv3", "fcn_dilated")])
+def test_the_one_head_of_torchvisions_is_not_taken_for_the_other(file: str, model: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        net = create_model(model, "resnet50", 21)
+        theirs = getattr(torchvision.models.segmentation, f"{file}_resnet50")(weights=None, weights_backbone=None)
+    with pytest.raises(
+        UserError, match=f"Weights of torchvision's {file}_resnet50 .*are for model={TORCHVISION[file][0]}"
+    ):
+        fill(net, dict(theirs.state_dict()), tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from segrefine.weights.published import FORMS, to_published
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
-FCN, REFINENET, _ = FORMS
+FCN, REFINENET, *_ = FORMS
 SMALL_FCN = {"classifier_channels": 16, "geometry": "caffe"}
 
 

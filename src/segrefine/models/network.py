@@ -75,6 +75,11 @@ class SegmentationModel(nn.Module):
         size = images.shape[-2:]
         if size[0] < MIN_SIDE or size[1] < MIN_SIDE:  # not by min(): torch.export would then fix which side is shorter
             raise UserError(f"Images must be at least {MIN_SIDE}x{MIN_SIDE} pixels; this one is {size[0]}x{size[1]}.")
+        if self.training and self.decoder.pools_to_one and images.shape[0] == 1:
+            raise UserError(
+                "The network does not train on a batch of one image: its batch norm behind a pool to one cell takes "
+                "more. Set datamodule.batch_size to 2 or more."
+            )
         scores = self.decoder.context(self.decoder(self.encoder(images)))
         if not upsampled:
             return scores

@@ -124,7 +124,8 @@ def load_weights(net: SegmentationModel, path: str | Path, strict: bool = True) 
 
     Published formats (`segrefine.weights.published`) are recognized by the names of their tensors: pytorch-fcn's .pth
     and Caffe's .caffemodel of FCN-32s, 16s, 8s and at-once; refinenet-pytorch; light-weight-refinenet; torchvision's
-    fcn_resnet50 and 101. With them `net.preprocess` maps ordinary RGB images to the input that the weights expect.
+    fcn_resnet50 and 101, deeplabv3_resnet50 and 101. With them `net.preprocess` maps ordinary RGB images to the input
+    that the weights expect.
 
     Args:
         net: the network to fill.

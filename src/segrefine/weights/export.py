@@ -122,16 +122,20 @@ def largest_difference(network: Network, other: Network, least: int = LEAST) -> 
 
 def _published(form: PublishedFormat, net: SegmentationModel, config: dict[str, Any], path: Path) -> Network:
     torch.save(to_published(form, net), path)
-    if form.name == "torchvision":
-        return _torchvision_network(config["backbone"]["name"], path)
+    if form.name in TORCHVISION:
+        return _torchvision_network(f"{TORCHVISION[form.name]}_{config['backbone']['name']}", path)
     return FromRGB(restore(read_checkpoint(path), config["model"], config["backbone"]).eval())
 
 
-def _torchvision_network(backbone: str, path: Path) -> Network:
+TORCHVISION = {"torchvision": "fcn", "torchvision_deeplabv3": "deeplabv3"}
+"""Formats whose outcome torchvision's own networks read, and the beginnings of their names."""
+
+
+def _torchvision_network(name: str, path: Path) -> Network:
     """Return torchvision's own network, filled from the file."""
-    build = getattr(torchvision.models.segmentation, f"fcn_{backbone}", None)
+    build = getattr(torchvision.models.segmentation, name, None)
     if build is None:
-        raise UserError(f"format=torchvision: there is no fcn_{backbone} in torchvision.")
+        raise UserError(f"There is no {name} in torchvision.")
     tensors = torch.load(path, weights_only=True)
     classes = len(tensors["classifier.4.weight"])
     network = build(weights=None, weights_backbone=None, num_classes=classes, aux_loss=False).eval()

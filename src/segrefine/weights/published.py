@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from segrefine.core.config import read_group
 from segrefine.core.errors import UserError
 from segrefine.io.tensors import misfits
-from segrefine.models.decoders import DilatedFCNDecoder, FCNDecoder, RefineNetDecoder
+from segrefine.models.decoders import DeepLabV3Decoder, DilatedFCNDecoder, FCNDecoder, RefineNetDecoder
 from segrefine.models.decoders.refinenet import ChainedResidualPooling, RefineNetBlock, ResidualConvUnit
 from segrefine.models.encoders.resnet import ResNetEncoder
 from segrefine.models.encoders.vgg import CAFFE_MEAN, VGGEncoder
@@ -73,7 +73,16 @@ class PublishedFormat:
 
 
 def recognize(names: Collection[str]) -> PublishedFormat | None:
-    """Return the format of a file with tensors of these names, or None."""
+    """Return the format of a file with tensors of these names, or None.
+
+    Raises:
+        UserError: No network here is of the file's kind.
+    """
+    if "backbone.0.0.weight" in names:
+        raise UserError(
+            "These are weights of torchvision's LR-ASPP or DeepLabV3 over MobileNetV3. No encoder here is that of "
+            "torchvision. DeepLabV3 over ResNet-50 or 101 can be loaded: model=deeplabv3 backbone=resnet50."
+        )
     return next((form for form in FORMS if form.marker in names), None)
 
 
@@ -271,6 +280,18 @@ FORMS = (
         options="model=refinenet or refinenet_lw, backbone=resnet50, resnet101 or resnet152",
         layers=_refinenet_layers,
         departure=_refinenet_departure,
+    ),
+    PublishedFormat(
+        name="torchvision_deeplabv3",
+        title="torchvision's deeplabv3_resnet50 or deeplabv3_resnet101",
+        marker="classifier.0.convs.0.0.weight",
+        scores="classifier.4.weight",
+        decoder=DeepLabV3Decoder,
+        encoder=ResNetEncoder,
+        options="model=deeplabv3, backbone=resnet50 or resnet101",
+        layers=lambda net: {"encoder": "backbone", "decoder.head": "classifier"},
+        departure=lambda net: "",
+        ignored=("aux_classifier.",),
     ),
     PublishedFormat(
         name="torchvision",

@@ -2,7 +2,8 @@
 
 from segrefine.models.decoders.base import Decoder
 from segrefine.models.decoders.deeplab import DeepLabLargeFOVDecoder
-from segrefine.models.decoders.fcn import DilatedFCNDecoder, FCNDecoder
+from segrefine.models.decoders.dilated import DeepLabV3Decoder, DilatedFCNDecoder
+from segrefine.models.decoders.fcn import FCNDecoder
 from segrefine.models.decoders.refinenet import RefineNetDecoder
 from segrefine.models.decoders.smp import SMPDecoder
 from segrefine.models.decoders.unpooling import DeconvNetDecoder, SegNetDecoder
@@ -11,6 +12,7 @@ __all__ = [
     "Decoder",
     "DeconvNetDecoder",
     "DeepLabLargeFOVDecoder",
+    "DeepLabV3Decoder",
     "DilatedFCNDecoder",
     "FCNDecoder",
     "RefineNetDecoder",

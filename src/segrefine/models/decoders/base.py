@@ -19,6 +19,7 @@ class Decoder(nn.Module):
             `model.context=true` a `segrefine.models.decoders.context.DilationContext`.
         crf: the layer that logits and colors go through at the end, with `model.crf=true` a
             `segrefine.models.crf.CRFLayer`, else None.
+        pools_to_one: whether batch norm follows a pool to a single cell, which in training takes two images or more.
         to_pixels: the module that turns scores (B, K, h, w) and a size (H, W) into logits (B, K, H, W) on the encoder's
             input grid, such as `segrefine.models.upsampling.Interpolate`.
     """
@@ -32,6 +33,7 @@ class Decoder(nn.Module):
     context: nn.Module
     crf: nn.Module | None
     to_pixels: nn.Module
+    pools_to_one: bool = False
 
     def __init__(self, num_classes: int, options: Any = None) -> None:
         super().__init__()

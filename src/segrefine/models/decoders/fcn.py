@@ -9,12 +9,11 @@ from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
-from torchvision.models.segmentation.fcn import FCNHead
 
 from segrefine.core.errors import UserError
 from segrefine.core.registry import register_decoder
 from segrefine.models.decoders.base import Decoder
-from segrefine.models.upsampling import CaffeUpsampling, Interpolate, Resize, create_upsampling, crop
+from segrefine.models.upsampling import CaffeUpsampling, create_upsampling, crop
 
 
 @register_decoder("fcn")
@@ -101,39 +100,3 @@ class FCNDecoder(Decoder):
             else:
                 total = upsample(total, scores[fine].shape[-2:]) + scores[fine]
         return total
-
-
-@register_decoder("fcn_dilated")
-class DilatedFCNDecoder(Decoder):
-    """torchvision's FCN head on a dilated ResNet's stride-8 map (torchvision/models/segmentation/fcn.py).
-
-    3x3 convolution to C/4, batch norm, ReLU, dropout 0.1, 1x1 scores. It keeps resolution by dilation, which RefineNet
-    argues against.
-    """
-
-    @dataclass(frozen=True, kw_only=True)
-    class Options:
-        """Options of `conf/model/fcn_dilated.yaml`.
-
-        Attributes:
-            upsample: "resize", torchvision's, which takes a cell to look 3.5 pixels beside where it does, or
-                "interpolate", exact (see `segrefine.models.upsampling`).
-        """
-
-        upsample: Literal["resize", "interpolate"]
-
-    def __init__(
-        self, channels: Mapping[int, int], centers: Mapping[int, float], num_classes: int, options: Options
-    ) -> None:
-        super().__init__(num_classes, options)
-        self.head = FCNHead(channels[8], num_classes)
-        self.to_pixels = Resize() if options.upsample == "resize" else Interpolate(8, centers[8])
-
-    @classmethod
-    def needs(cls, options: Options) -> tuple[str, ...]:
-        """Ask for a ResNet that stays at stride 8."""
-        return ("dilation",)
-
-    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
-        """`{8: (B, C, h, w)}` -> scores (B, K, h, w)."""
-        return self.head(features[8])

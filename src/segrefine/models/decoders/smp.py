@@ -30,7 +30,7 @@ class Architecture(NamedTuple):
         kernel: of the convolution that scores it, as the network's `segmentation_head` has it.
         needs: what it asks of the encoder beside maps of whole strides.
         fixed: arguments that follow from the encoder.
-        pools_to_one: whether batch norm follows a pool to a single cell, which one image does not fill.
+        pools_to_one: as of `Decoder`.
     """
 
     module: str
@@ -90,6 +90,7 @@ class SMPDecoder(Decoder):
     ) -> None:
         super().__init__(num_classes, options)
         self.architecture = ARCHITECTURES[options.architecture]
+        self.pools_to_one = self.architecture.pools_to_one
         if not all(isinstance(stride, int) for stride in channels):
             raise UserError("model.input_scales: a decoder of SMP takes one scale. Use model.input_scale.")
         self.strides = [stride for stride in channels if stride >= 4]
@@ -126,17 +127,8 @@ class SMPDecoder(Decoder):
             raise UserError(f"{name}: model.arguments={dict(options.arguments)}: {first_line(error)}") from error
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
-        """`{4, 8, 16, 32 or not: (B, C, h, w)}`, 2 too for U-Nets -> scores (B, K, h, w) at the architecture's stride.
-
-        Raises:
-            UserError: In training, one image is not enough for the batch norm behind a pool to a single cell.
-        """
+        """`{4, 8, 16, 32 or not: (B, C, h, w)}`, 2 too for U-Nets -> scores (B, K, h, w) at the decoder's stride."""
         finest = features[4]
-        if self.training and self.architecture.pools_to_one and finest.shape[0] == 1:
-            raise UserError(
-                f"model=smp_{self.options.architecture} does not train on a batch of one image: its batch norm behind "
-                "a pool to one cell needs more. Set datamodule.batch_size to 2 or more."
-            )
         batch, _, height, width = finest.shape
         image = finest.new_empty(batch, 0, 4 * height, 4 * width)  # whose size alone is asked for
         half = features.get(2, finest.new_empty(batch, 0, 2 * height, 2 * width))
