@@ -92,7 +92,7 @@ class SegmentationModel(nn.Module):
         Each score lands on the pixels it comes from.
         """
         scale = self.encoder.scale
-        with torch.autocast(scores.device.type, enabled=False):
+        with _no_autocast(scores):
             logits = self.decoder.to_pixels(_single(scores), scaled_size(size, scale))
             return logits if scale == 1 else F.interpolate(logits, size, mode="bilinear")
 
@@ -146,7 +146,7 @@ class SegmentationModel(nn.Module):
 
         Their shape is (B, K, bottom - top, width), float32.
         """
-        with torch.autocast(scores.device.type, enabled=False):
+        with _no_autocast(scores):
             to_pixels = self.decoder.to_pixels
             assert isinstance(to_pixels, RowwiseUpsampling)
             return to_pixels.rows(_single(scores), width, top, bottom)
@@ -158,3 +158,9 @@ def _single(scores: Tensor) -> Tensor:
     See pytorch issue 140096. A float64 network stays in float64.
     """
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def _no_autocast(scores: Tensor) -> torch.autocast:
+    """Return a context in which what follows has the precision of its input. There is none for the meta device."""
+    device = scores.device.type
+    return torch.autocast("cpu" if device == "meta" else device, enabled=False)
