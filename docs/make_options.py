@@ -122,7 +122,7 @@ def page() -> str:
         lines += [f"\n## `segrefine {command}`\n", *table(kind, "", [described])]
     groups: list[tuple[str, str, type, list[str]]] = [
         ("model", "all", NetworkOptions, ["fcn8s", "refinenet_2scale"]),
-        ("backbone", "all", EncoderOptions, ["vgg16", "timm"]),
+        ("backbone", "all", EncoderOptions, ["resnet50", "vgg16", "timm"]),
         ("recipe", "all", Recipe, ["default"]),
         ("trainer", "all", TrainerOptions, ["default"]),
     ]

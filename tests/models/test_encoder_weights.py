@@ -251,6 +251,18 @@ def test_imagenet_weights_are_taken_from_the_cache(cache: Path, resnet: nn.Modul
     check_equal(loaded("resnet18", "imagenet"), resnet.state_dict())
 
 
+def test_later_imagenet_weights_are_of_deep_resnets_alone(cache: Path, filled: Build) -> None:
+    tensors = filled(torchvision.models.resnet50).state_dict()
+    torch.save(tensors, cache / "resnet50-11ad3fa6.pth")
+    check_equal(loaded("resnet50", "imagenet_v2"), tensors)
+    assert "https://download.pytorch.org/models/resnet101-cd907fc2.pth" in message("resnet101", "imagenet_v2")
+    for name in ("resnet18", "vgg16_bn"):
+        assert message(name, "imagenet_v2") == (
+            f"backbone.weights=imagenet_v2: torchvision has none of {name}, but of resnet50, resnet101 and resnet152. "
+            "Use backbone.weights=imagenet."
+        )
+
+
 def test_code_in_a_cached_file_is_not_run(cache: Path, tmp_path: Path) -> None:
     torch.save({"conv1.weight": Intruder(tmp_path / "trace")}, cache / "resnet18-f37072fd.pth")
     assert "resnet18-f37072fd.pth" in message("resnet18", "imagenet")

@@ -67,8 +67,8 @@ def create_encoder(
 
     Args:
         name: one of `BACKBONES`.
-        weights: None for random, "imagenet" for torchvision's, "pretrained" for timm's, or the path of a .pth or
-            .safetensors file.
+        weights: None for random, "imagenet" for torchvision's, "imagenet_v2" for its later ones of deep ResNets,
+            "pretrained" for timm's, or the path of a .pth or .safetensors file.
         needs: "classifier" asks a VGG for fc6 and fc7 (others have none to give); "caffe" asks a VGG for the geometry
             of FCN's release; "large_fov" asks a VGG for the form that DeepLab-LargeFOV has; "indices" asks a VGG for
             the indices of its pools; "dilation" asks a ResNet to stay at stride 8, and "stride16" any encoder to stay

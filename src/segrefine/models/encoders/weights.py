@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -15,8 +16,12 @@ from segrefine.io.tensors import first_line, misfits, read_tensors
 log = logging.getLogger(__name__)
 
 
+IMAGENET = {"imagenet": "IMAGENET1K_V1", "imagenet_v2": "IMAGENET1K_V2"}
+"""torchvision's weights: by the training recipe of the two papers' time, and by a later one, of deep ResNets alone."""
+
+
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
-    """Fill `encoder` from "imagenet" or a file.
+    """Fill `encoder` from "imagenet", "imagenet_v2" or a file.
 
     All tensors of the encoder must be there with their shapes, and nothing else but torchvision's classifier. Of the
     classifier, fc6 and fc7 are loaded if the encoder has them and the file's shapes fit.
@@ -24,8 +29,8 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     Raises:
         UserError: the file cannot be read or does not fit, or torchvision's weights could not be fetched.
     """
-    if weights == "imagenet":
-        tensors, source = _imagenet_weights(name), "torchvision's ImageNet weights"
+    if weights in IMAGENET:
+        tensors, source = _imagenet_weights(name, weights), f"torchvision's ImageNet weights, {IMAGENET[weights]}"
     else:
         tensors, source = read_tensors(Path(weights)), weights
     wanted = encoder.state_dict()
@@ -54,19 +59,22 @@ def _fully_connected(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> d
     return recast
 
 
-def _imagenet_weights(name: str) -> dict[str, Tensor]:
-    """Return torchvision's IMAGENET1K_V1 weights (the training recipe of the two papers' time).
-
-    They come from torchvision's cache or the network.
-    """
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+def _imagenet_weights(name: str, which: str) -> dict[str, Tensor]:
+    """Return torchvision's weights, from its cache or the network."""
+    known = torchvision.models.get_model_weights(name)
+    weights: Any = known.__members__.get(IMAGENET[which])
+    if weights is None:
+        raise UserError(
+            f"backbone.weights={which}: torchvision has none of {name}, but of resnet50, resnet101 and resnet152. Use "
+            "backbone.weights=imagenet."
+        )
     try:
         return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # no network, no disk, or a damaged file
         file = Path(urlparse(weights.url).path).name
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"backbone.weights=imagenet: {file} could not be fetched ({first_line(error)}). "
+            f"backbone.weights={which}: {file} could not be fetched ({first_line(error)}). "
             f"Download {weights.url} on a machine with "
             f"a network and put it into {folder}, or give its path as backbone.weights=PATH."
         ) from error
