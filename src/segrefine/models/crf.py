@@ -111,7 +111,10 @@ class Kernels:
 
 
 class _Bilateral:
-    """Softmax over cells of minus half the squared distance of features: (B, M, D) of points, (B, N, D) of cells."""
+    """Softmax over cells of minus half the squared distance of features: (B, M, D) of points, (B, N, D) of cells.
+
+    It needs products in full float32, PyTorch's default, since the numbers in the exponent reach thousands.
+    """
 
     def __init__(self, points: Tensor, cells: Tensor) -> None:
         # -|p - c|^2 / 2 is p c - |c|^2 / 2, and a term of the point alone, which a softmax over cells does not see.
