@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from test_train import TINY
 
 from segrefine.core.config import CONFIG_FOLDER
-from segrefine.engine.callbacks.dead_units import find_alive
+from segrefine.engine.callbacks.dead_units import find_alive, find_frozen
 from segrefine.engine.train import train
 from segrefine.models.build import create_model
 from segrefine.runs.summary import Summary
@@ -53,6 +53,14 @@ def test_every_network_says_which_relus_it_has(name: str) -> None:
     else:
         assert len(relus) == 1 + 3 + 4 + 6 + 3 + 1
         assert "decoder.head.2" in relus
+
+
+def test_relus_of_frozen_stages_are_none_that_training_killed() -> None:
+    net = create_model("fcn8s", backbone="vgg11", num_classes=3)
+    assert find_frozen(net) == set()
+    for layer in (layer for stage in net.encoder.stages[:3] for layer in stage):
+        layer.requires_grad_(False)
+    assert find_frozen(net) == {f"encoder.features.{index}" for index in (1, 4, 7, 9)}
 
 
 def run(folder: Path, *options: str) -> Summary:

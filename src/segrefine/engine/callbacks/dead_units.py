@@ -53,13 +53,26 @@ class DeadUnits(Callback):
         module.log_dict({f"dead/{name}": torch.tensor(share) for name, share in self.shares.items()})
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        dead = {name: share for name, share in self.shares.items() if share > TOO_MANY}
+        net: Any = module.net
+        kept = find_frozen(net)  # as they came, so no training killed them
+        dead = {name: share for name, share in self.shares.items() if share > TOO_MANY and name not in kept}
         if dead and trainer.is_global_zero:
             listed = ", ".join(f"{name} {share:.0%}" for name, share in dead.items())
             log.warning(
                 f"Dead channels, zero on a whole batch of validation: {listed}. The network did not learn with all of "
                 "itself; docs/training.md says what helps."
             )
+
+
+def find_frozen(net: SegmentationModel) -> set[str]:
+    """Return the names of the ReLUs that lie in stages of the encoder whose weights are frozen."""
+    frozen = [stage for stage in net.encoder.stages if not any(_learns(layer) for layer in stage)]
+    inside = {module for stage in frozen for layer in stage for module in layer.modules()}
+    return {name for name, relu in net.relus().items() if relu in inside}
+
+
+def _learns(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def find_alive(net: SegmentationModel, images: Tensor) -> dict[str, Tensor]:
