@@ -61,6 +61,10 @@ def test_other_commands_have_help_too(script: str, type_in: TypeIn) -> None:
         ("hydra/launcher=paralel", "hydra/launcher has no value 'paralel'. Did you mean 'parallel'"),
         ("model.upsample", "model.upsample"),
         ("recipe.momentun=1", "Did you mean 'recipe.momentum'"),
+        ("recipe.warmup_steps=3", "no option 'recipe.warmup_steps'. Did you mean 'recipe.schedule.warmup_steps'?"),
+        ("max_epochs=3", "There is no option 'max_epochs'. Did you mean 'trainer.max_epochs'?"),
+        ("batch_size=4", "Did you mean 'datamodule.batch_size'?"),
+        ("--epochs 3", "There is no --epochs. Options have the form NAME=VALUE, without dashes"),
         (
             "model=fcn_dilated model.crp_links=2",
             "model.crp_links is no option of model=fcn_dilated. Its options: context, init, input_scale, upsample",
@@ -95,6 +99,11 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, typ
         ("evaluate.py", ["checkpoint=~/gone.ckpt"], "checkpoint=~/gone.ckpt cannot be read. Put a value with ~"),
         ("evaluate.py", ["split=tset"], "split=tset should be train, val or test. Did you mean 'test'?"),
         ("predict.py", ["checkpoint=gone.ckpt", "input=."], "There is no weights file gone.ckpt"),
+        (
+            "predict.py",
+            ["checkpoint=.", "input=."],
+            ". is a folder. Name a file of weights, such as checkpoints/best.ckpt",
+        ),
         ("predict.py", ["tta.scales=[0]"], "tta.scales=[0] should be above 0"),
         ("compare.py", ["resamples=10"], "resamples=10 should be at least 100"),
         ("train.py", ["~recipe"], "The command needs the group recipe: leave out ~recipe"),

@@ -70,6 +70,6 @@ def test_answers_in_words(tmp_path: Path) -> None:
     ]
     assert answer(ranking, "mIoU", against[1:], "fcn32s") == [
         "Against fcn32s: no variant is shown to be better or worse.",
-        "Of the one pair, 1 is undecided.",
     ]
+    assert answer(ranking, "mIoU", mixed[:1], None)[1:] == ["8 seeds of each would probably decide."]
     assert answer(ranking, "mIoU", [], None) == []

@@ -101,6 +101,12 @@ def test_the_length_is_that_of_the_package_arch() -> None:
     assert ours == pytest.approx(theirs, rel=0.04)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 9])
+def test_a_few_frames_have_a_length_too(count: int) -> None:
+    series = np.random.default_rng(count).normal(size=count)
+    assert 1 <= block_length(series - series.mean(), one_sequence(count)) <= count
+
+
 def test_neighbors_are_those_of_a_sequence() -> None:
     series = np.array([1.0, -1.0] * 50)
     assert neighbor_correlation(series, one_sequence(100)) == 0  # none below zero

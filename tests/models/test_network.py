@@ -93,8 +93,14 @@ def test_32_pixels_are_enough_for_a_dilated_network(cheap_model: Build) -> None:
 def test_other_images_are_refused_in_words(images: Tensor, words: str, cheap_model: Build) -> None:
     with pytest.raises(UserError) as caught:
         cheap_model("fcn32s", "resnet18")(images)
-    assert "takes a float tensor (B, 3, H, W)" in str(caught.value)
+    assert "takes a batch of floats (B, 3, H, W)" in str(caught.value)
     assert words in str(caught.value)
+
+
+def test_preprocess_refuses_integers(cheap_model: Build) -> None:
+    """They would be taken for values in [0, 1]."""
+    with pytest.raises(UserError, match=r"floats in \[0, 1\], not torch.uint8. Divide 8-bit images by 255"):
+        cheap_model("fcn32s", "resnet18").preprocess(torch.zeros(1, 3, 40, 40, dtype=torch.uint8))
 
 
 def test_preprocess_is_torchvisions_normalization(cheap_model: Build) -> None:

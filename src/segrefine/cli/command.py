@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segrefine.cli.failures import explain_failure
 from segrefine.cli.jobs import program, run_job
-from segrefine.cli.options import check_options, explain, register_plugins
+from segrefine.cli.options import check_flags, check_options, explain, register_plugins
 from segrefine.cli.sweeps import add_overrides, describe_sweep, sweep_folder, sweep_options
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
@@ -60,12 +60,16 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
     sweep = sweep_folder(sys.argv[1:])
     job = _Job(task, options)
     try:
+        check_flags(sys.argv[1:])
         register_plugins()
         if prepare is not None:
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=name)(job)()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # whoever reads the output has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (HydraException, OmegaConfBaseException, OSError, ValueError, RuntimeError) as error:
         # The last three are mistakes in Hydra's own options, such as hydra.job_logging, or a folder for the log that
         # takes none, but also bugs in a job.

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ from segrefine.core.options import make_options
 
 PLUGINS = {"optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 """Values of Hydra's own groups that need an optional package, and the extra that installs it."""
+
+FLAGS = {
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
+    *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
+}
+"""Hydra's own."""
 
 
 def register_plugins() -> None:
@@ -122,8 +129,24 @@ def explain(error: Exception, config_name: str) -> str:
             )
         if key == "experiment":
             return "Experiments are added to the defaults, with a plus: +experiment=NAME."
-        return f"There is no option {key!r}.{did_you_mean(key, known)}"
+        inside = [name for other in groups for name in group_options(other) if name.endswith(f".{key.split('.')[-1]}")]
+        return f"There is no option {key!r}.{did_you_mean(key, known) if not inside else _did_you_mean_one_of(inside)}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _did_you_mean_one_of(names: list[str]) -> str:
+    return f" Did you mean {' or '.join(map(repr, sorted(names)[:3]))}?"
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Raise UserError for an option in the form of other programs, such as `--epochs 3`, before argparse rejects it."""
+    for word in (word for word in arguments if word.startswith("--")):
+        name = word.partition("=")[0]
+        if name not in FLAGS:
+            raise UserError(
+                f"There is no {name}. Options have the form NAME=VALUE, without dashes, such as trainer.max_epochs=3. "
+                "--help names the main ones."
+            )
 
 
 def _no_experiment(name: str) -> str:
@@ -158,6 +181,8 @@ def _groups(config_name: str) -> dict[str, str]:
 def group_options(group: str) -> set[str]:
     """Return `group.option` for all files of the group, and for what a user registered."""
     contents = [yaml.safe_load(file.read_text()) or {} for file in (CONFIG_FOLDER / group).glob("*.yaml")]
+    # A recipe's file sets options of other groups, too.
+    contents = [content[group] if isinstance(content.get(group), dict) else content for content in contents]
     if group in REGISTRIES:
         contents += [read_group(group, name) for name in REGISTRIES[group].added()]
     return {f"{group}.{key}" for content in contents for key in flatten(content) if not key.startswith("defaults")}

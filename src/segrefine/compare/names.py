@@ -66,11 +66,8 @@ def name_runs(runs: Sequence[Run]) -> Names:
 def _options(run: Run) -> dict[str, Any]:
     """Return every option that may tell variants apart, by its dotted name."""
     config = flatten_options(PLAIN_INFERENCE | dict(run.config))
-    return {
-        key: value
-        for key, value in config.items()
-        if key not in NO_DIFFERENCE and key.split(".")[0] not in NO_DIFFERENCE
-    }
+    unused = NO_DIFFERENCE if config["post"] == "crf" else {*NO_DIFFERENCE, "crf"}
+    return {key: value for key, value in config.items() if key not in unused and key.split(".")[0] not in unused}
 
 
 def _key(option: str, options: Mapping[str, Any]) -> Key:

@@ -80,7 +80,7 @@ def answer(ranking: Sequence[Ranked], metric: str, found: Sequence[Difference], 
         first = f"{name} has the highest {metric}. {_describe_best(mine)}"
     else:
         first = f"Against {baseline}: {_describe_baseline(found)}"
-    return [first, _describe_rest(found)]
+    return [sentence for sentence in (first, _describe_rest(found)) if sentence]
 
 
 def _from(name: str, found: Difference) -> tuple[str, str, float]:
@@ -113,13 +113,16 @@ def _describe_baseline(found: Sequence[Difference]) -> str:
 
 
 def _describe_rest(found: Sequence[Difference]) -> str:
+    """Return how many pairs are decided, and how many seeds would decide more; of one pair the latter alone."""
     counts = {
         "told apart": sum(one.outcome in TOLD_APART for one in found),
         "practically equal": sum(one.outcome == "equal" for one in found),
         "undecided": sum(one.outcome in ("undecided", "not defined") for one in found),
     }
-    pairs = f"Of {len(found)} pairs" if len(found) > 1 else "Of the one pair"
     words = [f"{count} {'is' if count == 1 else 'are'} {name}" for name, count in counts.items() if count]
     needed = sorted(one.needed for one in found if one.needed)
+    if len(found) == 1:
+        return f"{needed[-1]} seeds of each would probably decide." if needed else ""
     more = f" {needed[-1]} seeds of each would probably decide {len(needed)} of the undecided." if needed else ""
-    return f"{pairs}, {' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)}.{more}"
+    listed = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f"Of {len(found)} pairs, {listed}.{more}"

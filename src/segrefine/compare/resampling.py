@@ -152,7 +152,8 @@ def block_length(series: np.ndarray, sequences: Sequence[np.ndarray]) -> float:
     covariances = np.array([covariance(series, sequences, lag) for lag in range(lags + 1)])
     small = np.abs(covariances[1:] / covariances[0]) < 2 * (np.log10(count) / count) ** 0.5
     starts = [lag for lag in range(1, lags - window + 2) if small[lag - 1 : lag - 1 + window].all()]
-    last = (starts[0] - 1) if starts else (int(np.flatnonzero(~small)[-1]) + 1)  # the last lag that matters
+    large = np.flatnonzero(~small)
+    last = (starts[0] - 1) if starts else (int(large[-1]) + 1 if len(large) else 0)  # the last lag that matters
     width = min(2 * max(last, 1), lags)
     at = np.arange(1, width + 1)
     taper = np.minimum(1, 2 * (1 - at / width)).clip(0)

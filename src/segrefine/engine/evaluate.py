@@ -48,7 +48,9 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     check_benchmark(cfg.submission, datamodule.num_classes)
     if cfg.save_predictions or cfg.submission:
         callbacks.append(PredictionWriter(folder, datamodule.palette, cfg.submission))
-    trainer = create_trainer(config["trainer"], path, callbacks)
+    # The split is scored as the trainer's test split, whichever it is.
+    limit = {"limit_test_batches": config["trainer"][f"limit_{cfg.split}_batches"]}
+    trainer = create_trainer(config["trainer"] | limit, path, callbacks)
     if trainer.is_global_zero:
         write_text(folder.config, OmegaConf.to_yaml(cfg, resolve=True))
     cost = measure_cost(net, datamodule.image_size(cfg.split))

@@ -234,7 +234,13 @@ class SegmentationModule(LightningModule):
         optimizer = create_optimizer(groups, recipe, fused)
         if recipe.center_updates:
             center_updates(optimizer, filters(self.net, recipe.center_updates))
-        factor = recipe.schedule.factor(int(self.trainer.estimated_stepping_batches))
+        steps, warmup = int(self.trainer.estimated_stepping_batches), recipe.schedule.warmup_steps
+        if 20 <= steps < 2 * warmup:  # fewer steps are a trial
+            log.warning(
+                f"Warm-up takes {min(warmup, steps)} of the {steps} steps, so the network learns little. Train longer, "
+                f"or set recipe.schedule.warmup_steps={steps // 10}."
+            )
+        factor = recipe.schedule.factor(steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

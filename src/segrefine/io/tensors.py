@@ -28,6 +28,8 @@ def read_file(path: Path) -> dict[str, Any]:
         UserError: the file is missing, cannot be read, holds other objects, or is no dictionary.
     """
     path = path.expanduser()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder. Name a file of weights, such as checkpoints/best.ckpt of a run.")
     if not path.is_file():
         raise UserError(f"There is no weights file {path}.")
     try:

@@ -55,7 +55,13 @@ class SegmentationModel(nn.Module):
         return encoder | {f"decoder.{name}": relu for name, relu in self.decoder.relus().items()}
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """RGB (B, 3, H, W) float in [0, 1] -> what `forward` takes: less `mean`, over `std`."""
+        """Normalize RGB (B, 3, H, W), float in [0, 1], for `forward`: subtract `mean`, divide by `std`.
+
+        Raises:
+            UserError: the images are integers.
+        """
+        if not images.is_floating_point():
+            raise UserError(f"preprocess takes floats in [0, 1], not {images.dtype}. Divide 8-bit images by 255.")
         return (images - self.mean) / self.std
 
     def colors(self, images: Tensor) -> Tensor:
@@ -70,7 +76,7 @@ class SegmentationModel(nn.Module):
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(
-                f"The network takes a float tensor (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}."
+                f"The network takes a batch of floats (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}."
             )
         size = images.shape[-2:]
         if size[0] < MIN_SIDE or size[1] < MIN_SIDE:  # not by min(): torch.export would then fix which side is shorter
