@@ -63,7 +63,7 @@ def test_other_commands_have_help_too(script: str, type_in: TypeIn) -> None:
         ("recipe.momentun=1", "Did you mean 'recipe.momentum'"),
         (
             "model=fcn_dilated model.crp_links=2",
-            "model.crp_links is no option of model=fcn_dilated. Its options: context, init, input_scale, upsample",
+            "model.crp_links is no option of model=fcn_dilated. Its options: context, crf, init, input_scale, upsample",
         ),
     ],
 )
