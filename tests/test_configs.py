@@ -203,7 +203,8 @@ def test_every_datamodule_is_one_of_ours(name: str) -> None:
 def test_trainers_hold_options_of_lightning(name: str, tmp_path: Path) -> None:
     """Built for the CPU where the file asks for GPUs, which need not be here."""
     options = read_group("trainer", name)
-    asked = options["accelerator"]
+    asked, patience = options["accelerator"], options.pop("early_stopping")  # which is segrefine's
+    assert patience is None
     options |= {"precision": choose_precision(options["precision"], "cpu")}
     options |= {"accelerator": "cpu", "devices": 1, "strategy": "auto"} if asked in ("gpu", "auto") else {}
     trainer = Trainer(**options, logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
