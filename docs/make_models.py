@@ -23,6 +23,10 @@ Parameters in millions (M) and multiply-adds in billions (G) over two encoders, 
 pixels and {CLASSES} classes. A dash stands where a model does not take an encoder. This page is written by
 `python docs/make_models.py`.
 
+The `smp_` models are decoders of segmentation_models_pytorch over the same encoders as all others
+(`pip install "segrefine[smp]"`). `model.arguments.NAME=VALUE` sets an argument of its class. [Fidelity](fidelity.md)
+says where they depart from its networks.
+
 | model | what it is | {" | ".join(f"over `{name}`: M | G" for name in BACKBONES)} |
 | --- | --- |{" --- |" * 2 * len(BACKBONES)}
 """

@@ -169,6 +169,7 @@ def test_other_code_has_none_so_its_weights_are_not_written(form: Any, cheap_mod
     name, backbone, options = {
         "pytorch_fcn": ("fcn8s", "vgg16", {"geometry": "caffe"}),
         "refinenet_pytorch": ("refinenet", "resnet50", {}),
+        "torchvision_deeplabv3": ("deeplabv3", "resnet50", {}),
         "torchvision": ("fcn_dilated", "resnet50", {}),
     }[form.name]
     net = cheap_model(name, backbone, context=True, **options)
