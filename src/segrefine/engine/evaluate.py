@@ -1,5 +1,6 @@
 """`evaluate`: a checkpoint, or published weights, scored on a split."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
 
 if TYPE_CHECKING:
     from lightning import Callback
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) -> Summary:
@@ -93,6 +96,12 @@ def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
         raise UserError(f"There is no split {split!r}.{did_you_mean(split, SPLITS)}")
     if given.get("name") is None:
         raise UserError(f"{checkpoint.path} does not say of which data it is: give datamodule=NAME.")
+    before = checkpoint.config.get("datamodule") or {}
+    if before.get("name") == given["name"] and any(before.get(key) != given.get(key) for key in ("fold", "folds")):
+        log.warning(
+            f"{checkpoint.path} was trained with datamodule.fold={before.get('fold')} of {before.get('folds')} folds, "
+            "so other folds may hold images that it was trained on."
+        )
     datamodule = build_datamodule(given, test_split=split)
     if split == "test" and not datamodule.has_test:
         raise UserError(f"datamodule={given['name']} has no labels for split=test here. Use split=val.")
