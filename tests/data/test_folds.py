@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import make
+from conftest import TypeIn
 from miniatures import MINIATURES
 
 from segrefine.core.errors import UserError
@@ -14,6 +15,9 @@ from segrefine.data.files import FileDataModule
 from segrefine.data.folds import MIN_BLOCK, number_folds, pool
 from segrefine.data.sets.camvid import CamVidDataModule
 from segrefine.data.sets.folder import FolderDataModule
+from segrefine.runs.read import read_run
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 DRIVES = {
     "train": {"0001TP": range(6690, 7320, 30), "0006R0": range(930, 1800, 30), "0016E5": range(390, 1500, 30)},
@@ -174,6 +178,23 @@ def test_an_excluded_image_moves_no_other(camvid: Path) -> None:
         plain, fewer = sides(camvid, fold, 4), sides(camvid, fold, 4, exclude=str(camvid / "bad.txt"))
         for side in plain:
             assert fewer[side] == [name for name in plain[side] if name not in excluded.values()]
+
+
+def test_a_fold_is_checked_and_trained_on_from_the_command_line(tmp_path: Path, type_in: TypeIn) -> None:
+    MINIATURES["camvid"](tmp_path)  # two frames of one drive, and one of another
+    words = ["datamodule=camvid", f"datamodule.root={tmp_path}", "datamodule.fold=1", "datamodule.folds=2"]
+    checked = type_in("segrefine.data", "check", *words)
+    assert checked.returncode == 0, checked.stderr
+    assert "2 images of train and 1 of val. The 2 folds have 2, 1 images." in checked.stdout + checked.stderr
+    words[2] = "datamodule.fold=0"
+    options = "datamodule.crop_size=[64,80] datamodule.batch_size=1 datamodule.num_workers=0 model=fcn32s"
+    options += " model.upsample=interpolate trainer=debug logger=none hydra.run.dir=run"
+    trained = type_in("train.py", *words, *options.split())
+    assert trained.returncode == 0, trained.stderr
+    run = read_run(tmp_path / "run")
+    assert run.summary.split == "val"
+    assert set(run.images) <= {"0001TP_006690", "0001TP_006720"}  # the debug trainer scores a few
+    assert run.config["datamodule"]["fold"] == 0
 
 
 @pytest.mark.parametrize(

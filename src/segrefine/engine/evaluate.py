@@ -96,12 +96,8 @@ def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
         raise UserError(f"There is no split {split!r}.{did_you_mean(split, SPLITS)}")
     if given.get("name") is None:
         raise UserError(f"{checkpoint.path} does not say of which data it is: give datamodule=NAME.")
-    before = checkpoint.config.get("datamodule") or {}
-    if before.get("name") == given["name"] and any(before.get(key) != given.get(key) for key in ("fold", "folds")):
-        log.warning(
-            f"{checkpoint.path} was trained with datamodule.fold={before.get('fold')} of {before.get('folds')} folds, "
-            "so other folds may hold images that it was trained on."
-        )
+    if split != "test":
+        warn_of_other_fold(checkpoint, given)
     datamodule = build_datamodule(given, test_split=split)
     if split == "test" and not datamodule.has_test:
         raise UserError(f"datamodule={given['name']} has no labels for split=test here. Use split=val.")
@@ -111,3 +107,13 @@ def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
             f"datamodule={given['name']} has {datamodule.num_classes} ({', '.join(datamodule.classes)})."
         )
     return datamodule
+
+
+def warn_of_other_fold(checkpoint: Checkpoint, given: dict[str, Any]) -> None:
+    """Warn if the checkpoint is of the same data set, but of another fold: it may have seen the images of val."""
+    before = checkpoint.config.get("datamodule") or {}
+    if before.get("name") == given["name"] and any(before.get(key) != given.get(key) for key in ("fold", "folds")):
+        log.warning(
+            f"{checkpoint.path} was trained with datamodule.fold={before.get('fold')} and folds={before.get('folds')}. "
+            "The images to score may be among those that it was trained on."
+        )
