@@ -131,7 +131,7 @@ class FileDataModule(SegmentationDataModule):
     """What `download` fetches; empty if the owner requires a login or an agreement."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(FoldOptions, SegmentationDataModule.Options):
+    class Options(FoldOptions):
         """Options of data sets on disk."""
 
         root: str | None = None

@@ -18,6 +18,7 @@ from annotated_types import Ge
 from segrefine.core.errors import UserError
 from segrefine.core.frames import find_frame
 from segrefine.core.options import Count, Whole
+from segrefine.data.datamodule import SegmentationDataModule
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ next to a border. Our choice: it lets CamVid's shortest drive, of 62 labeled fra
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldOptions:
-    """Options of the group `datamodule` that choose a fold.
+class FoldOptions(SegmentationDataModule.Options):
+    """Options of a data module that can be divided into folds.
 
     Attributes:
         fold: the fold that is val, from 0; None for the data's own train and val.
@@ -41,7 +42,7 @@ class FoldOptions:
     fold_gap: Count | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]
+        super().__post_init__()
         if (self.fold is None) != (self.folds is None):
             raise UserError("Give both datamodule.fold and datamodule.folds, such as fold=0 and folds=4, or neither.")
         if self.fold_gap is not None and self.folds is None:

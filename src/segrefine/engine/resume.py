@@ -73,10 +73,11 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
         before, now = complete(checkpoint.config)[group], complete(config)[group]
         for key in sorted((keys or before.keys() | now.keys()) - {"init"}):  # the weights are the checkpoint's
             if before.get(key) != now.get(key):
+                # Weights of another fold were trained on the images to validate on.
+                anew = "; to start a new run from its weights, init_from" if key not in FOLD_OPTIONS else ""
                 raise UserError(
                     f"{path} is of a run with {group}.{key}={before.get(key)}, not {now.get(key)}. To resume it, "
-                    f"give the options of its {RunFolder.CONFIG}; to resume another, ckpt_path=PATH; to start a new "
-                    "run from its weights, init_from."
+                    f"give the options of its {RunFolder.CONFIG}; to resume another, ckpt_path=PATH{anew}."
                 )
     if checkpoint.classes != classes:
         raise UserError(f"{path} knows the classes {', '.join(checkpoint.classes)}; the data has {', '.join(classes)}.")
