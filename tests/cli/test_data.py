@@ -125,6 +125,12 @@ def test_a_picture_is_shown(tmp_path: Path, type_in: TypeIn) -> None:
         (["check", "datamodule=camvd"], "Did you mean 'camvid'"),
         (["check", "datamodule=camvid"], "datamodule.root"),
         (["check", "datamodule.batch_size=0"], "batch_size=0"),
+        (["check", "datamodule=camvid", "datamodule.fold=0"], "Give both datamodule.fold and datamodule.folds"),
+        (
+            ["check", "datamodule=camvid", "datamodule.folds=4", "write_exclude=x"],
+            "leave datamodule.fold and folds out",
+        ),
+        (["check", "datamodule.fold=0"], "datamodule.fold is no option of datamodule=shapes"),
         (["check", "datamodule.rot=x"], "datamodule.rot"),
         (["check", "datamodule=folder", "datamodule.on_error=skip"], "segrefine data check write_exclude=FILE, then"),
     ],

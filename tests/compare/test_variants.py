@@ -73,6 +73,17 @@ def test_runs_on_other_images_data_or_classes_are_refused(tmp_path: Path) -> Non
     one, fewer = write_run(tmp_path / "a", COUNTS), write_run(tmp_path / "b", COUNTS[:4], seed=1)
     with pytest.raises(UserError, match=r"not scored on the same images"):
         labels(one, fewer)
+    folds = [
+        write_run(tmp_path / name, COUNTS[:images], datamodule__fold=fold, datamodule__folds=4)
+        for name, images, fold in (("c", 5, 0), ("d", 6, 1), ("e", 6, 2))
+    ]
+    with pytest.raises(
+        UserError, match=r"d is of fold 1 of 4, .*c of fold 0 of 4, so .* Compare the runs of each fold"
+    ):
+        labels(*folds)
+    with pytest.raises(UserError, match=r"c is of fold 0 of 4, .*a of no fold, so"):
+        labels(one, folds[0])
+    assert labels(*folds[1:]) == ["fcn8s fold=1", "fcn8s fold=2"]  # of one test split
     summary = json.loads((fewer / "summary.json").read_text()) | {"datamodule": "camvid"}
     (fewer / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(UserError, match=r"b is scored on datamodule camvid, .*a on shapes"):

@@ -3,6 +3,7 @@
 import copy
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from segrefine.core.labels import voc_color_map
 from segrefine.core.options import CRFOptions
 from segrefine.data.sets.shapes import ShapesDataModule
 from segrefine.data.shapes.scenes import CLASSES
-from segrefine.engine.evaluate import evaluate
+from segrefine.engine.evaluate import evaluate, warn_of_other_fold
 from segrefine.io.tensors import fingerprint
 from segrefine.metrics.scores import IMAGE_COUNTS
 from segrefine.models.build import create_model
@@ -29,7 +30,7 @@ from segrefine.models.crf import refine
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.per_image import write_per_image
 from segrefine.runs.summary import Summary
-from segrefine.weights.checkpoint import KEY, describe
+from segrefine.weights.checkpoint import KEY, describe, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -177,6 +178,19 @@ def test_a_file_of_weights_alone_needs_to_be_told_of_what(
     (tmp_path / "known").mkdir()
     assert told.per_class == evaluate(config(checkpoint), tmp_path / "known").per_class
     assert told.seed is None
+
+
+def test_another_fold_than_the_one_trained_on_is_told(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    of_run = read_checkpoint(checkpoint)
+    data = {"name": "camvid", "fold": 0, "folds": 4}
+    trained = replace(of_run, config=of_run.config | {"datamodule": data})
+    for given in (data, data | {"name": "folder", "fold": 1}):
+        warn_of_other_fold(trained, given)
+    warn_of_other_fold(of_run, {"name": "shapes"})  # of a version before folds
+    assert not caplog.messages
+    for given in (data | {"fold": 1}, {"name": "camvid"}):
+        warn_of_other_fold(trained, given)
+    assert [message.count("was trained with datamodule.fold=0 and folds=4") for message in caplog.messages] == [1, 1]
 
 
 def test_ids_and_class_names_of_any_kind_come_back_from_per_image_csv(tmp_path: Path) -> None:

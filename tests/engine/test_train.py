@@ -6,7 +6,7 @@ import fcntl
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -26,6 +26,7 @@ from segrefine.core.errors import UserError
 from segrefine.data.sets.shapes import ShapesDataModule
 from segrefine.engine.module import SegmentationModule
 from segrefine.engine.recipe import Recipe
+from segrefine.engine.resume import refuse_other_run
 from segrefine.engine.train import train
 from segrefine.io.tensors import fingerprint
 from segrefine.metrics.scores import IMAGE_COUNTS
@@ -261,6 +262,19 @@ def test_another_run_is_not_gone_on_with(
     with pytest.raises(UserError, match=message):
         train(cfg, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("option", ["fold", "folds", "fold_gap", "sequence_pattern"])
+def test_another_fold_is_not_gone_on_with(option: str, finished: tuple[Path, Summary]) -> None:
+    """Its training images are among those to validate on."""
+    checkpoint = read_checkpoint(finished[0] / "checkpoints/last.ckpt")
+    data = checkpoint.config["datamodule"] | {"fold": 1, "folds": 4, "fold_gap": None, "sequence_pattern": None}
+    before = replace(checkpoint, config=checkpoint.config | {"datamodule": data})
+    refuse_other_run(before, before.config, checkpoint.classes)
+    refuse_other_run(checkpoint, checkpoint.config, checkpoint.classes)  # has none of these options
+    other = before.config | {"datamodule": data | {option: 5}}
+    with pytest.raises(UserError, match=f"of a run with datamodule.{option}={data[option]}, not 5"):
+        refuse_other_run(before, other, checkpoint.classes)
 
 
 def test_gradients_of_every_stage_are_logged_where_asked_for(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def run_check(cfg: DictConfig) -> None:
             f"write_exclude={file} lists every bad example in a new file. Give a name that is not taken, and no "
             "datamodule.exclude."
         )
+    if file and cfg.datamodule.get("folds"):
+        raise UserError("write_exclude names images by the data's own splits: leave datamodule.fold and folds out.")
     datamodule = _build(cfg)
     reports = check(datamodule)
     print(printable(render(reports, datamodule.classes)))

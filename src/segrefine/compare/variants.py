@@ -95,6 +95,7 @@ def check_same_images(runs: Sequence[Run]) -> None:
                     f"{getattr(first.summary, name)}: only runs on the same images can be compared."
                 )
         if run.classes != first.classes or run.images != first.images:
+            _refuse_other_fold(run, first)
             raise UserError(f"{both} are not scored on the same images and classes.")
         # Labels have as many pixels of each class, inside and on boundaries, whatever a network predicts.
         differ = (run.truth != first.truth).any((1, 2))
@@ -104,6 +105,21 @@ def check_same_images(runs: Sequence[Run]) -> None:
                 f"{both} are scored on images of the same names, but with other labels: {image} is the first that "
                 "differs. Compare runs on one version of the data only."
             )
+
+
+def _refuse_other_fold(run: Run, first: Run) -> None:
+    """Raise UserError if the runs have different images because their folds differ."""
+    one, other = _fold(run), _fold(first)
+    if one != other:
+        raise UserError(
+            f"{run.folder.path} is of {one}, {first.folder.path} of {other}, so they are scored on different images. "
+            "Compare the runs of each fold by themselves."
+        )
+
+
+def _fold(run: Run) -> str:
+    data = run.config.get("datamodule") or {}
+    return "no fold" if data.get("fold") is None else f"fold {data['fold']} of {data.get('folds')}"
 
 
 def find_variant(variants: Sequence[Variant], label: str) -> Variant:

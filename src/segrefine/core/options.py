@@ -112,8 +112,15 @@ def nested_options(expected: Any) -> type | None:
     return next((part for part in parts if isinstance(part, type) and is_dataclass(part)), None)
 
 
-def _checked(expected: Any, value: Any, name: str) -> Any:
-    """Return the value if it fits the type. A mapping of options becomes its dataclass."""
+def _checked(expected: Any, value: Any, name: str, label: str = "") -> Any:
+    """Return the value if it fits the type. A mapping of options becomes its dataclass.
+
+    Args:
+        expected: the type.
+        value: as given.
+        name: the option's, for messages.
+        label: what a message begins with; by default `name=value`.
+    """
     nested = nested_options(expected)
     if nested is not None and not isinstance(value, nested) and value is not None:
         if not isinstance(value, Mapping):
@@ -126,13 +133,26 @@ def _checked(expected: Any, value: Any, name: str) -> Any:
     try:
         return TypeAdapter(expected).validate_python(value, strict=True)
     except ValidationError as error:
-        wanted = dict.fromkeys([_in_words(each["msg"]) for each in error.errors()])
+        if isinstance(value, Mapping):
+            _check_items(expected, value, name)
+        choices = list(dict.fromkeys(choice for choice in _choices(expected) if isinstance(choice, str)))
+        misspelled = isinstance(value, str) and len(choices) > 1  # a word is not meant as a mapping
+        wrong = [each for each in error.errors() if not (misspelled and each["type"] == "dict_type")]
+        wanted = dict.fromkeys([_in_words(each["msg"]) for each in wrong])
         if type(None) in get_args(expected):
             wanted["null"] = None
-        text = f"{name}={value} should be {' or '.join(wanted)}."
-        choices = list(dict.fromkeys(choice for choice in _choices(expected) if isinstance(choice, str)))
-        unknown = next((key for key in value if key not in choices), value) if isinstance(value, Mapping) else value
-        raise UserError(text + (did_you_mean(str(unknown), choices) if len(choices) > 1 else "")) from None
+        text = f"{label or f'{name}={value}'} should be {' or '.join(wanted)}."
+        raise UserError(text + (did_you_mean(str(value), choices) if len(choices) > 1 else "")) from None
+
+
+def _check_items(expected: Any, value: Mapping[Any, Any], name: str) -> None:
+    """Raise UserError for the first item that does not fit, if the type is or allows a mapping."""
+    for part in (expected, *get_args(expected)):
+        if get_origin(part) is Mapping:
+            key_type, item_type = get_args(part)
+            for key, item in value.items():
+                _checked(key_type, key, name, f"{name}={value}: {key}")
+                _checked(item_type, item, f"{name}.{key}")
 
 
 def _in_words(message: str) -> str:

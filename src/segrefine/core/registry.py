@@ -91,6 +91,10 @@ class Registry:
             raise UserError(f"{self.group}.{self.key}={name} is not a registered {self.title}.{hint}{own}")
         return self._classes[name]
 
+    def name_of(self, cls: type) -> str | None:
+        """Return the name that a class is registered under, or None."""
+        return next((name for name, known in self._classes.items() if known is cls), None)
+
     def added(self) -> set[str]:
         """Return the names that users registered."""
         load_plugins()

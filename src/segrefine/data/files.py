@@ -12,10 +12,12 @@ import numpy as np
 from torch import Tensor
 
 from segrefine.core.errors import BadFileError, UserError, listing
+from segrefine.core.registry import DATAMODULES
 from segrefine.data.cache import Cache
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
 from segrefine.data.exclude import read_exclude
+from segrefine.data.folds import FoldOptions, take_fold
 from segrefine.data.label_code import LabelCode
 from segrefine.io.download import Archive, alone, provide
 from segrefine.io.images import NameOf, find_images, image_size, read_image, read_label, stem_of
@@ -129,7 +131,7 @@ class FileDataModule(SegmentationDataModule):
     """What `download` fetches; empty if the owner requires a login or an agreement."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(SegmentationDataModule.Options):
+    class Options(FoldOptions):
         """Options of data sets on disk."""
 
         root: str | None = None
@@ -187,7 +189,7 @@ class FileDataModule(SegmentationDataModule):
         raise NotImplementedError
 
     def examples(self, split: str) -> list[Example]:
-        """Return the files of "train", "val" or "test"."""
+        """Return the files of the data's own "train", "val" or "test"."""
         raise NotImplementedError
 
     @cached_property
@@ -201,13 +203,31 @@ class FileDataModule(SegmentationDataModule):
         return excluded
 
     def list_once(self, split: str) -> list[Example]:
-        """Return `examples` without the excluded ones.
+        """Return `examples`, or the fold's train or val, without the excluded ones.
 
         They are listed once for each split: a large folder on a network takes seconds to list.
         """
-        if split not in self._listed:
+        if split not in self._listed and self.options.fold is not None and split != "test":
+            self._listed |= self._list_fold()
+        elif split not in self._listed:
             self._listed[split] = self._without_excluded(split, self.examples(split))
         return self._listed[split]
+
+    def _list_fold(self) -> dict[str, list[Example]]:
+        """Return train and val of the fold. An excluded image moves no other one: the images are divided with it."""
+        own = {split: {each.id: each for each in self.examples(split)} for split in ("train", "val")}
+        kept = {split: {each.id for each in self._without_excluded(split, [*own[split].values()])} for split in own}
+        taken = {example.image for example in own["train"].values()}  # list files may name an image twice
+        own["val"] = {name: example for name, example in own["val"].items() if example.image not in taken}
+        fold = take_fold(own, self.options, DATAMODULES.name_of(type(self)))
+        sides = {
+            side: [own[each.split][each.id]._replace(id=each.name) for each in members if each.id in kept[each.split]]
+            for side, members in fold.items()
+        }
+        for side, examples in sides.items():
+            if not examples:
+                raise UserError(f"datamodule.fold_gap and datamodule.exclude leave no image of the fold's {side}.")
+        return sides
 
     def _without_excluded(self, split: str, examples: list[Example]) -> list[Example]:
         excluded, known = self.excluded.get(split, set()), [example.id for example in examples]

@@ -1,5 +1,6 @@
 """`evaluate`: a checkpoint, or published weights, scored on a split."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
 
 if TYPE_CHECKING:
     from lightning import Callback
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) -> Summary:
@@ -95,6 +98,8 @@ def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
         raise UserError(f"There is no split {split!r}.{did_you_mean(split, SPLITS)}")
     if given.get("name") is None:
         raise UserError(f"{checkpoint.path} does not say of which data it is: give datamodule=NAME.")
+    if split != "test":
+        warn_of_other_fold(checkpoint, given)
     datamodule = build_datamodule(given, test_split=split)
     if split == "test" and not datamodule.has_test:
         raise UserError(f"datamodule={given['name']} has no labels for split=test here. Use split=val.")
@@ -104,3 +109,13 @@ def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
             f"datamodule={given['name']} has {datamodule.num_classes} ({', '.join(datamodule.classes)})."
         )
     return datamodule
+
+
+def warn_of_other_fold(checkpoint: Checkpoint, given: dict[str, Any]) -> None:
+    """Warn if the checkpoint is of the same data set, but of another fold: it may have seen the images of val."""
+    before = checkpoint.config.get("datamodule") or {}
+    if before.get("name") == given["name"] and any(before.get(key) != given.get(key) for key in ("fold", "folds")):
+        log.warning(
+            f"{checkpoint.path} was trained with datamodule.fold={before.get('fold')} and folds={before.get('folds')}. "
+            "The images to score may be among those that it was trained on."
+        )

@@ -11,7 +11,7 @@ from segrefine.engine.recipe import Recipe
 from segrefine.models.build import NetworkOptions
 from segrefine.models.encoders import EncoderOptions
 from segrefine.runs.folder import RunFolder, previous
-from segrefine.runs.options import changed_options
+from segrefine.runs.options import FOLD_OPTIONS, changed_options
 from segrefine.weights.checkpoint import Checkpoint, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -68,14 +68,16 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
     path = checkpoint.path
     if not checkpoint.config:
         raise UserError(f"{path} is not a checkpoint of a run. To start a new run from its weights, use init_from.")
-    for group, keys in (("model", None), ("backbone", None), ("datamodule", {"name"})):
+    data = {"name", *FOLD_OPTIONS, *(("sequence_pattern",) if config["datamodule"].get("folds") else ())}
+    for group, keys in (("model", None), ("backbone", None), ("datamodule", data)):
         before, now = complete(checkpoint.config)[group], complete(config)[group]
         for key in sorted((keys or before.keys() | now.keys()) - {"init"}):  # the weights are the checkpoint's
             if before.get(key) != now.get(key):
+                # Weights of another fold were trained on the images to validate on.
+                anew = "; to start a new run from its weights, init_from" if key not in FOLD_OPTIONS else ""
                 raise UserError(
                     f"{path} is of a run with {group}.{key}={before.get(key)}, not {now.get(key)}. To resume it, "
-                    f"give the options of its {RunFolder.CONFIG}; to resume another, ckpt_path=PATH; to start a new "
-                    "run from its weights, init_from."
+                    f"give the options of its {RunFolder.CONFIG}; to resume another, ckpt_path=PATH{anew}."
                 )
     if checkpoint.classes != classes:
         raise UserError(f"{path} knows the classes {', '.join(checkpoint.classes)}; the data has {', '.join(classes)}.")

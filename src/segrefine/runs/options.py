@@ -21,6 +21,8 @@ NO_DIFFERENCE = (HARMLESS - {"init_from", "strict", "model.init"}) | {
 PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None, "post": None}
 """How training scores. An evaluation has these options in its config."""
 
+FOLD_OPTIONS = ("fold", "folds", "fold_gap")
+"""Options of the group `datamodule` by which runs of one data set have other images."""
 
 WHOLE = ("recipe.loss",)
 """Options that are one value even where this is a mapping."""
