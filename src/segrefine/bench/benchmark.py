@@ -6,6 +6,7 @@ import json
 import logging
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,12 +99,7 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
         UserError: an option is invalid, or the peer cannot be loaded.
     """
     options: Any = OmegaConf.to_container(cfg, resolve=True)
-    steps = [options["steps"]] if isinstance(options["steps"], str) else options["steps"]
-    if not steps:
-        raise UserError(f"steps=[] times nothing. Known: {', '.join(STEPS)}.")
-    for step in steps:
-        if step not in STEPS:
-            raise UserError(f"steps={step} is not known.{did_you_mean(step, STEPS)}")
+    steps = _check_steps(options["steps"])
     if len(options["size"]) != 2:
         raise UserError(f"size={options['size']} should be [height, width].")
     device = choose_device(options["device"])
@@ -132,6 +128,16 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
         about = {"options": options, "environment": describe_environment(), "results": rows}
         write_text(Path(options["output"]), json.dumps(about, indent=1))
     return rows
+
+
+def _check_steps(given: str | Sequence[str]) -> list[str]:
+    steps = [given] if isinstance(given, str) else list(given)
+    if not steps:
+        raise UserError(f"steps=[] times nothing. Known: {', '.join(STEPS)}.")
+    for step in steps:
+        if step not in STEPS:
+            raise UserError(f"steps={step} is not known.{did_you_mean(step, STEPS)}")
+    return steps
 
 
 def _timed(

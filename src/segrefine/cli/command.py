@@ -44,8 +44,8 @@ Prepare = Callable[[list[str]], None]
 def run_command(name: str, task: Task, options: type, prepare: Prepare | None = None) -> None:
     """Compose `conf/NAME.yaml` with the command line and call `task(cfg, folder)`.
 
-    Each job of a sweep is the same command in its own process (see `segrefine.cli.jobs`). For a mistake in options or
-    files, or a failure of the machine, it prints one message and exits with status 2.
+    Each job of a sweep is the same command in its own process (see `segrefine.cli.jobs`). After a user's mistake or a
+    failure of the machine it prints one message and exits with status 2.
 
     Args:
         name: of the command.
@@ -68,8 +68,7 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # whoever reads the output has seen enough, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        _stop_printing()
     except (HydraException, OmegaConfBaseException, OSError, ValueError, RuntimeError) as error:
         # The last three are mistakes in Hydra's own options, such as hydra.job_logging, or a folder for the log that
         # takes none, but also bugs in a job.
@@ -82,6 +81,11 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
     finally:
         for text in describe_sweep(sweep) if sweep else []:
             print(text, file=sys.stderr)
+
+
+def _stop_printing() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 class _Job:

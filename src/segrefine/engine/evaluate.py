@@ -51,9 +51,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     check_benchmark(cfg.submission, datamodule.num_classes)
     if cfg.save_predictions or cfg.submission:
         callbacks.append(PredictionWriter(folder, datamodule.palette, cfg.submission))
-    # The split is scored as the trainer's test split, whichever it is.
-    limit = {"limit_test_batches": config["trainer"][f"limit_{cfg.split}_batches"]}
-    trainer = create_trainer(config["trainer"] | limit, path, callbacks)
+    trainer = create_trainer(_for_split(config["trainer"], cfg.split), path, callbacks)
     if trainer.is_global_zero:
         write_text(folder.config, OmegaConf.to_yaml(cfg, resolve=True))
     cost = measure_cost(net, datamodule.image_size(cfg.split))
@@ -73,6 +71,11 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
         write_reliability(module.reliability, folder)
         report(summary, folder)
     return summary
+
+
+def _for_split(options: dict[str, Any], split: str) -> dict[str, Any]:
+    """Return the options of the trainer with the limit of the split, which is scored as the trainer's test split."""
+    return options | {"limit_test_batches": options[f"limit_{split}_batches"]}
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     path = path.expanduser()
     if path.is_dir():
-        raise UserError(f"{path} is a folder. Name a file of weights, such as checkpoints/best.ckpt of a run.")
+        raise UserError(f"{path} is a folder. Name a file of weights, such as the best checkpoint of a run.")
     if not path.is_file():
         raise UserError(f"There is no weights file {path}.")
     try:
