@@ -102,7 +102,7 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, typ
         (
             "predict.py",
             ["checkpoint=.", "input=."],
-            ". is a folder. Name a file of weights, such as checkpoints/best.ckpt",
+            ". is a folder. Name a file of weights",
         ),
         ("predict.py", ["tta.scales=[0]"], "tta.scales=[0] should be above 0"),
         ("compare.py", ["resamples=10"], "resamples=10 should be at least 100"),

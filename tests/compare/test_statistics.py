@@ -330,7 +330,8 @@ def test_intervals_of_all_pairs_are_tukeys_as_statsmodels_gives_them() -> None:
     """Six variants of thirty seeds that scatter by chance, and images that vary in nothing."""
     by_seed = np.random.default_rng(2).normal(np.arange(6)[:, None] / 4, 1, (6, 30))
     found = pairwise_tukeyhsd(by_seed.ravel(), np.repeat(np.arange(6), 30))
-    contrasts = [Contrast(still_images(by_seed), (other, one), None) for one, other in combinations(range(6), 2)]
+    sample = still_images(by_seed)
+    contrasts = [Contrast(sample, (other, one), None) for one, other in combinations(range(6), 2)]
     largest = np.sort(np.max([np.abs(each.replicates()) for each in contrasts], axis=0))
     intervals = [each.interval(largest)[:2] for each in contrasts]
     np.testing.assert_allclose(intervals, found.confint, atol=0.05)

@@ -200,8 +200,8 @@ def test_what_is_no_weights_file_is_refused(name: str, content: bytes, tmp_path:
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent.pth"):
-        assert message("resnet18", str(path)) == f"There is no weights file {path}."
+    assert message("resnet18", str(tmp_path / "absent.pth")) == f"There is no weights file {tmp_path / 'absent.pth'}."
+    assert message("resnet18", str(tmp_path)).startswith(f"{tmp_path} is a folder. Name a file of weights")
 
 
 @pytest.mark.parametrize(
