@@ -36,8 +36,8 @@ NARROW_PROCESS = {
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the commands do: page faults of large networks take seconds
 
-# The cores are shared out between the processes of pytest-xdist, and those that they start. Beside another busy program,
-# run one process with OMP_NUM_THREADS=1: two threads that wait for each other are tens of times slower there.
+# The cores are shared out between the processes of pytest-xdist, and those that they start. Beside a busy program, run
+# one process with OMP_NUM_THREADS=1: two threads that wait for each other are tens of times slower there.
 SHARE = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 THREADS = max(min(SHARE, int(os.environ.get("OMP_NUM_THREADS") or SHARE)), 1)
 torch.set_num_threads(THREADS)
