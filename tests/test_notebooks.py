@@ -8,7 +8,6 @@ from pathlib import Path
 import nbformat
 import pytest
 from fake_runs import draw_counts, write_run
-from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -21,6 +20,8 @@ def execute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Execute:
     monkeypatch.setenv("SEGREFINE_NOTEBOOKS", "quick")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # no settings or history of the user
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+
+    from nbclient import NotebookClient  # takes a second to import
 
     def run(name: str) -> str:
         content = nbformat.read(NOTEBOOKS / name, as_version=4)

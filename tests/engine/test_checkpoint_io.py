@@ -1,15 +1,16 @@
 """Checkpoints on disk, interrupted and damaged."""
 
-import json
+import multiprocessing
 import os
-import subprocess
-import sys
+import resource
+import signal
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 
+from segrefine.cli.failures import explain_failure
 from segrefine.core.errors import UserError
 from segrefine.engine.checkpoint_io import WholeCheckpointIO, previous
 from segrefine.engine.resume import find_checkpoint
@@ -58,28 +59,26 @@ def test_the_one_before_the_last_is_kept_and_found(tmp_path: Path) -> None:
         found()
 
 
-LIMITED = """
-import json, resource, signal, sys, torch
-from pathlib import Path
-from segrefine.engine.checkpoint_io import WholeCheckpointIO
-from segrefine.cli.failures import explain_failure
-
-path = Path(sys.argv[1])
-WholeCheckpointIO().save_checkpoint({"step": 1, "weights": torch.zeros(10)}, path)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    WholeCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, path)
-except OSError as error:
-    print(json.dumps([error.errno, str(explain_failure(error))]))
-"""
+def save_in_little_room(path: Path, told: Any) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        WholeCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, path)
+    except OSError as error:
+        told.send((error.errno, str(explain_failure(error))))
 
 
 def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     """A limit on the size of a file stands in for a full disk: the write fails half-way, within PyTorch."""
     path = tmp_path / "last.ckpt"
-    words = [sys.executable, "-c", LIMITED, str(path)]
-    number, message = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    WholeCheckpointIO().save_checkpoint({"step": 1, "weights": torch.zeros(10)}, path)
+    fork = multiprocessing.get_context("fork")  # a new interpreter takes seconds to import everything
+    reader, writer = fork.Pipe(duplex=False)
+    child = fork.Process(target=save_in_little_room, args=(path, writer))
+    child.start()
+    assert reader.poll(60)
+    number, message = reader.recv()
+    child.join()
     assert number == 27  # EFBIG
     assert message.startswith(f"The disk is full ([Errno 27] File too large: '{path}').")
     assert step(path) == 1

@@ -10,7 +10,7 @@ import pytest
 FUZZ = Path(__file__).with_name("fuzz.py")
 PICTURES = ["jpeg", "png", "tiff", "gif", "bmp", "webp", "ppm"]
 OTHERS = ["mat", "caffemodel", "checkpoint", "safetensors", "list"]
-FAST, SLOW = 25, 1500  # inputs of a reader
+FAST, SLOW = 15, 1500  # inputs of a reader
 
 
 def fuzz(readers: list[str], first: int, count: int, folder: Path) -> None:

@@ -270,7 +270,10 @@ def test_options_reach_decoder_and_encoder_and_the_files_are_read_anew() -> None
     assert (plain.encoder.channels[32], set(plain.decoder.score)) == (4096, {"32", "16", "8"})
 
 
-@pytest.mark.parametrize(("name", "backbone"), [("fcn8s", "vgg11"), ("refinenet_lw", "resnet18"), ("fcn8s", "timm")])
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [("fcn8s", "vgg11"), ("refinenet_lw", "resnet18"), pytest.param("fcn8s", "timm", marks=pytest.mark.slow)],
+)
 def test_torch_compile_makes_one_graph_for_all_sizes(name: str, backbone: str, cheap_model: Build) -> None:
     net = cheap_model(name, backbone).eval()
     torch._dynamo.reset()
