@@ -130,12 +130,8 @@ def explain(error: Exception, config_name: str) -> str:
         if key == "experiment":
             return "Experiments are added to the defaults, with a plus: +experiment=NAME."
         inside = [name for other in groups for name in group_options(other) if name.endswith(f".{key.split('.')[-1]}")]
-        return f"There is no option {key!r}.{did_you_mean(key, known) if not inside else _did_you_mean_one_of(inside)}"
+        return f"There is no option {key!r}.{did_you_mean(key, inside or known)}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
-
-
-def _did_you_mean_one_of(names: list[str]) -> str:
-    return f" Did you mean {' or '.join(map(repr, sorted(names)[:3]))}?"
 
 
 def check_flags(arguments: Sequence[str]) -> None:

@@ -256,6 +256,25 @@ def _rename(name: str, layers: Mapping[str, str]) -> str:
     return name
 
 
+def _torchvision(
+    name: str, model: str, marker: str, decoder: type[nn.Module]
+) -> PublishedFormat:
+    """Describe the files of torchvision's `model` over a dilated ResNet."""
+    ours = {"fcn": "fcn_dilated"}.get(model, model)
+    return PublishedFormat(
+        name=name,
+        title=f"torchvision's {model}_resnet50 or {model}_resnet101",
+        marker=marker,
+        scores="classifier.4.weight",
+        decoder=decoder,
+        encoder=ResNetEncoder,
+        options=f"model={ours}, backbone=resnet50 or resnet101",
+        layers=lambda net: {"encoder": "backbone", "decoder.head": "classifier"},
+        departure=lambda net: "",
+        ignored=("aux_classifier.",),
+    )
+
+
 FORMS = (
     PublishedFormat(
         name="pytorch_fcn",
@@ -281,28 +300,6 @@ FORMS = (
         layers=_refinenet_layers,
         departure=_refinenet_departure,
     ),
-    PublishedFormat(
-        name="torchvision_deeplabv3",
-        title="torchvision's deeplabv3_resnet50 or deeplabv3_resnet101",
-        marker="classifier.0.convs.0.0.weight",
-        scores="classifier.4.weight",
-        decoder=DeepLabV3Decoder,
-        encoder=ResNetEncoder,
-        options="model=deeplabv3, backbone=resnet50 or resnet101",
-        layers=lambda net: {"encoder": "backbone", "decoder.head": "classifier"},
-        departure=lambda net: "",
-        ignored=("aux_classifier.",),
-    ),
-    PublishedFormat(
-        name="torchvision",
-        title="torchvision's fcn_resnet50 or fcn_resnet101",
-        marker="backbone.conv1.weight",
-        scores="classifier.4.weight",
-        decoder=DilatedFCNDecoder,
-        encoder=ResNetEncoder,
-        options="model=fcn_dilated, backbone=resnet50 or resnet101",
-        layers=lambda net: {"encoder": "backbone", "decoder.head": "classifier"},
-        departure=lambda net: "",
-        ignored=("aux_classifier.",),
-    ),
+    _torchvision("torchvision_deeplabv3", "deeplabv3", "classifier.0.convs.0.0.weight", DeepLabV3Decoder),
+    _torchvision("torchvision", "fcn", "backbone.conv1.weight", DilatedFCNDecoder),
 )
