@@ -256,9 +256,7 @@ def _rename(name: str, layers: Mapping[str, str]) -> str:
     return name
 
 
-def _torchvision(
-    name: str, model: str, marker: str, decoder: type[nn.Module]
-) -> PublishedFormat:
+def _torchvision(name: str, model: str, marker: str, decoder: type[nn.Module]) -> PublishedFormat:
     """Describe the files of torchvision's `model` over a dilated ResNet."""
     ours = {"fcn": "fcn_dilated"}.get(model, model)
     return PublishedFormat(
