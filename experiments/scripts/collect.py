@@ -20,13 +20,14 @@ PACKED = ("per_image.csv", "metrics.csv")
 
 
 def name_of(run: Path) -> str:
-    """`fcn8s_seed1`, from the experiment and the seed of the run's command line."""
+    """`fcn8s_seed1` or, with folds, `fcn8s_fold0_seed1`, from the run's command line and config."""
     if re.fullmatch(r".+_seed\d+", run.name) and not re.match("experiment", run.name):
         return run.name
     overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())
     experiment = next(word for word in overrides if word.startswith("+experiment"))
     seed = json.loads((run / "summary.json").read_text())["seed"]
-    return f"{re.split('[=/]', experiment)[-1]}_seed{seed}"
+    fold = yaml.safe_load((run / "config.yaml").read_text())["datamodule"].get("fold")
+    return f"{re.split('[=/]', experiment)[-1]}{'' if fold is None else f'_fold{fold}'}_seed{seed}"
 
 
 def without_folders(value: object) -> object:

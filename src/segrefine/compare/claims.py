@@ -23,6 +23,7 @@ from segrefine.compare import tables
 from segrefine.compare.contrast import ONE_SEED
 from segrefine.compare.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
 from segrefine.compare.difference import Difference
+from segrefine.compare.folds import merge_folds
 from segrefine.compare.plan import Planner
 from segrefine.compare.plots import PLOTS, difference_bars, have_curves, save_figure
 from segrefine.compare.scores import check_metric
@@ -90,18 +91,18 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 _read_once = cache(read_run)  # many claims share runs, and what was resampled of them
+_merge_once = cache(lambda *runs: merge_folds(runs))
 
 
 def read_results(folder: Path, names: Sequence[str]) -> dict[str, Variant]:
-    """Return the variants called `names` that have runs in `folder/NAME_seedN/`."""
+    """Return the variants called `names` that have runs in `folder/NAME_seedN/` or `folder/NAME_foldK_seedN/`."""
     found = {}
     for name in names:
-        folders = [
-            path for path in folder.glob(f"{name}_seed*") if re.fullmatch(r"seed\d+", path.name[len(name) + 1 :])
-        ]
-        runs = sorted(map(_read_once, folders), key=lambda run: run.seed or 0)
-        if runs:
-            found[name] = Variant(name, tuple(runs))
+        own = re.compile(rf"{re.escape(name)}(_fold\d+)?_seed\d+")
+        folders = sorted(path for path in folder.iterdir() if own.fullmatch(path.name)) if folder.is_dir() else []
+        if folders:
+            runs = _merge_once(*map(_read_once, folders))
+            found[name] = Variant(name, tuple(sorted(runs, key=lambda run: run.seed or 0)))
     return found
 
 

@@ -44,7 +44,7 @@ def name_runs(runs: Sequence[Run]) -> Names:
 
     A path is given by its stem. If two runs with the same seed would then have the same name, paths stay whole.
     """
-    options = [_options(run) for run in runs]
+    options = [variant_options(run) for run in runs]
     differing = _differing(options)
     settings = [_settings(own, differing, whole_paths=False) for own in options]
     identities = Counter((frozenset(own.items()), run.seed) for own, run in zip(settings, runs, strict=True))
@@ -63,7 +63,7 @@ def name_runs(runs: Sequence[Run]) -> Names:
     )
 
 
-def _options(run: Run) -> dict[str, Any]:
+def variant_options(run: Run) -> dict[str, Any]:
     """Return every option that may tell variants apart, by its dotted name."""
     config = flatten_options(PLAIN_INFERENCE | dict(run.config))
     unused = NO_DIFFERENCE if config["post"] == "crf" else {*NO_DIFFERENCE, "crf"}

@@ -106,7 +106,7 @@ def choose_pictures(variants: Sequence[Variant], limit: int = LIMIT) -> tuple[Pi
 
 def _predicting_run(variant: Variant) -> Run | None:
     """Return the variant's first run that saved a label map of any image, or None."""
-    for run in variant.runs:
+    for run in (each for whole in variant.runs for each in whole.trained):
         if any(run.folder.labels(name).is_file() for name in run.images):
             return run
     return None

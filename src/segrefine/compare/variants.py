@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from segrefine.compare.folds import merge_folds
 from segrefine.compare.names import name_runs
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.runs.read import Run
@@ -48,13 +49,14 @@ def group(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> list[
     """Group the runs into variants, named after what tells them apart, in the order of the runs.
 
     Args:
-        runs: of one set of images.
+        runs: of one set of images, or of all folds of one.
         labels: names of variants -> names to give them instead.
 
     Raises:
         UserError: runs were not scored on the same images and classes, two of a variant have the same seed, or `labels`
             names an unknown variant or gives two of them the same name.
     """
+    runs = merge_folds(runs)
     check_same_images(runs)
     names = name_runs(runs)
     variants: dict[str, list[Run]] = {}

@@ -43,6 +43,11 @@ class Run:
     def seed(self) -> int | None:
         return self.summary.seed
 
+    @property
+    def trained(self) -> "tuple[Run, ...]":
+        """The runs that this one was put together from: itself, unless it is the runs of all folds."""
+        return (self,)
+
     def rows(self, prefix: str = "") -> np.ndarray:
         """Return intersection, truth and prediction, (N, 3, K), of whole images or of a region such as `trimap_2_`."""
         names = [f"{prefix}{name}" for name in COUNTS[:3]]

@@ -31,16 +31,16 @@ KINDS = ("disc", "ring", "wire", "square", "triangle", "cross", "star")
 CLASSES = ["background", *KINDS]
 
 
-def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_scene(rng: np.random.Generator, objects: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Draw the image (3, SIZE, SIZE) uint8 RGB and label (SIZE, SIZE) uint8 of a random scene.
 
-    Later objects cover earlier ones.
+    Later objects cover earlier ones. `objects` is their number, by default random within OBJECTS.
     """
     rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     color = rng.uniform(50, 205, 3)
     image = random_texture(rng, columns, rows, color, rng.uniform(*BACKGROUND_TEXTURE))
     label = np.zeros((SIZE, SIZE), np.uint8)
-    for _ in range(rng.integers(OBJECTS[0], OBJECTS[1] + 1)):
+    for _ in range(objects or rng.integers(OBJECTS[0], OBJECTS[1] + 1)):
         draw_object(rng, image, label)
     slope = rng.uniform(-LIGHT, LIGHT, 2).astype(np.float32) / SIZE
     image += slope[0] * (columns - SIZE / 2) + slope[1] * (rows - SIZE / 2)

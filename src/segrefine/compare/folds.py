@@ -1,0 +1,96 @@
+"""Put the runs of a cross-validation together: one for each seed, over the images of all folds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from segrefine.compare.names import variant_options
+from segrefine.core.errors import UserError, listing
+from segrefine.runs.read import Run
+from segrefine.runs.summary import Summary
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FoldedRun(Run):
+    """The runs of all folds as one run. Every image is scored by the network that was not trained on it.
+
+    Attributes:
+        parts: the runs, one for each fold. Curves and gains are means over them. The cost is that of one.
+    """
+
+    parts: tuple[Run, ...]
+
+    @property
+    def trained(self) -> tuple[Run, ...]:
+        return self.parts
+
+    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        curves = [part.curve(name) for part in self.parts]
+        length = min(len(steps) for steps, _ in curves)  # the folds differ by a few steps an epoch
+        steps, values = (np.mean([curve[at][:length] for curve in curves], axis=0) for at in (0, 1))
+        return steps, values
+
+    @property
+    def gain(self) -> float | None:
+        gains = [part.gain for part in self.parts]
+        return None if None in gains else float(np.mean([gain for gain in gains if gain is not None]))
+
+
+def merge_folds(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with those of all folds of one variant and seed put together.
+
+    Runs of a single fold, and runs of several folds that share their test images, are returned as they are.
+
+    Raises:
+        UserError: a fold is missing, or there twice.
+    """
+    if len({_fold(run) for run in runs}) < 2 or any(_fold(run) is None for run in runs) or _share_images(runs):
+        return list(runs)
+    groups: dict[tuple[str, int | None], list[Run]] = {}
+    for run in runs:
+        options = {key: value for key, value in variant_options(run).items() if key != "datamodule.fold"}
+        groups.setdefault((repr(sorted(options.items())), run.seed), []).append(run)
+    return [_merge(sorted(parts, key=lambda part: _fold(part) or 0)) for parts in groups.values()]
+
+
+def _merge(parts: Sequence[Run]) -> FoldedRun:
+    first = parts[0]
+    folds, wanted = [_fold(part) for part in parts], range(int(first.config["datamodule"]["folds"]))
+    what = f"{first.summary.model} with seed {first.seed} ({listing([part.folder.path for part in parts])})"
+    if missing := [str(fold) for fold in wanted if fold not in folds]:
+        raise UserError(
+            f"{what} lacks fold {', '.join(missing)} of {len(wanted)}, and runs of several folds are compared over the "
+            "images of all. Train what is missing, or compare the runs of each fold by themselves."
+        )
+    if len(folds) > len(wanted):
+        raise UserError(f"{what} has a fold twice: remove one.")
+    counts = np.concatenate([part.counts for part in parts])
+    config: dict[str, Any] = {**first.config, "datamodule": {**first.config["datamodule"], "fold": "all"}}
+    return FoldedRun(
+        folder=first.folder,
+        config=config,
+        summary=_without_scores(first.summary, len(counts)),
+        images=tuple(image for part in parts for image in part.images),
+        classes=first.classes,
+        count_names=first.count_names,
+        counts=counts,
+        parts=tuple(parts),
+    )
+
+
+def _without_scores(summary: Summary, images: int) -> Summary:
+    """Return the summary without what it says of one fold alone. The scores of all folds follow from the counts."""
+    summary = replace(summary, num_images=images, mIoU=None, pixel_acc=None, mean_acc=None, fwIoU=None, per_class={})
+    return replace(summary, boundary_IoU=None, ece=None, val_mIoU=None, weights=None)
+
+
+def _fold(run: Run) -> int | None:
+    return (run.config.get("datamodule") or {}).get("fold")
+
+
+def _share_images(runs: Sequence[Run]) -> bool:
+    """Whether two runs of different folds were scored on a common image, as on a test split."""
+    owners: dict[str, int | None] = {}
+    return any(owners.setdefault(image, _fold(run)) != _fold(run) for run in runs for image in run.images)
