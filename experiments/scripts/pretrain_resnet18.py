@@ -75,6 +75,6 @@ if __name__ == "__main__":
     net = train()
     for kind, accuracy in zip(KINDS, score(net), strict=True):
         print(f"{kind}: {accuracy:.1%} correct")
-    tensors = {key: value for key, value in net.state_dict().items() if not key.startswith("fc.")}
+    tensors = {key: value.contiguous() for key, value in net.state_dict().items() if not key.startswith("fc.")}
     with replacing(Path(sys.argv[1])) as part:
         save_file(tensors, part)

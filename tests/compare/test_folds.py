@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fake_runs import draw_counts, write_run
 
+from segrefine.compare.claims import read_results
 from segrefine.compare.folds import merge_folds
 from segrefine.compare.scores import scores_from_counts
 from segrefine.compare.variants import group
@@ -74,3 +75,17 @@ def test_a_missing_or_doubled_fold_is_refused_by_number(tmp_path: Path) -> None:
 def test_runs_of_one_fold_are_compared_as_they_are(tmp_path: Path) -> None:
     runs = [write_fold(tmp_path, 1, model) for model in ("fcn8s", "fcn16s")]
     assert merge_folds(runs) == runs
+
+
+def test_claims_find_the_runs_of_all_folds(tmp_path: Path) -> None:
+    for model in ("fcn8s", "fcn8s_context"):
+        for seed in (1, 0):
+            for fold in range(3):
+                run = write_fold(tmp_path / "elsewhere" / model, fold, "fcn8s", seed)
+                run.folder.path.rename(tmp_path / f"{model}_fold{fold}_seed{seed}")
+    found = read_results(tmp_path, ["fcn8s", "fcn8s_context", "absent"])
+    assert {name: [(run.seed, len(run.images)) for run in variant.runs] for name, variant in found.items()} == {
+        "fcn8s": [(0, 11), (1, 11)],
+        "fcn8s_context": [(0, 11), (1, 11)],
+    }
+    assert read_results(tmp_path / "nowhere", ["fcn8s"]) == {}
