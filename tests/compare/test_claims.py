@@ -92,6 +92,17 @@ def test_a_verdict_says_which_networks_still_learned(top: Path, changed: str, cu
     assert row.endswith(f"| holds (1 not run yet){words}")
 
 
+def test_rows_stand_in_the_order_of_the_file_and_are_numbered_by_their_folders(top: Path) -> None:
+    (claim,) = yaml.safe_load((top / "claims.yml").read_text())
+    tests = {"set": [{"pair": ["good", "bad"]}]}
+    claims = [claim | {"folder": folder, "tests": tests} for folder in ("claims/12_late", "claims/03_early")]
+    (top / "claims.yml").write_text(yaml.safe_dump(claims))
+    write_claims(top / "claims.yml", Settings(300))
+    text = (top / "README.md").read_text()
+    assert 0 < text.index("| 12 |") < text.index("| 3 |")
+    assert (top / "claims/03_early/README.md").read_text().startswith("# 3. Good beats bad")
+
+
 def test_every_claim_gets_a_page_of_its_own(top: Path) -> None:
     write_claims(top / "claims.yml", Settings(300))
     text = (top / "01_first" / "README.md").read_text()
@@ -108,6 +119,9 @@ def test_mistakes_in_the_file_are_named(top: Path) -> None:
         write_claims(top / "claims.yml", Settings(300))
     (top / "claims.yml").write_text("- {folder: x, titel: y}")
     with pytest.raises(UserError, match=r"claim 1 has 'titel'\. Did you mean 'title'"):
+        write_claims(top / "claims.yml", Settings(300))
+    (top / "claims.yml").write_text("- {folder: claims/first, title: y}")
+    with pytest.raises(UserError, match=r"claims/first should start with the claim's number, such as 01_first\."):
         write_claims(top / "claims.yml", Settings(300))
     (top / "claims.yml").write_text("a: [")
     with pytest.raises(UserError, match=r"is broken"):
@@ -126,7 +140,7 @@ def test_a_claim_of_ours_names_runs_and_plots_that_there_are(claim: dict[str, An
 
 
 def test_there_are_twelve_claims() -> None:
-    assert [Path(claim["folder"]).name[:2] for claim in CLAIMS] == [f"{number:02}" for number in range(1, 13)]
+    assert sorted(Path(claim["folder"]).name[:2] for claim in CLAIMS) == [f"{number:02}" for number in range(1, 13)]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Test claims: which variants should score above which others, and what the runs show.
 
-A file such as `experiments/claims.yml` lists the claims. Their results lie beside it in `results/SET/NAME_seedN/`,
+A file such as `experiments/claims.yml` lists the claims in the order of the table, numbered by their folders. Their results lie beside it in `results/SET/NAME_seedN/`,
 which holds the small files of a run. Each claim gets a folder with a README.md and plots. The README.md beside the file
 gets a table of all claims.
 """
@@ -58,12 +58,13 @@ def write_claims(path: Path, settings: Settings) -> None:
     """Regenerate everything that follows from the claims in the file at `path` and the results beside it."""
     content = _read(path)
     rows = []
-    for number, claim in enumerate(content, 1):
+    for place, claim in enumerate(content, 1):
         unknown = claim.keys() - KEYS
         if unknown:
             raise UserError(
-                f"{path}: claim {number} has {sorted(unknown)[0]!r}.{did_you_mean(sorted(unknown)[0], KEYS)}"
+                f"{path}: claim {place} has {sorted(unknown)[0]!r}.{did_you_mean(sorted(unknown)[0], KEYS)}"
             )
+        number = _number(claim["folder"], path)
         rows += (written := _write_claim(path.parent, number, claim, settings))
         log.info(f"{number}. {claim['title']}: {'; '.join(f'{row[-1]} (on {row[2]})' for row in written)}")
     columns = ("", "claim", "on", "seeds", "differences in points, with 95 % intervals", "verdict")
@@ -76,6 +77,16 @@ def write_claims(path: Path, settings: Settings) -> None:
     write_text(readme, f"{before}\n{tables.to_markdown(table)}{after}")
     write_text(path.parent / "verdicts.csv", tables.to_csv(table))
     log.info(f"the verdicts are in {readme}")
+
+
+def _number(folder: str, path: Path) -> int:
+    """Return the number that the name of a claim's folder starts with."""
+    number = Path(folder).name.split("_")[0]
+    if not number.isdecimal():
+        raise UserError(
+            f"{path}: folder: {folder} should start with the claim's number, such as 01_{Path(folder).name}."
+        )
+    return int(number)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
