@@ -1,8 +1,8 @@
 """Test claims: which variants should score above which others, and what the runs show.
 
-A file such as `experiments/claims.yml` lists the claims in the order of the table, numbered by their folders. Their results lie beside it in `results/SET/NAME_seedN/`,
-which holds the small files of a run. Each claim gets a folder with a README.md and plots. The README.md beside the file
-gets a table of all claims.
+A file such as `experiments/claims.yml` lists the claims in the order of the table, numbered by their folders. Their
+results lie beside it in `results/SET/NAME_seedN/`, which holds the small files of a run. Each claim gets a folder with
+a README.md and plots. The README.md beside the file gets a table of all claims.
 """
 
 import logging
