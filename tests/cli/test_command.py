@@ -42,7 +42,7 @@ def test_other_commands_have_help_too(script: str, type_in: TypeIn) -> None:
         ("model=fcn9s", "model has no value 'fcn9s'. Did you mean 'fcn8s'"),
         ("trainer.max_epoch=3", "There is no option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'"),
         ("modle=fcn8s", "There is no option 'modle'. Did you mean 'model'"),
-        ("experiment=camvid_fcn8s", "with a plus: +experiment=NAME"),
+        ("experiment=fcn8s_heavy", "with a plus: +experiment=NAME"),
         ("+experiment=nothing", "experiment has no value 'nothing'. Known: "),
         ("+experiment=shapes/fcn8ss", "experiment has no value 'shapes/fcn8ss'. Did you mean 'shapes/fcn8s'"),
         ("+experiment=shpes/fcn16s", "experiment has no value 'shpes/fcn16s'. Did you mean 'shapes/fcn16s'"),

@@ -237,12 +237,12 @@ def test_what_is_added_to_the_command_line_stands_beside_the_overrides(typed: li
 def test_runs_are_named_after_what_is_swept_and_lie_in_the_sweeps_folder(sweep: Sweep) -> None:
     """Every job is told its values, folder and names in a way that Hydra reads; -m may stand anywhere."""
     sweep.write(CONFIGS)
-    words = ["init_from=/a/b,..", "+experiment=choice(camvid_fcn8s)", "seed=7", "-m", "ckpt_path=null"]
+    words = ["init_from=/a/b,..", "+experiment=choice(fcn8s_heavy)", "seed=7", "-m", "ckpt_path=null"]
     status, said = sweep.run(*words, "hydra.launcher.n_jobs=2")
     assert status == 0, said
     runs = sweep.having("config.yaml")
     kinds = [re.sub("_[0-9a-f]{8}$", "", run) for run in runs]
-    assert kinds == ["experiment-camvid_fcn8s_init_from-a-b", "experiment-camvid_fcn8s_init_from"]
+    assert kinds == ["experiment-fcn8s_heavy_init_from-a-b", "experiment-fcn8s_heavy_init_from"]
     configs = [yaml.safe_load((sweep.folder / run / "config.yaml").read_text()) for run in runs]
     assert [config["init_from"] for config in configs] == ["/a/b", ".."]
     assert {config["seed"] for config in configs} == {7}
