@@ -110,6 +110,7 @@ def test_scores_are_those_of_the_network_on_the_checkpoints_data(
     assert sum(int(row["pixels"]) for row in bins) == confusion.sum()
     with Image.open(tmp_path / "reliability.png") as plot:
         assert len(np.unique(np.asarray(plot))) > 10
+    assert (tmp_path / "predictions/legend.png").is_file()
     with (tmp_path / "per_image.csv").open(newline="") as file:
         assert [row["image"] for row in csv.DictReader(file)] == ["val_00000", "val_00001", "val_00002"]
 

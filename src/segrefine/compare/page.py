@@ -20,7 +20,7 @@ from segrefine.compare.ranking import Ranked
 from segrefine.core.labels import VOID
 from segrefine.core.text import printable
 from segrefine.io.atomic import write_text
-from segrefine.viz import VOID_ERROR_COLOR, WRONG_COLOR, colorise, errors
+from segrefine.viz import VOID_ERROR_COLOR, WRONG_COLOR, colorize, error_map
 
 QUALITY = 90  # of the photographs, JPEG: a tenth of the size of PNG, which the label maps keep
 
@@ -131,7 +131,7 @@ def _plot(title: str, svg: str) -> dict[str, Any]:
 def _describe_all(pictures: Pictures) -> dict[str, Any]:
     """Return what page.js shows."""
     names = [*pictures.classes, *(["void"] * (VOID + 1 - len(pictures.classes)))]
-    colors = colorise(np.arange(VOID + 1)[None], pictures.palette)[0]
+    colors = colorize(np.arange(VOID + 1)[None], pictures.palette)[0]
     content: dict[str, Any] = {
         "models": [printable(label) for label in pictures.labels],
         "classes": [{"name": printable(name), "color": _hex(color)} for name, color in zip(names, colors, strict=True)],
@@ -148,7 +148,7 @@ def _describe_all(pictures: Pictures) -> dict[str, Any]:
 def _describe(picture: Picture, palette: np.ndarray) -> dict[str, Any]:
     nothing = np.zeros_like(picture.truth)
     height, width = nothing.shape
-    faded = errors(picture.image, nothing, nothing)[..., 0]
+    faded = error_map(picture.image, nothing, nothing)[..., 0]
     return {
         "id": printable(picture.id),
         "width": width,
@@ -167,11 +167,11 @@ def _describe(picture: Picture, palette: np.ndarray) -> dict[str, Any]:
 def _label_png(labels: np.ndarray, palette: np.ndarray) -> str:
     """Return a label map (H, W) in the colors of the classes, with a palette of those that occur."""
     occurring, indices = np.unique(labels, return_inverse=True)
-    return _indexed_png(indices.reshape(labels.shape), colorise(occurring[None], palette)[0])
+    return _indexed_png(indices.reshape(labels.shape), colorize(occurring[None], palette)[0])
 
 
 def _error_png(truth: np.ndarray, prediction: np.ndarray) -> str:
-    """Return what `viz.errors` draws over the faded image: wrong and void pixels. All other pixels are transparent."""
+    """Return what `viz.error_map` draws over the faded image. Pixels that are right are transparent."""
     codes = np.where(truth == VOID, 2, truth != prediction)
     return _indexed_png(codes, np.array([(255, 255, 255), WRONG_COLOR, VOID_ERROR_COLOR]), transparency=0)
 

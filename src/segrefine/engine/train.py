@@ -24,7 +24,7 @@ from segrefine.engine.callbacks.ema import WeightEMA
 from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
 from segrefine.engine.callbacks.pictures import LabelWriter, PanelWriter
-from segrefine.engine.callbacks.progress import EpochLine, StepLog, Throughput, TrainingBar
+from segrefine.engine.callbacks.progress import EpochLine, ScoringLines, StepLog, Throughput, TrainingBar
 from segrefine.engine.loggers import create_loggers
 from segrefine.engine.loggers.wandb import LenientWandbLogger, finish_wandb
 from segrefine.engine.module import SegmentationModule
@@ -223,8 +223,7 @@ def build(job: Job, stop: StopRequest) -> Training:
     checkpointing = Checkpointing(folder, config["checkpoint_every_minutes"], stop, description)
     steps = StepLog()
     callbacks: list[Callback] = [timer, steps, checkpointing, EpochLine(timer)]
-    if shows_bar(config["trainer"]):
-        callbacks.append(TrainingBar(timer, steps))
+    callbacks.append(TrainingBar(timer, steps) if shows_bar(config["trainer"]) else ScoringLines(data.test_split))
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
     callbacks += _chosen_callbacks(job)
     dead_units = DeadUnits() if config["log_dead_units"] else None
