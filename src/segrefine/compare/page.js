@@ -37,6 +37,7 @@ function makeSortable(table) {
     const values = [...body.rows].map((row) => cellValue(row.cells[column]));
     const numeric = values.some((value) => !isBlank(value)) && values.every((value) => isBlank(value) || !Number.isNaN(value.number));
     if (numeric) for (const row of [table.tHead.rows[0], ...body.rows]) row.cells[column]?.classList.add("number");
+    if (column > 0 && !numeric && values.some((value) => value.text.length > 24)) for (const row of body.rows) row.cells[column]?.classList.add("text");
     const button = element("button", { type: "button" }, ...header.childNodes);
     header.replaceChildren(button);
     if (header.textContent.length <= 16) header.classList.add("short");

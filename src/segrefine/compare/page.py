@@ -24,6 +24,9 @@ from segrefine.viz import VOID_ERROR_COLOR, WRONG_COLOR, colorize, error_map
 
 QUALITY = 90  # of the photographs, JPEG: a tenth of the size of PNG, which the label maps keep
 
+WIDE = 600
+"""Points: a plot of two panels is wider, one of a single panel is not."""
+
 MOST_ROWS = 1_500
 """The most rows of a table on the page: a browser takes seconds for more. The files beside the page have them all."""
 
@@ -121,11 +124,11 @@ def _describe_differences(page: Page) -> dict[str, Any] | None:
 def _plot(title: str, svg: str) -> dict[str, Any]:
     """Return the plot as an image, so that names and styles in one SVG do not affect the others.
 
-    A plot that is more than twice as wide as high gets a row of its own.
+    A plot wider than `WIDE` gets a row of its own, with `ratio`, its width over its height. Others have none.
     """
     size = re.search(r'viewBox="\S+ \S+ (\S+) (\S+)"', svg)
-    wide = size is not None and float(size[1]) > 2 * float(size[2])
-    return {"title": title, "uri": _uri("svg+xml", printable(svg).encode()), "wide": wide}
+    ratio = round(float(size[1]) / float(size[2]), 3) if size and float(size[1]) > WIDE else None
+    return {"title": title, "uri": _uri("svg+xml", printable(svg).encode()), "ratio": ratio}
 
 
 def _describe_all(pictures: Pictures) -> dict[str, Any]:

@@ -6,13 +6,14 @@ Plots show means over the seeds, and 95 % intervals as bars and bands.
 import io
 import textwrap
 from collections.abc import Callable, Sequence
-from itertools import cycle, islice
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
@@ -27,6 +28,18 @@ STAGES = (*(f"encoder_stage{number}" for number in range(1, 6)), "decoder")
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#B8A900")
 """Colors that color-blind readers can tell apart (Okabe and Ito, "Color universal design", 2008; darker yellow)."""
+
+
+MARKS = (("o", ""), ("s", "//"), ("D", ".."), ("^", "xx"))
+"""Markers, and hatches of bars: the next pair for every eight variants, which share a color otherwise."""
+
+
+class Style(NamedTuple):
+    """How one variant is drawn in all plots."""
+
+    color: str
+    marker: str
+    hatch: str
 
 
 def draw_all(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> dict[str, Figure]:
@@ -50,13 +63,12 @@ def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Boots
         points = [(getattr(variant.summary, cost) / unit, _mean_score(variant, metric)) for variant in variants]
         front = pareto_front(points)
         axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
-        for index, (variant, color) in enumerate(_colored(variants)):
-            low, high = bootstrap.interval(variant, metric)
+        for index, (variant, style) in enumerate(_styled(variants)):
             x, y = points[index]
-            bar = [[max(y - low, 0)], [max(high - y, 0)]]
-            style: dict[str, Any] = {"markersize": 8, "capsize": 3, "color": color}
-            fill = color if index in front else "white"
-            axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, label=_label(variant.label), **style)
+            bar = _bar(y, bootstrap.interval(variant, metric))
+            drawn: dict[str, Any] = {"markersize": 8, "capsize": 3, "color": style.color, "fmt": style.marker}
+            fill = style.color if index in front else "white"
+            axis.errorbar(x, y, bar, markerfacecolor=fill, label=_label(variant.label), **drawn)
         axis.set(xlabel=name, ylabel=metric, xscale="log")
         _mark_costs(axis, points)
     _legend(figure, axes[0], "filled: on the Pareto front")
@@ -72,14 +84,35 @@ def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootst
     points = [(variant.summary.flops / 1e9, _mean_score(variant, metric)) for variant in ranked]
     front = pareto_front(points)
     axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
-    for place, ((x, y), variant) in enumerate(zip(points, ranked, strict=True), 1):
-        low, high = bootstrap.interval(variant, metric)
-        bar = [[max(y - low, 0)], [max(high - y, 0)]]
-        axis.errorbar(x, y, bar, fmt="o", markersize=6, capsize=2, color=COLORS[0], ecolor="#9dbfd6")
-        axis.annotate(str(place), (x, y), (5, 4), textcoords="offset points", fontsize="small")
+    for index, ((x, y), variant) in enumerate(zip(points, ranked, strict=True)):
+        bar, fill = _bar(y, bootstrap.interval(variant, metric)), COLORS[0] if index in front else "white"
+        style: dict[str, Any] = {"markersize": 6, "capsize": 2, "color": COLORS[0], "ecolor": "#9dbfd6"}
+        axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, **style)
     axis.set(xlabel="multiply-adds for an image (G)", ylabel=metric, xscale="log")
     _mark_costs(axis, points)
+    axis.autoscale_view()  # which is otherwise left for later, and places in pixels depend on it
+    for places in _near_one_another(axis.transData.transform(points)):
+        ranks = [str(place + 1) for place in places]
+        text = ", ".join(ranks if len(ranks) <= 3 else [ranks[0], f"… {ranks[-1]}"])
+        axis.annotate(text, points[places[0]], (6, 4), textcoords="offset points", fontsize="small")
     return figure
+
+
+def _bar(value: float, interval: tuple[float, float]) -> list[list[float]]:
+    """Return the lengths of an error bar below and above a value."""
+    return [[max(value - interval[0], 0)], [max(interval[1] - value, 0)]]
+
+
+def _near_one_another(places: np.ndarray, across: float = 20, along: float = 14) -> list[list[int]]:
+    """Group the points (N, 2), in pixels, whose numbers would lie over each other. A group is in the order given."""
+    groups: list[list[int]] = []
+    for index, place in enumerate(places):
+        near = (group for group in groups if (np.abs(places[group[0]] - place) < (across, along)).all())
+        if (group := next(near, None)) is None:
+            groups.append([index])
+        else:
+            group.append(index)
+    return groups
 
 
 def _mark_costs(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
@@ -118,10 +151,10 @@ def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     sizes = [f"size_{size}" for size in SIZES]
     names = [size.replace("_up", " and more").replace("_", " to ") for size in SIZES]
     for axis, keys, ticks in zip(axes, (widths, sizes), (map(str, TRIMAP_WIDTHS), names), strict=True):
-        for variant, color in _colored(variants):
+        for variant, (color, marker, _) in _styled(variants):
             values = [_mean_score(variant, key) for key in keys]
             ends = np.array([bootstrap.interval(variant, key) for key in keys])
-            axis.plot(range(len(keys)), values, marker="o", color=color, label=_label(variant.label))
+            axis.plot(range(len(keys)), values, marker=marker, color=color, label=_label(variant.label))
             axis.fill_between(range(len(keys)), ends[:, 0], ends[:, 1], color=color, alpha=0.12, linewidth=0)
         axis.set_xticks(range(len(keys)), list(ticks))
         axis.set(ylabel="mIoU")
@@ -136,12 +169,13 @@ def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     classes = variants[0].runs[0].classes
     figure, (axis,) = new_figure(1, 1, width=max(11.0, 0.16 * len(classes) * (len(variants) + 1)))
     width = 0.8 / len(variants)
-    for place, (variant, color) in enumerate(_colored(variants)):
+    for place, (variant, style) in enumerate(_styled(variants)):
         values = np.array([_mean_score(variant, f"{CLASS}{name}") for name in classes])
         ends = np.array([bootstrap.interval(variant, f"{CLASS}{name}") for name in classes]).T
         bars = np.nan_to_num(np.abs(ends - values).clip(0))
         at = np.arange(len(classes)) + (place - (len(variants) - 1) / 2) * width
-        axis.bar(at, values, width, yerr=bars, color=color, label=_label(variant.label), error_kw={"elinewidth": 0.8})
+        look: dict[str, Any] = {"color": style.color, "hatch": style.hatch, "error_kw": {"elinewidth": 0.8}}
+        axis.bar(at, values, width, yerr=bars, label=_label(variant.label), edgecolor="white", linewidth=0, **look)
     turned = 90 if len(classes) > 40 else 45 if max(map(len, classes)) * len(classes) > 110 else 0
     axis.set_xticks(range(len(classes)), [_plain(name) for name in classes], rotation=turned)
     axis.set(ylabel="IoU")
@@ -160,13 +194,13 @@ def learning_curves(variants: Sequence[Variant]) -> Figure:
     The mean is drawn only if all seeds were validated at the same steps.
     """
     figure, (axis,) = new_figure(1, 1, width=6.0)
-    for variant, color in _colored(variants):
+    for variant, (color, marker, _) in _styled(variants):
         curves = [curve for run in variant.runs if len((curve := run.curve("val/mIoU"))[0])]
         for steps, values in curves:
             axis.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
         if curves and all(np.array_equal(steps, curves[0][0]) for steps, _ in curves):
             mean = np.mean([values for _, values in curves], axis=0)
-            axis.plot(curves[0][0], mean, color=color, marker="o", markersize=3, label=_label(variant.label))
+            axis.plot(curves[0][0], mean, color=color, marker=marker, markersize=3, label=_label(variant.label))
     axis.set(xlabel="step", ylabel="val mIoU")
     _legend(figure, axis)
     return figure
@@ -250,13 +284,18 @@ def new_figure(rows: int, columns: int, width: float = 11.0, height: float = 4.2
     return figure, axes
 
 
-def _colored(variants: Sequence[Variant]) -> list[tuple[Variant, str]]:
-    return list(zip(variants, islice(cycle(COLORS), len(variants)), strict=True))
+def _styled(variants: Sequence[Variant]) -> list[tuple[Variant, Style]]:
+    styles = (Style(color, *mark) for mark in cycle(MARKS) for color in COLORS)
+    return list(zip(variants, styles, strict=False))
 
 
 def _legend(figure: Figure, axis: Axes, title: str | None = None) -> None:
+    """Draw the legend at the right, and make the figure higher if its lines need that."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False, title=title)
+    lines = sum(label.count("\n") + 1 for label in labels) + 2
+    figure.set_figheight(max(figure.get_figheight(), 0.185 * lines))
+    markers = [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in handles]
+    figure.legend(markers, labels, loc="outside right upper", fontsize="small", frameon=False, title=title)
 
 
 def _mean_score(variant: Variant, metric: str) -> float:

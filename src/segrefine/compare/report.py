@@ -29,10 +29,10 @@ from segrefine.runs.wandb import download_runs, log_report
 
 log = logging.getLogger(__name__)
 
+# Of the plots on the page. Differences are drawn there by a script.
 TITLES = {
     "learning_curves": "Learning curves",
     "accuracy_and_cost": "Accuracy and cost",
-    "differences": "Differences",
     "regions": "Near boundaries, and by size",
     "classes": "Classes",
 }
