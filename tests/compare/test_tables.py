@@ -10,7 +10,8 @@ from fake_runs import CLASSES, fake_variants
 from matplotlib.figure import Figure
 
 from segrefine.compare.costs import Measurement, describe_costs, judge_costs
-from segrefine.compare.plots import PLOTS, accuracy_and_flops, as_svg, difference_bars, draw_all, pareto_front
+from segrefine.compare.figures import as_svg
+from segrefine.compare.plots import PLOTS, accuracy_and_flops, difference_bars, draw_all, pareto_front
 from segrefine.compare.report import write_table
 from segrefine.compare.statistics import Bootstrap, Settings
 from segrefine.compare.tables import differences, mean_and_deviation, new_table, overview, per_class

@@ -23,9 +23,10 @@ from segrefine.compare import tables
 from segrefine.compare.contrast import ONE_SEED
 from segrefine.compare.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
 from segrefine.compare.difference import Difference
+from segrefine.compare.figures import save_figure
 from segrefine.compare.folds import merge_folds
 from segrefine.compare.plan import Planner
-from segrefine.compare.plots import PLOTS, difference_bars, have_curves, save_figure
+from segrefine.compare.plots import PLOTS, difference_bars, have_curves
 from segrefine.compare.scores import check_metric
 from segrefine.compare.statistics import Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant, check_same_images

@@ -13,11 +13,12 @@ from segrefine.compare import tables
 from segrefine.compare.claims import write_claims
 from segrefine.compare.contrast import ONE_SEED
 from segrefine.compare.difference import Difference
+from segrefine.compare.figures import as_svg, save_figure
 from segrefine.compare.names import name_runs
 from segrefine.compare.page import Page, write_page
 from segrefine.compare.pictures import Pictures, choose_pictures
 from segrefine.compare.plan import Plan, Planner
-from segrefine.compare.plots import accuracy_and_flops, as_svg, difference_bars, draw_all, save_figure
+from segrefine.compare.plots import accuracy_and_flops, difference_bars, draw_all
 from segrefine.compare.ranking import answer, rank_variants
 from segrefine.compare.scores import CLASS, check_metric
 from segrefine.compare.statistics import Bootstrap, Question, Settings
