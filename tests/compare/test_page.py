@@ -326,7 +326,7 @@ def test_a_table_too_long_for_a_page_is_named(tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", make_page(tables={"Long": long}))
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "tiny row" not in text
-    assert "<h2>Long</h2><p>This table is too long for a page. It is in a file beside it.</p>" in text
+    assert "<h2>Long</h2><p>This table is too long for a page. See the files beside this page.</p>" in text
 
 
 def test_the_ranking_draws_every_interval_in_one_range(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_of_one_group(tmp_path: Path) -> None:
 def test_what_is_there_whole_is_not_fetched_again(tmp_path: Path) -> None:
     first, second = Api.projects["me/shapes"]
     second.all_files["run/summary.json"] = None
-    with pytest.raises(UserError, match=r"could not be asked for the runs of me/shapes: CommError: connection lost"):
+    with pytest.raises(UserError, match=r"W&B did not list the runs of me/shapes: CommError: connection lost"):
         download_runs("me/shapes", tmp_path)
     assert [folder.parent for folder in sorted(tmp_path.glob("*/summary.json"))] == [tmp_path / "one"]
     first.all_files.clear()

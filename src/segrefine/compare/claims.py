@@ -134,7 +134,7 @@ def _write_claim(top: Path, number: int, claim: Mapping[str, Any], settings: Set
             save_figure(figure, file)
             parts.append(f"![{name.replace('_', ' ')}, {section.name}]({file.name})\n")
     readme = os.path.relpath(top / "README.md", folder)
-    words = f"What the verdicts, scores and intervals mean is said in [experiments/README.md]({readme}).\n"
+    words = f"[experiments/README.md]({readme}) explains the verdicts, scores and intervals.\n"
     head = [f"# {number}. {claim['title']}\n", f"{claim['question']}\n", f"Source: {claim['source']}\n", words]
     method = ["```\n" + claim["method"].strip() + "\n```\n"]
     remarks = [f"## Remarks\n\n{claim['remarks'].strip()}\n"] if claim.get("remarks") else []

@@ -108,7 +108,7 @@ def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
     if split not in SPLITS:
         raise UserError(f"There is no split {split!r}.{did_you_mean(split, SPLITS)}")
     if given.get("name") is None:
-        raise UserError(f"{checkpoint.path} does not say of which data it is: give datamodule=NAME.")
+        raise UserError(f"{checkpoint.path} does not name its data set. Give datamodule=NAME.")
     if split != "test":
         warn_of_other_fold(checkpoint, given)
     datamodule = build_datamodule(given, test_split=split)
@@ -116,7 +116,7 @@ def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
         raise UserError(f"datamodule={given['name']} has no labels for split=test here. Use split=val.")
     if checkpoint.classes and datamodule.classes != checkpoint.classes:
         raise UserError(
-            f"{checkpoint.path} knows {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes)}), but "
+            f"{checkpoint.path} has {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes)}), but "
             f"datamodule={given['name']} has {datamodule.num_classes} ({', '.join(datamodule.classes)})."
         )
     return datamodule
