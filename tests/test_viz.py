@@ -9,14 +9,18 @@ from PIL import Image
 from segrefine.core.labels import VOID, voc_color_map
 from segrefine.io.images import save_image
 from segrefine.viz import (
+    BACKGROUND,
     COLUMNS,
+    GAP,
     MAX_SIDE,
     MIN_SIDE,
+    TEXT_HEIGHT,
     VOID_COLOR,
     VOID_ERROR_COLOR,
     WRONG_COLOR,
-    colorise,
-    errors,
+    colorize,
+    error_map,
+    legend,
     overlay,
     panel,
 )
@@ -47,7 +51,7 @@ def colors(picture: np.ndarray | Image.Image) -> set[tuple[int, ...]]:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
 def test_labels_get_the_palettes_colors_and_void_its_own(dtype: type) -> None:
-    picture = colorise(np.array([[0, 1, 2], [VOID, 3, 1]], dtype), PALETTE)
+    picture = colorize(np.array([[0, 1, 2], [VOID, 3, 1]], dtype), PALETTE)
     void = list(VOID_COLOR)
     assert picture.dtype == np.uint8
     assert picture.tolist() == [[[0, 0, 0], [255, 0, 0], [0, 128, 255]], [void, void, [255, 0, 0]]]
@@ -56,7 +60,7 @@ def test_labels_get_the_palettes_colors_and_void_its_own(dtype: type) -> None:
 def test_void_keeps_its_color_under_a_full_palette() -> None:
     labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     palette = np.stack([np.arange(256)] * 3, axis=1).astype(np.uint8)
-    picture = colorise(labels, palette).reshape(256, 3)
+    picture = colorize(labels, palette).reshape(256, 3)
     np.testing.assert_array_equal(picture[:VOID], palette[:VOID])
     assert tuple(picture[VOID]) == VOID_COLOR == tuple(voc_color_map()[VOID])
 
@@ -81,7 +85,7 @@ def test_overlay_of_a_large_picture_is_that_of_its_rows() -> None:
 
 def test_errors_are_red_void_is_grey_and_the_rest_is_faded() -> None:
     image = np.array([[[10, 20, 30], [0, 0, 0], [255, 255, 255], [90, 0, 0]]], np.uint8)
-    picture = errors(image, np.array([[1, 1, 0, VOID]]), np.array([[1, 0, 0, 0]]))
+    picture = error_map(image, np.array([[1, 1, 0, VOID]]), np.array([[1, 0, 0, 0]]))
     assert picture.tolist() == [[[161] * 3, list(WRONG_COLOR), [255] * 3, list(VOID_ERROR_COLOR)]]
 
 
@@ -128,6 +132,27 @@ def test_legend_names_what_occurs_and_grows_with_it() -> None:
     truth[1:21] = np.arange(20 * 40).reshape(20, 40) % 100
     many = panel([image], [truth], [prediction], voc_color_map(100), [f"class {number}" for number in range(100)])
     assert many.height > without.height + 200
+
+
+def test_a_legend_has_the_color_of_every_class_in_their_order() -> None:
+    palette = voc_color_map(150)
+    picture = np.asarray(legend([f"class number {index}" for index in range(150)], palette))
+    assert picture.shape[1] <= 900
+    # A box is 12 pixels of its color and more in a row. Letters have no color of the palette that long.
+    runs = [
+        tuple(row[left].tolist())
+        for row in picture[GAP + 7 :: TEXT_HEIGHT]
+        for left in np.flatnonzero((np.diff(row.astype(int), axis=0, prepend=-1) != 0).any(-1))
+        if left + 12 < len(row) and (row[left : left + 12] == row[left]).all() and tuple(row[left]) != BACKGROUND
+    ]
+    assert runs == [tuple(color) for color in palette.tolist()]
+
+
+def test_a_legend_takes_any_name() -> None:
+    for name in ("", " ", "two\nlines", "\x1b[31m", "x" * 400, "street\u00e9"):
+        picture = legend([name, "end"], PALETTE[1:])
+        assert {(255, 0, 0), (0, 128, 255)} <= colors(picture)
+    assert legend(["x" * 400], PALETTE[1:2]).width > 400 * 7  # nothing is cut off
 
 
 def test_file_appears_whole_with_its_folder(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
-"""Draw colored label maps, overlays, contact sheets, and panels of input, truth, prediction and error.
+"""Draw colored label maps, overlays, legends, contact sheets, and panels of input, truth, prediction and error.
 
 Shapes: H W size, K classes.
 """
 
+import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
 from segrefine.core.labels import VOID
+from segrefine.core.text import printable
 
 Color = tuple[int, int, int]
 
@@ -21,11 +24,12 @@ VOID_ERROR_COLOR: Color = (160, 160, 160)
 COLUMNS = ("Input", "Truth", "Prediction", "Error")
 # Pixels of the longer side of a picture in a panel: legible, and four abreast fit a screen.
 MIN_SIDE, MAX_SIDE = 192, 384
-GAP, TEXT_HEIGHT = 8, 22  # pixels between pictures, and of a line of text
+GAP, TEXT_HEIGHT, BOX = 8, 22, 14  # pixels between pictures, of a line of text, and of the color box in it
+LEGEND_WIDTH = 800  # pixels of a legend by itself: about six short names in a line
 BACKGROUND, INK = (255, 255, 255), (32, 32, 32)
 
 
-def colorise(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+def colorize(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Return the colors (H, W, 3) uint8 of labels.
 
     Args:
@@ -45,7 +49,7 @@ def overlay(image: np.ndarray, colors: np.ndarray, alpha: float = 0.5) -> np.nda
     return np.concatenate([np.rint((1 - alpha) * below + alpha * above).astype(np.uint8) for below, above in pairs])
 
 
-def errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Return a picture (H, W, 3) uint8 of the errors: wrong pixels red, void gray.
 
     Correct pixels show the image, (H, W, 3) uint8, faded to light gray tones.
@@ -78,9 +82,11 @@ def panel(
     rows = [
         [
             _fitted(image, Image.Resampling.BOX),
-            _fitted(colorise(truth, palette), Image.Resampling.NEAREST),
-            _fitted(colorise(prediction, palette), Image.Resampling.NEAREST),
-            _fitted(errors(image, truth, prediction), Image.Resampling.BOX),  # a thin error fades, but never vanishes
+            _fitted(colorize(truth, palette), Image.Resampling.NEAREST),
+            _fitted(colorize(prediction, palette), Image.Resampling.NEAREST),
+            _fitted(
+                error_map(image, truth, prediction), Image.Resampling.BOX
+            ),  # a thin error fades, but never vanishes
         ]
         for image, truth, prediction in zip(images, truths, predictions, strict=True)
     ]
@@ -102,22 +108,35 @@ def contact_sheet(
         class_names: K names.
     """
     pairs = [
-        [_fitted(image, Image.Resampling.BOX), _fitted(colorise(label, palette), Image.Resampling.NEAREST)]
+        [_fitted(image, Image.Resampling.BOX), _fitted(colorize(label, palette), Image.Resampling.NEAREST)]
         for image, label in zip(images, labels, strict=True)
     ]
     rows = [[picture for pair in pairs[first : first + 2] for picture in pair] for first in range(0, len(pairs), 2)]
     return _table(rows, ("Image", "Labels") * min(len(pairs), 2), _entries(labels, palette, class_names))
 
 
+def legend(class_names: Sequence[str], palette: np.ndarray) -> Image.Image:
+    """Draw the colors of all classes with their names, in the order of the classes.
+
+    Args:
+        class_names: K names.
+        palette: (K, 3) uint8.
+    """
+    entries = _entries([np.arange(len(class_names))], palette, class_names)
+    drawn = _legend(entries, max(LEGEND_WIDTH, *(2 * GAP + _length(name) for name, _ in entries)))
+    used = ImageChops.difference(drawn, Image.new("RGB", drawn.size, BACKGROUND)).getbbox()
+    return ImageOps.expand(drawn.crop(used), GAP, BACKGROUND)
+
+
 def _table(rows: list[list[Image.Image]], titles: Sequence[str], entries: list[tuple[str, Color]]) -> Image.Image:
     """Arrange pictures in rows and columns, with a title over each column and a legend below."""
     column = max(MIN_SIDE // 2, *(picture.width for row in rows for picture in row))  # titles need some room
     width = len(titles) * (column + GAP) + GAP
-    legend = _legend(entries, width)
+    colors = _legend(entries, width)
 
     heights = [max(picture.height for picture in row) for row in rows]
     height = TEXT_HEIGHT + GAP + sum(height + GAP for height in heights)
-    canvas = Image.new("RGB", (width, height + legend.height), BACKGROUND)
+    canvas = Image.new("RGB", (width, height + colors.height), BACKGROUND)
     lefts = [GAP + number * (column + GAP) for number in range(len(titles))]
     for left, title in zip(lefts, titles, strict=True):
         _write(canvas, (left + column // 2, GAP + TEXT_HEIGHT // 2), title, anchor="mm")
@@ -126,7 +145,7 @@ def _table(rows: list[list[Image.Image]], titles: Sequence[str], entries: list[t
         for left, picture in zip(lefts, row, strict=False):  # the last row may be shorter
             canvas.paste(picture, (left + (column - picture.width) // 2, top))
         top += height + GAP
-    canvas.paste(legend, (0, top))
+    canvas.paste(colors, (0, top))
     return canvas
 
 
@@ -151,27 +170,35 @@ def _entries(maps: Sequence[np.ndarray], palette: np.ndarray, class_names: Seque
 
 def _legend(entries: Sequence[tuple[str, Color]], width: int) -> Image.Image:
     """Draw color boxes with names, wrapped to `width` pixels."""
-    font = _font()
-    box = TEXT_HEIGHT - 8
     places, left, top = [], GAP, 0
     for name, _ in entries:
-        length = box + 5 + round(font.getlength(name)) + 2 * GAP
+        length = _length(name) + 2 * GAP
         if left > GAP and left + length > width:
             left, top = GAP, top + TEXT_HEIGHT
         places.append((left, top))
         left += length
 
-    legend = Image.new("RGB", (width, top + TEXT_HEIGHT + GAP), BACKGROUND)
-    draw = ImageDraw.Draw(legend)
+    picture = Image.new("RGB", (width, top + TEXT_HEIGHT + GAP), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
     for (name, color), (left, top) in zip(entries, places, strict=True):
-        draw.rectangle((left, top + 4, left + box, top + 4 + box), fill=color, outline=INK)
-        _write(legend, (left + box + 5, top + TEXT_HEIGHT // 2), name, anchor="lm")
-    return legend
+        draw.rectangle((left, top + 4, left + BOX, top + 4 + BOX), fill=color, outline=INK)
+        _write(picture, (left + BOX + 5, top + TEXT_HEIGHT // 2), name, anchor="lm")
+    return picture
 
 
+def _length(name: str) -> int:
+    """Return the pixels that a color box and its name take."""
+    return BOX + 5 + math.ceil(_font().getlength(_one_line(name)))
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+@cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=14)
 
 
 def _write(canvas: Image.Image, place: tuple[int, int], text: str, anchor: str) -> None:
-    ImageDraw.Draw(canvas).text(place, text, fill=INK, font=_font(), anchor=anchor)
+    ImageDraw.Draw(canvas).text(place, _one_line(text), fill=INK, font=_font(), anchor=anchor)

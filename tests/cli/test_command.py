@@ -94,7 +94,7 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, typ
         ("train.py", ["trainer.accelerator=tpu"], "The trainer options conflict with each other or with this machine"),
         ("train.py", ["seed=-1"], "seed=-1 should be at least 0"),
         ("train.py", ["checkpoint_every_minutes=0"], "checkpoint_every_minutes=0 should be above 0 or null"),
-        ("train.py", ["trainer.limit_val_batches=0.01"], "limit_val_batches=0.01 of 10 batches leaves none"),
+        ("train.py", ["trainer.limit_val_batches=0.01"], "limit_val_batches=0.01 leaves none of 10 batches"),
         ("train.py", ["trainer.limit_test_batches=0"], "trainer.limit_test_batches=0 should be"),
         ("evaluate.py", ["checkpoint=~/gone.ckpt"], "checkpoint=~/gone.ckpt cannot be read. Put a value with ~"),
         ("evaluate.py", ["split=tset"], "split=tset should be train, val or test. Did you mean 'test'?"),
@@ -141,7 +141,7 @@ def test_a_second_process_in_a_runs_folder_is_told_and_leaves_it_alone(
     at_work(run)
     result = type_in("train.py", f"hydra.run.dir={run}", "seed=1")
     assert result.returncode == 2
-    assert f"error: Another process is at work on the run in {run}. Wait for its end" in result.stderr
+    assert f"error: Another process is working on the run in {run}. Wait until it ends" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     for name in ("checkpoints/last.ckpt", "metrics.csv", "config.yaml", ".metrics.1.csv"):
         assert (run / name).read_text() == name

@@ -128,7 +128,7 @@ def test_a_picture_is_shown(tmp_path: Path, type_in: TypeIn) -> None:
         (["check", "datamodule=camvid", "datamodule.fold=0"], "Give both datamodule.fold and datamodule.folds"),
         (
             ["check", "datamodule=camvid", "datamodule.folds=4", "write_exclude=x"],
-            "leave datamodule.fold and folds out",
+            "Remove datamodule.fold and folds",
         ),
         (["check", "datamodule.fold=0"], "datamodule.fold is no option of datamodule=shapes"),
         (["check", "datamodule.rot=x"], "datamodule.rot"),

@@ -32,7 +32,7 @@ from segrefine.data.shapes.scenes import CLASSES
 from segrefine.runs.folder import RunFolder, label_name
 from segrefine.runs.read import Run
 from segrefine.runs.summary import Summary
-from segrefine.viz import VOID_COLOR, colorise, errors
+from segrefine.viz import VOID_COLOR, colorize, error_map
 
 # Minus signs are typographical on the page.
 # ruff: noqa: RUF001
@@ -287,13 +287,13 @@ def test_no_name_becomes_markup(page: Path) -> None:
 def test_embedded_pictures_are_those_of_panels(page: Path) -> None:
     pictures = make_pictures(("first", "second", "third", "fourth"))
     for picture, shown in zip(pictures.items, embedded(page)["images"], strict=True):
-        np.testing.assert_array_equal(decoded(shown["truth"], "RGB"), colorise(picture.truth, pictures.palette))
-        faded = errors(picture.image, picture.truth * 0, picture.truth * 0)
+        np.testing.assert_array_equal(decoded(shown["truth"], "RGB"), colorize(picture.truth, pictures.palette))
+        faded = error_map(picture.image, picture.truth * 0, picture.truth * 0)
         for labels, prediction, error in zip(picture.predictions, shown["predictions"], shown["errors"], strict=True):
-            np.testing.assert_array_equal(decoded(prediction, "RGB"), colorise(labels, pictures.palette))
+            np.testing.assert_array_equal(decoded(prediction, "RGB"), colorize(labels, pictures.palette))
             layer = decoded(error, "RGBA")
             laid_over = np.where(layer[..., 3:] == 255, layer[..., :3], faded)
-            np.testing.assert_array_equal(laid_over, errors(picture.image, picture.truth, labels))
+            np.testing.assert_array_equal(laid_over, error_map(picture.image, picture.truth, labels))
         difference = decoded(shown["input"], "RGB").astype(int) - picture.image
         assert np.abs(difference).mean() < 12  # of noise, the hardest for JPEG
         assert shown["wrong"] == picture.shares.wrong.round(4).tolist()
@@ -326,7 +326,7 @@ def test_a_table_too_long_for_a_page_is_named(tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", make_page(tables={"Long": long}))
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "tiny row" not in text
-    assert "<h2>Long</h2><p>This table is too long for a page. It is in a file beside it.</p>" in text
+    assert "<h2>Long</h2><p>This table is too long for a page. See the files beside this page.</p>" in text
 
 
 def test_the_ranking_draws_every_interval_in_one_range(tmp_path: Path) -> None:

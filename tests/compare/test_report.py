@@ -55,7 +55,7 @@ def test_without_a_baseline_every_pair_is_compared_in_the_score_asked_for(sweep:
     }
     assert {row["score"] for row in rows} == {"trimap_2"}
     assert (
-        "One seed alone: fcn4s. How much another seed would change is taken from the other variants."
+        "One seed only: fcn4s. The variance between seeds is taken from the other variants."
         in (sweep.parent / "out" / "comparison.html").read_text()
     )
 

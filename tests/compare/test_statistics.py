@@ -149,6 +149,23 @@ def test_a_gain_of_two_points_is_found(tmp_path: Path) -> None:
     assert high - low > 3 * (found.high - found.low)
 
 
+@pytest.mark.parametrize(("hits", "ends"), [((0, 400, 0), (0, None)), ((1_000, 600, 1_000), (None, 1))])
+def test_an_interval_stays_within_what_is_possible(
+    hits: tuple[int, ...], ends: tuple[float | None, ...], tmp_path: Path
+) -> None:
+    counts, runs = draw_counts(0, 50, 0.8), []
+    for seed, hit in enumerate(hits):
+        counts[:, :3, 2] = np.array([hit, 1_000, hit])
+        runs.append(read_run(write_run(tmp_path / str(seed), counts, "fcn8s", seed)))
+    variant = Variant("scattered", tuple(runs))
+    bootstrap = Bootstrap([variant], settings=QUICK)
+    interval = bootstrap.interval(variant, "IoU:car")
+    assert 0 <= interval[0] < interval[1] <= 1
+    for found, expected in zip(interval, ends, strict=True):
+        assert expected is None or found == expected
+    assert bootstrap.interval(variant, "mIoU - boundary_IoU")[0] < 0  # the least of a difference is -1
+
+
 def test_seeds_that_scatter_widen_the_interval(tmp_path: Path) -> None:
     still = fake_variants(tmp_path / "still", {"fcn8s": 0.83, "fcn16s": 0.8})
     folders = [

@@ -10,7 +10,8 @@ from fake_runs import CLASSES, fake_variants
 from matplotlib.figure import Figure
 
 from segrefine.compare.costs import Measurement, describe_costs, judge_costs
-from segrefine.compare.plots import PLOTS, as_svg, difference_bars, draw_all, pareto_front
+from segrefine.compare.figures import as_svg
+from segrefine.compare.plots import PLOTS, accuracy_and_flops, difference_bars, draw_all, pareto_front
 from segrefine.compare.report import write_table
 from segrefine.compare.statistics import Bootstrap, Settings
 from segrefine.compare.tables import differences, mean_and_deviation, new_table, overview, per_class
@@ -99,6 +100,26 @@ def test_every_plot_draws_every_variant(variants: list[Variant]) -> None:
     curves = [run.curve("val/mIoU")[1] for run in variants[1].runs]
     np.testing.assert_allclose(points, np.stack([[100, 200], np.mean(curves, axis=0)], axis=1))
     assert isinstance(PLOTS["gradients"](variants, bootstrap), Figure)  # of runs that logged none
+
+
+def test_many_variants_are_told_apart_in_a_legend_that_is_whole(variants: list[Variant]) -> None:
+    many = [Variant(f"variant {number:02}", variants[0].runs) for number in range(32)]
+    figures = draw_all(many, "mIoU", Bootstrap(many, settings=Settings(10)))
+    for name in ("accuracy_and_cost", "regions", "learning_curves"):
+        handles = figures[name].legends[0].get_lines()
+        assert len({(line.get_color(), line.get_marker()) for line in handles}) == 32, name
+    bars = figures["classes"].legends[0].get_patches()
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 32  # type: ignore[attr-defined]
+    for name, figure in figures.items():
+        figure.draw_without_rendering()
+        assert figure.legends[0].get_window_extent().y0 >= 0, name
+
+
+def test_numbers_of_points_at_one_place_stand_in_one_row(variants: list[Variant]) -> None:
+    both = [*variants, Variant("again", variants[0].runs)]  # all cost the same here
+    for names, expected in ((both, {"1, 3", "2"}), (variants, {"1", "2"}), (both * 2, {"1, … 6", "2, 5"})):
+        (axis,) = accuracy_and_flops(names, "mIoU", Bootstrap(both, settings=Settings(10))).axes
+        assert {text.get_text() for text in axis.texts} == expected
 
 
 def test_runs_validated_once_have_no_curve(variants: list[Variant]) -> None:

@@ -96,7 +96,7 @@ def test_the_same_names_of_images_with_other_labels_are_refused(tmp_path: Path) 
         moved = COUNTS.copy()
         moved[4, IMAGE_COUNTS.index(count)] += (1, -1, 0)
         other = write_run(tmp_path / name, moved, seed=1)
-        with pytest.raises(UserError, match=rf"{name} and .*a are scored .* other labels: image_4 is the first"):
+        with pytest.raises(UserError, match=rf"{name} and .*a are scored .* different labels. The first is image_4"):
             labels(one, other)
     predicted = COUNTS.copy()
     predicted[4, IMAGE_COUNTS.index("prediction")] += (1, -1, 0)

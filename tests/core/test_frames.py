@@ -33,8 +33,8 @@ def test_data_sets_name_their_frames(kind: str, image: str, place: tuple[str, in
 def test_a_pattern_finds_sequences_in_a_folder(tmp_path: Path) -> None:
     assert find_frame("day/clip7_0012", {"sequence_pattern": r"(clip\d+)_(\d+)"}) == ("clip7", 12)
     assert find_frame("day/other", {"sequence_pattern": r"(clip\d+)_(\d+)"}) is None
-    with pytest.raises(UserError, match="finds 'b' in a-b, which is no number"):
+    with pytest.raises(UserError, match="finds 'b' in a-b, which is not a frame number"):
         find_frame("a-b", {"sequence_pattern": "(.)-(.)"})
-    for pattern, words in {"(.*)": "has 1 groups; it needs two", "(": "is no regular expression"}.items():
+    for pattern, words in {"(.*)": "has 1 groups; it needs two", "(": "is not a regular expression"}.items():
         with pytest.raises(UserError, match=words):
             create_datamodule("folder", root=str(tmp_path), sequence_pattern=pattern)

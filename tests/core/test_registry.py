@@ -128,7 +128,7 @@ def test_a_class_of_another_kind_is_refused_when_it_is_used(plugin: Path) -> Non
 def test_a_name_of_a_config_file_is_taken(plugin: Path) -> None:
     """Else `model=fcn8s` would go on to mean the package's own."""
     register_decoder("fcn8s")(type("Mine", (FCNDecoder,), {}))
-    with pytest.raises(UserError, match=r"model=fcn8s is there already: register your own under another name"):
+    with pytest.raises(UserError, match=r"model=fcn8s exists already\. Register yours under another name"):
         list_models()
 
 

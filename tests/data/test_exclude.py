@@ -113,7 +113,7 @@ def test_excluded_examples_are_not_looked_at(data: Path, caplog: pytest.LogCaptu
         ("val 00\nvla 04", r"exclude\.txt, line 2: expected a split and an id, such as 'val 0004', not 'vla 04'"),
         ("04", r"exclude\.txt, line 1: expected a split and an id"),
         ("val ", r"exclude\.txt, line 1: expected a split and an id"),
-        ("\n".join(f"val {index:02d}" for index in range(IMAGES)), r"leaves no image of val: it names all 12"),
+        ("\n".join(f"val {index:02d}" for index in range(IMAGES)), r"excludes every image of val: it names all 12"),
     ],
 )
 def test_a_line_that_fits_nothing_is_refused(text: str, message: str, data: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_list_may_name_files_that_are_gone(data: Path) -> None:
         lines = [f"images/{split}/{index:02d}.png masks/{split}/{index:02d}.png" for index in range(IMAGES)]
         (data / f"{split}.txt").write_text("\n".join(lines))
     lists = {"train_list": "train.txt", "val_list": "val.txt"}
-    with pytest.raises(UserError, match=r"1 of the 24 images and labels are not there: .*masks/val/04\.png"):
+    with pytest.raises(UserError, match=r"1 of the 24 images and labels are missing: .*masks/val/04\.png"):
         folder(data, **lists).setup("fit")
     datamodule = excluding(data, "val images/val/04", **lists)
     datamodule.setup("fit")

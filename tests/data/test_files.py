@@ -268,11 +268,11 @@ def test_label_values_beyond_16_bits(tmp_path: Path, value: int) -> None:
 def test_unmatched_files_are_named(tmp_path: Path) -> None:
     make_camvid(tmp_path)
     saved(tmp_path / "train" / "extra.png", PICTURE)
-    with pytest.raises(UserError, match=r"1 of the 8 images and labels are not there: .*trainannot/extra\.\*"):
+    with pytest.raises(UserError, match=r"1 of the 8 images and labels are missing: .*trainannot/extra\.\*"):
         make(CamVidDataModule, root=str(tmp_path)).setup("fit")
     os.remove(tmp_path / "train" / "extra.png")
     os.remove(tmp_path / "val" / "1.png")
-    with pytest.raises(UserError, match=r"1 of the 6 images and labels are not there: .*val/1\.\*"):
+    with pytest.raises(UserError, match=r"1 of the 6 images and labels are missing: .*val/1\.\*"):
         make(CamVidDataModule, root=str(tmp_path)).setup("fit")
 
 
@@ -492,7 +492,7 @@ def test_folder_by_list_files(tmp_path: Path) -> None:
     assert make(FolderDataModule, **options, test_list="val.txt").has_test
     for line, message in (
         ("pics/one.jpg", "line 1: expected"),
-        ("\npics/one.jpg no.png", r"1 of the 2 images and labels are not there: .*no\.png"),
+        ("\npics/one.jpg no.png", r"1 of the 2 images and labels are missing: .*no\.png"),
         ("a b c", "line 1: expected"),
     ):
         (tmp_path / "train.txt").write_text(line)

@@ -40,5 +40,5 @@ def test_mistakes_are_told_in_words() -> None:
     check_benchmark("cityscapes", 19)
     with pytest.raises(UserError, match=r"submission=citiscapes is not known\. Did you mean 'cityscapes'"):
         check_benchmark("citiscapes", 19)
-    with pytest.raises(UserError, match="submission=voc is for 21 classes; the network has 3"):
+    with pytest.raises(UserError, match="submission=voc is for 21 classes, but the network has 3"):
         check_benchmark("voc", 3)

@@ -110,6 +110,7 @@ def test_scores_are_those_of_the_network_on_the_checkpoints_data(
     assert sum(int(row["pixels"]) for row in bins) == confusion.sum()
     with Image.open(tmp_path / "reliability.png") as plot:
         assert len(np.unique(np.asarray(plot))) > 10
+    assert (tmp_path / "predictions/legend.png").is_file()
     with (tmp_path / "per_image.csv").open(newline="") as file:
         assert [row["image"] for row in csv.DictReader(file)] == ["val_00000", "val_00001", "val_00002"]
 
@@ -154,7 +155,7 @@ def test_other_data_can_be_named(checkpoint: Path, tmp_path: Path) -> None:
         (["split=vall"], "Did you mean 'val'"),
         (["tta.scales=[]"], "one or more positive, finite numbers"),
         (["crf.steps=3"], "crf.steps=3 has no effect without post=crf"),
-        (["datamodule=camvid"], "knows 8 classes.*but datamodule=camvid has 11"),
+        (["datamodule=camvid"], "has 8 classes.*but datamodule=camvid has 11"),
     ],
 )
 def test_mistakes_are_told_in_words(overrides: list[str], message: str, checkpoint: Path, tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_a_file_of_weights_alone_needs_to_be_told_of_what(
     path = tmp_path / "weights.pth"
     torch.save(net.state_dict(), path)
     data = ["datamodule=shapes", "datamodule.val_size=3", "datamodule.seed=5"]
-    with pytest.raises(UserError, match=r"does not say of which data it is: give datamodule=NAME"):
+    with pytest.raises(UserError, match=r"does not name its data set. Give datamodule=NAME"):
         evaluate(config(path), tmp_path)
     with pytest.raises(UserError, match=r"holds weights alone\. Say for which network: model=NAME backbone=NAME"):
         evaluate(config(path, *data), tmp_path)

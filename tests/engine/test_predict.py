@@ -6,18 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import NARROW_PROCESS, TypeIn
+from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from segrefine.core.config import read_group
 from segrefine.core.labels import voc_color_map
-from segrefine.core.signals import REQUEUE
+from segrefine.core.signals import REQUEUE, StopRequest
 from segrefine.engine.callbacks.pictures import write_pictures
-from segrefine.engine.predict import Segmenter, segment
+from segrefine.engine.predict import PhotoWriter, Segmenter, segment
 from segrefine.models.build import create_model
 from segrefine.models.crf import create_refinement
 from segrefine.models.network import SegmentationModel
@@ -86,7 +89,10 @@ def test_a_folder_of_odd_images(checkpoint: Path, tmp_path: Path, type_in: TypeI
             assert set(np.unique(np.asarray(label))) <= {0, 1, 2}
     ordinary = ("rgb.jpg", "rgb.png", "grey", "alpha", "palette", "cmyk", "black_and_white", "deep")
     assert sizes == dict.fromkeys(ordinary, (45, 67)) | {"tiny": (3, 1), "large": (700, 1300), "turned": (67, 45)}
-    assert len(list((tmp_path / "out").iterdir())) == 3 * 11
+    assert len(list((tmp_path / "out").iterdir())) == 3 * 11 + 1
+    with Image.open(tmp_path / "out/legend.png") as legend:
+        shown = {color for _, color in legend.getcolors(2**16)}  # type: ignore[union-attr]
+    assert {tuple(color) for color in voc_color_map(3).tolist()} <= shown
 
 
 def test_one_file_with_every_option(checkpoint: Path, tmp_path: Path, net: SegmentationModel, type_in: TypeIn) -> None:
@@ -129,6 +135,7 @@ def test_names_are_unique_among_all_that_are_given(checkpoint: Path, tmp_path: P
     [
         (["a.png", "a_label.png"], [], "a_label.png"),
         (["a.png", "a_overlay.png"], [], "a_overlay.png"),
+        (["a.png", "legend.png"], [], "legend.png"),
         (["a.png"], ["submission=voc"], "a.png"),
     ],
 )
@@ -187,7 +194,18 @@ def test_processes_share_the_images(checkpoint: Path, tmp_path: Path) -> None:
     assert sorted(line for line in lines if line.startswith("in/")) == [f"in/{n}.png: 40x{40 + n}" for n in range(4)]
     assert sum(line.startswith("skipped: in/") for line in lines) == 2
     assert lines[-1] == "4 of 6 images segmented, in out"
-    assert len(list((tmp_path / "out").iterdir())) == 3 * 4
+    assert len(list((tmp_path / "out").iterdir())) == 3 * 4 + 1
+
+
+@pytest.mark.parametrize(("submission", "rank", "written"), [(None, 0, True), (None, 1, False), ("voc", 0, False)])
+def test_the_first_process_writes_the_legend(
+    submission: str | None, rank: int, written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of published weights here, which name no classes. A benchmark takes no other files."""
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    module: Any = SimpleNamespace(net=SimpleNamespace(classes=[], palette=voc_color_map(21)))
+    PhotoWriter(tmp_path, submission, StopRequest()).on_predict_end(Trainer(logger=False), module)
+    assert (tmp_path / "legend.png").is_file() == written
 
 
 NAMES = ["a", "a/b", "../a", "/a", "//a", "../../a", "a/../../a", "..", ".", "/", "x" * 255, "x" * 254, "line\nbreak"]

@@ -113,11 +113,11 @@ def test_the_best_score_on_val_is_in_the_summary(finished: tuple[Path, Summary])
 
 
 def test_two_processes_do_not_work_on_one_run(tmp_path: Path, at_work: Callable[[Path], None]) -> None:
-    again = pytest.raises(UserError, match=r"Another process is at work on the run in .* Wait for its")
+    again = pytest.raises(UserError, match=r"Another process is working on the run in .* Wait until it ends")
     with RunFolder(tmp_path).alone(), again:
         RunFolder(tmp_path).alone().__enter__()
     at_work(tmp_path)
-    with pytest.raises(UserError, match="Another process is at work"):
+    with pytest.raises(UserError, match="Another process is working"):
         RunFolder(tmp_path).alone().__enter__()
 
 
@@ -127,7 +127,7 @@ def test_a_process_that_opened_the_lock_before_the_run_ended_keeps_a_third_out(t
         second = (tmp_path / ".lock").open()
     with second:
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with pytest.raises(UserError, match="Another process is at work"):
+        with pytest.raises(UserError, match="Another process is working"):
             RunFolder(tmp_path).alone().__enter__()
     with RunFolder(tmp_path).alone():
         pass

@@ -258,8 +258,8 @@ def test_later_imagenet_weights_are_of_deep_resnets_alone(cache: Path, filled: B
     assert "https://download.pytorch.org/models/resnet101-cd907fc2.pth" in message("resnet101", "imagenet_v2")
     for name in ("resnet18", "vgg16_bn"):
         assert message(name, "imagenet_v2") == (
-            f"backbone.weights=imagenet_v2: torchvision has none of {name}, but of resnet50, resnet101 and resnet152. "
-            "Use backbone.weights=imagenet."
+            f"backbone.weights=imagenet_v2: torchvision has no such weights for {name}, only for resnet50, resnet101 "
+            "and resnet152. Use backbone.weights=imagenet."
         )
 
 

@@ -170,7 +170,7 @@ def test_mistakes_are_refused_in_words() -> None:
 def test_a_batch_of_one_trains_or_is_refused(name: str, cheap_model: Build) -> None:
     net = cheap_model(f"smp_{name}", "resnet18").train()
     if name in ("deeplabv3plus", "upernet"):
-        with pytest.raises(UserError, match=r"does not train on a batch of one image.*batch_size to 2"):
+        with pytest.raises(UserError, match=r"cannot train on a batch of one image.*batch_size to 2"):
             net(torch.randn(1, 3, 64, 64))
     else:
         assert net(torch.randn(1, 3, 64, 64)).isfinite().all()
@@ -179,7 +179,7 @@ def test_a_batch_of_one_trains_or_is_refused(name: str, cheap_model: Build) -> N
 
 def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch.decoders.fpn.decoder", None)
-    assert refusal("smp_fpn") == 'model=smp_fpn needs packages that are not here: pip install -e ".[smp]".'
+    assert refusal("smp_fpn") == 'model=smp_fpn needs packages that are not installed: pip install -e ".[smp]".'
 
 
 @pytest.mark.parametrize("name", THEIRS)

@@ -78,11 +78,11 @@ def test_the_input_is_that_of_the_networks_own_weights() -> None:
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     assert refusal("convnext_tyni").startswith(
-        "backbone.timm_name=convnext_tyni is no network of timm. Did you mean 'convnext_tiny'"
+        "backbone.timm_name=convnext_tyni is not a network of timm. Did you mean 'convnext_tiny'"
     )
     for name in ("", "nonsense", "hf-hub:timm/resnet18", "local-dir:/tmp", "../x"):
         assert refusal(name) == (
-            f"backbone.timm_name={name} is no network of timm. Python's timm.list_models() names all."
+            f"backbone.timm_name={name} is not a network of timm. Python's timm.list_models() names all."
         )
     assert "Invalid pretrained tag (nope)" in refusal("test_resnet.nope")
 
@@ -158,7 +158,7 @@ def test_files_that_do_not_fit_are_refused_by_their_tensors(tmp_path: Path) -> N
         f"of another shape: bn1.weight (7,) instead of {tuple(timm.create_model('test_resnet').bn1.weight.shape)}."
     )
     assert "There is no weights file" in refusal("test_resnet", weights="absent.pth")
-    assert "Of timm's networks it is backbone.weights=pretrained" in refusal("test_resnet", weights="imagenet")
+    assert "For timm's, use backbone.weights=pretrained" in refusal("test_resnet", weights="imagenet")
 
 
 def test_weights_come_from_the_hub_or_one_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_weights_come_from_the_hub_or_one_message_says_what_to_do(monkeypatch: p
 def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     find_layout.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert refusal("test_resnet") == 'backbone=timm needs packages that are not here: pip install -e ".[timm]".'
+    assert refusal("test_resnet") == 'backbone=timm needs packages that are not installed: pip install -e ".[timm]".'
 
 
 def test_checkpoints_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

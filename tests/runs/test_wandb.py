@@ -90,7 +90,7 @@ def test_of_one_group(tmp_path: Path) -> None:
 def test_what_is_there_whole_is_not_fetched_again(tmp_path: Path) -> None:
     first, second = Api.projects["me/shapes"]
     second.all_files["run/summary.json"] = None
-    with pytest.raises(UserError, match=r"could not be asked for the runs of me/shapes: CommError: connection lost"):
+    with pytest.raises(UserError, match=r"W&B did not list the runs of me/shapes: CommError: connection lost"):
         download_runs("me/shapes", tmp_path)
     assert [folder.parent for folder in sorted(tmp_path.glob("*/summary.json"))] == [tmp_path / "one"]
     first.all_files.clear()
@@ -103,7 +103,7 @@ def test_what_is_there_whole_is_not_fetched_again(tmp_path: Path) -> None:
 def test_runs_without_the_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Api.projects["me/shapes"] += [Run("other", {"run/summary.json": "{}"}), Run("old", {})]
     assert len(download_runs("me/shapes", tmp_path)) == 2
-    assert "skipped: other by name (other), old by name (old)" in caplog.text
+    assert "of them: other by name (other), old by name (old)" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
@@ -131,7 +131,7 @@ def test_without_a_key_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_an_id_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     Api.projects["me/shapes"].append(Run("../out", dict(FILES)))
-    with pytest.raises(UserError, match="which is no id"):
+    with pytest.raises(UserError, match="which is not an id"):
         download_runs("me/shapes", tmp_path / "runs")
     assert not (tmp_path / "out").exists()
 

@@ -119,7 +119,7 @@ def test_files_that_are_no_checkpoint_are_refused_in_words(net: SegmentationMode
         content = lightning(net)
         content[KEY] |= change
         damaged = saved(content, tmp_path / "damaged.ckpt")
-        assert f"{damaged} is damaged: what it says of its run" in refusal(read_checkpoint, damaged)
+        assert f"{damaged} is damaged: its description of the run" in refusal(read_checkpoint, damaged)
     for call in ((read_checkpoint, absent), (load_weights, net, absent)):
         assert f"There is no weights file {absent}" in refusal(*call)
 

@@ -44,7 +44,7 @@ def run_check(cfg: DictConfig) -> None:
             "datamodule.exclude."
         )
     if file and cfg.datamodule.get("folds"):
-        raise UserError("write_exclude names images by the data's own splits: leave datamodule.fold and folds out.")
+        raise UserError("write_exclude names images by the data's own splits. Remove datamodule.fold and folds.")
     datamodule = _build(cfg)
     reports = check(datamodule)
     print(printable(render(reports, datamodule.classes)))

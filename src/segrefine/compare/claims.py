@@ -23,9 +23,10 @@ from segrefine.compare import tables
 from segrefine.compare.contrast import ONE_SEED
 from segrefine.compare.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
 from segrefine.compare.difference import Difference
+from segrefine.compare.figures import save_figure
 from segrefine.compare.folds import merge_folds
 from segrefine.compare.plan import Planner
-from segrefine.compare.plots import PLOTS, difference_bars, have_curves, save_figure
+from segrefine.compare.plots import PLOTS, difference_bars, have_curves
 from segrefine.compare.scores import check_metric
 from segrefine.compare.statistics import Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant, check_same_images
@@ -133,7 +134,7 @@ def _write_claim(top: Path, number: int, claim: Mapping[str, Any], settings: Set
             save_figure(figure, file)
             parts.append(f"![{name.replace('_', ' ')}, {section.name}]({file.name})\n")
     readme = os.path.relpath(top / "README.md", folder)
-    words = f"What the verdicts, scores and intervals mean is said in [experiments/README.md]({readme}).\n"
+    words = f"[experiments/README.md]({readme}) explains the verdicts, scores and intervals.\n"
     head = [f"# {number}. {claim['title']}\n", f"{claim['question']}\n", f"Source: {claim['source']}\n", words]
     method = ["```\n" + claim["method"].strip() + "\n```\n"]
     remarks = [f"## Remarks\n\n{claim['remarks'].strip()}\n"] if claim.get("remarks") else []

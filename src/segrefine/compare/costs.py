@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from segrefine.compare.plots import COLORS, new_figure
+from segrefine.compare.figures import COLORS, new_figure
 from segrefine.compare.tables import new_table
 from segrefine.core.errors import UserError
 

@@ -37,6 +37,7 @@ function makeSortable(table) {
     const values = [...body.rows].map((row) => cellValue(row.cells[column]));
     const numeric = values.some((value) => !isBlank(value)) && values.every((value) => isBlank(value) || !Number.isNaN(value.number));
     if (numeric) for (const row of [table.tHead.rows[0], ...body.rows]) row.cells[column]?.classList.add("number");
+    if (column > 0 && !numeric && values.some((value) => value.text.length > 24)) for (const row of body.rows) row.cells[column]?.classList.add("text");
     const button = element("button", { type: "button" }, ...header.childNodes);
     header.replaceChildren(button);
     if (header.textContent.length <= 16) header.classList.add("short");
@@ -123,7 +124,7 @@ function showForest() {
     button.addEventListener("click", () => showPair(pair));
     return element("li", {}, button);
   }));
-  find("pair").textContent = "A click on a row or a cell shows the pair.";
+  find("pair").textContent = "Click a row or a cell to show the pair.";
 }
 
 function showMatrix() {
@@ -217,7 +218,7 @@ function showGallery() {
   find("gallery").replaceChildren(...images.map(card));
   const shares = [images[0], images[images.length - 1]].map((image) => percent(image.differing[chosen.a][chosen.b]));
   find("order").textContent =
-    `${images.length} images, those in which A and B differ most first: from ${shares[0]} to ${shares[1]} of the pixels. A click on one opens it with a slider between A and B.`;
+    `${images.length} images, sorted by how much A and B differ: from ${shares[0]} to ${shares[1]} of the pixels. Click an image to compare A and B with a slider.`;
 }
 
 function choose(side, model) {

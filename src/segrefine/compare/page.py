@@ -20,9 +20,12 @@ from segrefine.compare.ranking import Ranked
 from segrefine.core.labels import VOID
 from segrefine.core.text import printable
 from segrefine.io.atomic import write_text
-from segrefine.viz import VOID_ERROR_COLOR, WRONG_COLOR, colorise, errors
+from segrefine.viz import VOID_ERROR_COLOR, WRONG_COLOR, colorize, error_map
 
 QUALITY = 90  # of the photographs, JPEG: a tenth of the size of PNG, which the label maps keep
+
+WIDE = 600
+"""Points: a plot of two panels is wider, one of a single panel is not."""
 
 MOST_ROWS = 1_500
 """The most rows of a table on the page: a browser takes seconds for more. The files beside the page have them all."""
@@ -121,17 +124,17 @@ def _describe_differences(page: Page) -> dict[str, Any] | None:
 def _plot(title: str, svg: str) -> dict[str, Any]:
     """Return the plot as an image, so that names and styles in one SVG do not affect the others.
 
-    A plot that is more than twice as wide as high gets a row of its own.
+    A plot wider than `WIDE` gets a row of its own, with `ratio`, its width over its height. Others have none.
     """
     size = re.search(r'viewBox="\S+ \S+ (\S+) (\S+)"', svg)
-    wide = size is not None and float(size[1]) > 2 * float(size[2])
-    return {"title": title, "uri": _uri("svg+xml", printable(svg).encode()), "wide": wide}
+    ratio = round(float(size[1]) / float(size[2]), 3) if size and float(size[1]) > WIDE else None
+    return {"title": title, "uri": _uri("svg+xml", printable(svg).encode()), "ratio": ratio}
 
 
 def _describe_all(pictures: Pictures) -> dict[str, Any]:
     """Return what page.js shows."""
     names = [*pictures.classes, *(["void"] * (VOID + 1 - len(pictures.classes)))]
-    colors = colorise(np.arange(VOID + 1)[None], pictures.palette)[0]
+    colors = colorize(np.arange(VOID + 1)[None], pictures.palette)[0]
     content: dict[str, Any] = {
         "models": [printable(label) for label in pictures.labels],
         "classes": [{"name": printable(name), "color": _hex(color)} for name, color in zip(names, colors, strict=True)],
@@ -148,7 +151,7 @@ def _describe_all(pictures: Pictures) -> dict[str, Any]:
 def _describe(picture: Picture, palette: np.ndarray) -> dict[str, Any]:
     nothing = np.zeros_like(picture.truth)
     height, width = nothing.shape
-    faded = errors(picture.image, nothing, nothing)[..., 0]
+    faded = error_map(picture.image, nothing, nothing)[..., 0]
     return {
         "id": printable(picture.id),
         "width": width,
@@ -167,11 +170,11 @@ def _describe(picture: Picture, palette: np.ndarray) -> dict[str, Any]:
 def _label_png(labels: np.ndarray, palette: np.ndarray) -> str:
     """Return a label map (H, W) in the colors of the classes, with a palette of those that occur."""
     occurring, indices = np.unique(labels, return_inverse=True)
-    return _indexed_png(indices.reshape(labels.shape), colorise(occurring[None], palette)[0])
+    return _indexed_png(indices.reshape(labels.shape), colorize(occurring[None], palette)[0])
 
 
 def _error_png(truth: np.ndarray, prediction: np.ndarray) -> str:
-    """Return what `viz.errors` draws over the faded image: wrong and void pixels. All other pixels are transparent."""
+    """Return what `viz.error_map` draws over the faded image. Pixels that are right are transparent."""
     codes = np.where(truth == VOID, 2, truth != prediction)
     return _indexed_png(codes, np.array([(255, 255, 255), WRONG_COLOR, VOID_ERROR_COLOR]), transparency=0)
 

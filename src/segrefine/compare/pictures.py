@@ -82,8 +82,8 @@ def choose_pictures(variants: Sequence[Variant], limit: int = LIMIT) -> tuple[Pi
     remarks = []
     if without:
         remarks.append(
-            f"There are no predictions of {listing(without)}, which `evaluate.py checkpoint=RUN/{RunFolder.BEST} "
-            "save_predictions=true` writes."
+            f"There are no predictions of {listing(without)}. Write them with `evaluate.py checkpoint=RUN/"
+            f"{RunFolder.BEST} save_predictions=true`."
         )
     if len(runs) < 2:
         return None, [*remarks, "There are no pictures: they need the predictions of two models or more."]

@@ -3,30 +3,22 @@
 Plots show means over the seeds, and 95 % intervals as bars and bands.
 """
 
-import io
-import textwrap
 from collections.abc import Callable, Sequence
-from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from segrefine.compare.difference import Difference
+from segrefine.compare.figures import COLORS, add_legend, new_figure, plain, styled, wrap
 from segrefine.compare.scores import CLASS, score
 from segrefine.compare.statistics import Bootstrap
 from segrefine.compare.variants import Variant
-from segrefine.io.atomic import replacing
 from segrefine.metrics.scores import REGIONS, SIZES, TRIMAP_WIDTHS
 
 STAGES = (*(f"encoder_stage{number}" for number in range(1, 6)), "decoder")
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#B8A900")
-"""Colors that color-blind readers can tell apart (Okabe and Ito, "Color universal design", 2008; darker yellow)."""
 
 
 def draw_all(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> dict[str, Figure]:
@@ -45,22 +37,32 @@ def draw_all(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> 
 def accuracy_and_cost(variants: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> Figure:
     """Plot the score over multiply-adds and over parameters, with the Pareto front, which nothing beats in both."""
     figure, axes = new_figure(1, 2)
-    costs = {"flops": "multiply-adds for an image (G)", "params": "parameters (M)"}
-    for axis, (cost, name), unit in zip(axes, costs.items(), (1e9, 1e6), strict=True):
-        points = [(getattr(variant.summary, cost) / unit, _mean_score(variant, metric)) for variant in variants]
-        front = pareto_front(points)
-        axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
-        for index, (variant, color) in enumerate(_colored(variants)):
-            low, high = bootstrap.interval(variant, metric)
-            x, y = points[index]
-            bar = [[max(y - low, 0)], [max(high - y, 0)]]
-            style: dict[str, Any] = {"markersize": 8, "capsize": 3, "color": color}
-            fill = color if index in front else "white"
-            axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, label=_label(variant.label), **style)
-        axis.set(xlabel=name, ylabel=metric, xscale="log")
-        _mark_costs(axis, points)
-    _legend(figure, axes[0], "filled: on the Pareto front")
+    draw_costs(axes[0], variants, bootstrap, metric)
+    draw_costs(axes[1], variants, bootstrap, metric, "params")
+    add_legend(figure, axes[0], "filled: on the Pareto front")
     return figure
+
+
+COSTS = {"flops": ("multiply-adds for an image (G)", 1e9), "params": ("parameters (M)", 1e6)}
+"""Costs of a summary, with the title of the axis and the unit."""
+
+
+def draw_costs(
+    axis: Axes, variants: Sequence[Variant], bootstrap: Bootstrap, metric: str = "mIoU", cost: str = "flops"
+) -> None:
+    """Plot the score over a cost, one of `COSTS`. Variants on the Pareto front are filled."""
+    title, unit = COSTS[cost]
+    points = [(getattr(variant.summary, cost) / unit, _mean_score(variant, metric)) for variant in variants]
+    front = pareto_front(points)
+    axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
+    for index, (variant, style) in enumerate(styled(variants)):
+        x, y = points[index]
+        bar = _bar(y, bootstrap.interval(variant, metric))
+        look: dict[str, Any] = {"markersize": 8, "capsize": 3, "color": style.color, "fmt": style.marker}
+        fill = style.color if index in front else "white"
+        axis.errorbar(x, y, bar, markerfacecolor=fill, label=wrap(variant.label), **look)
+    axis.set(xlabel=title, ylabel=metric, xscale="log")
+    _mark_costs(axis, points)
 
 
 def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> Figure:
@@ -72,14 +74,35 @@ def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootst
     points = [(variant.summary.flops / 1e9, _mean_score(variant, metric)) for variant in ranked]
     front = pareto_front(points)
     axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
-    for place, ((x, y), variant) in enumerate(zip(points, ranked, strict=True), 1):
-        low, high = bootstrap.interval(variant, metric)
-        bar = [[max(y - low, 0)], [max(high - y, 0)]]
-        axis.errorbar(x, y, bar, fmt="o", markersize=6, capsize=2, color=COLORS[0], ecolor="#9dbfd6")
-        axis.annotate(str(place), (x, y), (5, 4), textcoords="offset points", fontsize="small")
-    axis.set(xlabel="multiply-adds for an image (G)", ylabel=metric, xscale="log")
+    for index, ((x, y), variant) in enumerate(zip(points, ranked, strict=True)):
+        bar, fill = _bar(y, bootstrap.interval(variant, metric)), COLORS[0] if index in front else "white"
+        style: dict[str, Any] = {"markersize": 6, "capsize": 2, "color": COLORS[0], "ecolor": "#9dbfd6"}
+        axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, **style)
+    axis.set(xlabel=COSTS["flops"][0], ylabel=metric, xscale="log")
     _mark_costs(axis, points)
+    axis.autoscale_view()  # which is otherwise left for later, and places in pixels depend on it
+    for places in _near_one_another(axis.transData.transform(points)):
+        ranks = [str(place + 1) for place in places]
+        text = ", ".join(ranks if len(ranks) <= 3 else [ranks[0], f"… {ranks[-1]}"])
+        axis.annotate(text, points[places[0]], (6, 4), textcoords="offset points", fontsize="small")
     return figure
+
+
+def _bar(value: float, interval: tuple[float, float]) -> list[list[float]]:
+    """Return the lengths of an error bar below and above a value."""
+    return [[max(value - interval[0], 0)], [max(interval[1] - value, 0)]]
+
+
+def _near_one_another(places: np.ndarray, across: float = 20, along: float = 14) -> list[list[int]]:
+    """Group the points (N, 2), in pixels, whose numbers would lie over each other. A group is in the order given."""
+    groups: list[list[int]] = []
+    for index, place in enumerate(places):
+        near = (group for group in groups if (np.abs(places[group[0]] - place) < (across, along)).all())
+        if (group := next(near, None)) is None:
+            groups.append([index])
+        else:
+            group.append(index)
+    return groups
 
 
 def _mark_costs(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
@@ -118,16 +141,16 @@ def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     sizes = [f"size_{size}" for size in SIZES]
     names = [size.replace("_up", " and more").replace("_", " to ") for size in SIZES]
     for axis, keys, ticks in zip(axes, (widths, sizes), (map(str, TRIMAP_WIDTHS), names), strict=True):
-        for variant, color in _colored(variants):
+        for variant, (color, marker, _) in styled(variants):
             values = [_mean_score(variant, key) for key in keys]
             ends = np.array([bootstrap.interval(variant, key) for key in keys])
-            axis.plot(range(len(keys)), values, marker="o", color=color, label=_label(variant.label))
+            axis.plot(range(len(keys)), values, marker=marker, color=color, label=wrap(variant.label))
             axis.fill_between(range(len(keys)), ends[:, 0], ends[:, 1], color=color, alpha=0.12, linewidth=0)
         axis.set_xticks(range(len(keys)), list(ticks))
         axis.set(ylabel="mIoU")
     axes[0].set(xlabel="pixels from a boundary of the truth, at most")
     axes[1].set(xlabel="size of the region (root of its area, pixels)")
-    _legend(figure, axes[0])
+    add_legend(figure, axes[0])
     return figure
 
 
@@ -136,16 +159,17 @@ def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     classes = variants[0].runs[0].classes
     figure, (axis,) = new_figure(1, 1, width=max(11.0, 0.16 * len(classes) * (len(variants) + 1)))
     width = 0.8 / len(variants)
-    for place, (variant, color) in enumerate(_colored(variants)):
+    for place, (variant, style) in enumerate(styled(variants)):
         values = np.array([_mean_score(variant, f"{CLASS}{name}") for name in classes])
         ends = np.array([bootstrap.interval(variant, f"{CLASS}{name}") for name in classes]).T
         bars = np.nan_to_num(np.abs(ends - values).clip(0))
         at = np.arange(len(classes)) + (place - (len(variants) - 1) / 2) * width
-        axis.bar(at, values, width, yerr=bars, color=color, label=_label(variant.label), error_kw={"elinewidth": 0.8})
+        look: dict[str, Any] = {"color": style.color, "hatch": style.hatch, "error_kw": {"elinewidth": 0.8}}
+        axis.bar(at, values, width, yerr=bars, label=wrap(variant.label), edgecolor="white", linewidth=0, **look)
     turned = 90 if len(classes) > 40 else 45 if max(map(len, classes)) * len(classes) > 110 else 0
-    axis.set_xticks(range(len(classes)), [_plain(name) for name in classes], rotation=turned)
+    axis.set_xticks(range(len(classes)), [plain(name) for name in classes], rotation=turned)
     axis.set(ylabel="IoU")
-    _legend(figure, axis)
+    add_legend(figure, axis)
     return figure
 
 
@@ -160,21 +184,21 @@ def learning_curves(variants: Sequence[Variant]) -> Figure:
     The mean is drawn only if all seeds were validated at the same steps.
     """
     figure, (axis,) = new_figure(1, 1, width=6.0)
-    for variant, color in _colored(variants):
+    for variant, (color, marker, _) in styled(variants):
         curves = [curve for run in variant.runs if len((curve := run.curve("val/mIoU"))[0])]
         for steps, values in curves:
             axis.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
         if curves and all(np.array_equal(steps, curves[0][0]) for steps, _ in curves):
             mean = np.mean([values for _, values in curves], axis=0)
-            axis.plot(curves[0][0], mean, color=color, marker="o", markersize=3, label=_label(variant.label))
+            axis.plot(curves[0][0], mean, color=color, marker=marker, markersize=3, label=wrap(variant.label))
     axis.set(xlabel="step", ylabel="val mIoU")
-    _legend(figure, axis)
+    add_legend(figure, axis)
     return figure
 
 
 def difference_bars(found: Sequence[Difference]) -> Figure:
     """Plot the differences with their intervals, one row each. Those that are more than noise are blue."""
-    names = [_label(f"{entry.one} against {entry.other}, {entry.metric}", 60) for entry in reversed(found)]
+    names = [wrap(f"{entry.one} against {entry.other}, {entry.metric}", 60) for entry in reversed(found)]
     lines = max((name.count("\n") + 1 for name in names), default=1)
     figure, (axis,) = new_figure(1, 1, height=0.9 + (0.16 + 0.16 * lines) * len(found))
     for row, difference in enumerate(reversed(found)):
@@ -205,12 +229,12 @@ def gradients(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
             mean = np.exp(np.mean([np.log(values[: len(steps)] + 1e-12) for _, values in curves], axis=0))
             axis.plot(steps, mean, color=color, linewidth=1, label=stage.replace("_", " "))
             means.append(mean)
-        axis.set(title=_label(variant.label), xlabel="step", yscale="log")
+        axis.set(title=wrap(variant.label), xlabel="step", yscale="log")
         axis.sharey(axes[0])
     axes[0].set(ylabel="norm of the gradient before clipping")
     if means:  # shared axes take the limits of the first
         axes[0].set_ylim(min(mean.min() for mean in means) / 2, max(mean.max() for mean in means) * 2)
-    _legend(figure, axes[0])
+    add_legend(figure, axes[0])
     return figure
 
 
@@ -224,50 +248,5 @@ PLOTS: dict[str, Callable[[Sequence[Variant], Bootstrap], Figure]] = {
 """The plots that a claim can show."""
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Save the figure as an image file at `path`."""
-    with replacing(path) as part:
-        figure.savefig(part)
-    figure.set_layout_engine("none")  # it is laid out now: to do it again for another format takes as long
-
-
-def as_svg(figure: Figure) -> str:
-    """Return the figure as an SVG element for a page."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def new_figure(rows: int, columns: int, width: float = 11.0, height: float = 4.2) -> tuple[Figure, list[Axes]]:
-    """Create a figure of `width` by `height` inches. Return it and its axes, in the style of all plots here."""
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_axisbelow(True)
-    return figure, axes
-
-
-def _colored(variants: Sequence[Variant]) -> list[tuple[Variant, str]]:
-    return list(zip(variants, islice(cycle(COLORS), len(variants)), strict=True))
-
-
-def _legend(figure: Figure, axis: Axes, title: str | None = None) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False, title=title)
-
-
 def _mean_score(variant: Variant, metric: str) -> float:
     return float(np.mean([score(run, metric) for run in variant.runs]))
-
-
-def _label(text: str, width: int = 36) -> str:
-    """Wrap a variant's name into lines of `width` characters: it may list many options."""
-    return "\n".join(textwrap.wrap(_plain(text), width, break_on_hyphens=False))
-
-
-def _plain(text: str) -> str:
-    """Remove what matplotlib would read as math or as a label to hide."""
-    return text.replace("$", r"\$").lstrip("_") or "_"

@@ -13,11 +13,12 @@ from segrefine.compare import tables
 from segrefine.compare.claims import write_claims
 from segrefine.compare.contrast import ONE_SEED
 from segrefine.compare.difference import Difference
+from segrefine.compare.figures import as_svg, save_figure
 from segrefine.compare.names import name_runs
 from segrefine.compare.page import Page, write_page
 from segrefine.compare.pictures import Pictures, choose_pictures
 from segrefine.compare.plan import Plan, Planner
-from segrefine.compare.plots import accuracy_and_flops, as_svg, difference_bars, draw_all, save_figure
+from segrefine.compare.plots import accuracy_and_flops, difference_bars, draw_all
 from segrefine.compare.ranking import answer, rank_variants
 from segrefine.compare.scores import CLASS, check_metric
 from segrefine.compare.statistics import Bootstrap, Question, Settings
@@ -29,10 +30,10 @@ from segrefine.runs.wandb import download_runs, log_report
 
 log = logging.getLogger(__name__)
 
+# Of the plots on the page. Differences are drawn there by a script.
 TITLES = {
     "learning_curves": "Learning curves",
     "accuracy_and_cost": "Accuracy and cost",
-    "differences": "Differences",
     "regions": "Near boundaries, and by size",
     "classes": "Classes",
 }
@@ -204,12 +205,12 @@ def _caution(comparison: Comparison) -> list[str]:
     sentences = []
     if blocks.length > 1:
         sentences.append(
-            f"The {blocks.count} images are frames of sequences and worth about {blocks.effective:.0f} independent "
-            "ones; nothing is said of other sequences."
+            f"The {blocks.count} images are frames of sequences, worth about {blocks.effective:.0f} independent "
+            "images. The result says nothing about other sequences."
         )
     if learning:
         who = "All of them" if len(learning) == len(comparison.variants) else listing(learning)
-        sentences.append(f"{who} still learned when training ended, so longer training may change the ranking.")
+        sentences.append(f"{who} still improved when training ended, so longer training may change the ranking.")
     return sentences
 
 
@@ -219,20 +220,20 @@ def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap:
     several = any(len(variant.runs) > 1 for variant in variants)
     return [
         f"Scores of {len(first.runs[0].images)} images of {first.summary.split} of {first.summary.datamodule}"
-        + ("; mean and standard deviation over the seeds." if several else "."),
-        f"Intervals of differences: 95 %, and they hold together for {_family(found)} of a table. They come from "
+        + (", with mean and standard deviation over the seeds." if several else "."),
+        f"Differences have 95 % intervals that hold together for {_family(found)} of a table. They come from "
         f"{settings.resamples} resamples of the images, the same for all variants"
         + (", and from the variance between seeds" if several else "")
-        + ". A verdict says what its interval says, and p is below 0.05 where the interval leaves out zero. Intervals "
-        "of scores, in plots, are each for itself.",
+        + ". Verdicts follow from these intervals, and p is below 0.05 if the interval excludes zero. In plots, the "
+        "interval of a score is of that score alone.",
         f"Practically equal: the whole interval lies within {settings.equivalence:g} points of zero. "
         "P(above): the share of pairs of seeds in which the first variant is above the second.",
-        "Gain of the last fifth: how far val mIoU rose over the last fifth of the steps, mean over the seeds. From "
-        f"{STILL_LEARNING} on, a network still learned.",
+        "Gain of the last fifth: the rise of val mIoU over the last fifth of the steps, mean over the seeds. With "
+        f"{STILL_LEARNING} or more, a network still improved.",
         *_explain_images(bootstrap),
         *_explain_seeds(variants, found),
         *(f"{variant.label} is, in full: {variant.whole}." for variant in variants if variant.whole),
-        "Images/s and peak memory are those of each run's own machine and moment; they compare where that is the same.",
+        "Images/s and peak memory were measured during each run. Compare them only between runs on the same machine.",
     ]
 
 
@@ -245,7 +246,7 @@ def _explain_images(bootstrap: Bootstrap) -> list[str]:
     if blocks.length == 1:
         return []
     return [
-        f"The images are frames of sequences ({len(blocks.sequences)}), and neighbors say much the same (correlation "
+        f"The images are frames of {len(blocks.sequences)} sequences, and neighbors are alike (correlation "
         f"{blocks.correlation:.2f}). They are resampled in blocks of {blocks.length}."
     ]
 
@@ -256,12 +257,10 @@ def _explain_seeds(variants: Sequence[Variant], found: Sequence[Difference]) -> 
         return []
     if any(ONE_SEED in entry.note for entry in found):
         return [
-            f"One seed alone: {', '.join(single)}. What is said of these holds for the networks as trained, and leaves "
-            "out how much another seed would change."
+            f"One seed only: {', '.join(single)}. Verdicts on these hold for the networks as trained. How much another "
+            "seed would change is unknown."
         ]
-    return [
-        f"One seed alone: {', '.join(single)}. How much another seed would change is taken from the other variants."
-    ]
+    return [f"One seed only: {', '.join(single)}. The variance between seeds is taken from the other variants."]
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -106,6 +106,11 @@ def worst_mean(values: np.ndarray, share: float, weights: np.ndarray | None = No
     return np.concatenate(means)
 
 
+def least_possible(run: Run, metric: str) -> float:
+    """Return the least value that the score can have: 0 or, of one score minus others, -1."""
+    return 1.0 - len(_parts(run, metric))
+
+
 def images_with(run: Run, metric: str) -> int:
     """Count the images that hold something the score rests on, such as the class of `IoU:CLASS`."""
     held = [_counts(run, part)[:, 1].sum(-1) > 0 for part in _parts(run, metric)]

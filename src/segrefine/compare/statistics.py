@@ -19,7 +19,7 @@ import numpy as np
 from segrefine.compare.contrast import Contrast, Sample, find_largest
 from segrefine.compare.difference import EQUIVALENCE, FEW_IMAGES, Difference
 from segrefine.compare.resampling import Blocks, choose_blocks
-from segrefine.compare.scores import images_with, scores
+from segrefine.compare.scores import images_with, least_possible, scores
 from segrefine.compare.sequences import find_sequences
 from segrefine.compare.variants import Variant
 from segrefine.runs.read import Run
@@ -135,7 +135,7 @@ class Bootstrap:
         )
 
     def interval(self, variant: Variant, metric: str) -> tuple[float, float]:
-        """Return the 95 % interval of the variant's own score, over images and seeds.
+        """Return the 95 % interval of the variant's own score, over images and seeds, within the possible range.
 
         It is NaN if too few images can be scored.
         """
@@ -144,7 +144,7 @@ class Bootstrap:
         if not contrast.defined:
             return np.nan, np.nan
         low, high, _ = contrast.interval(np.sort(np.abs(contrast.replicates())))
-        return low, high
+        return max(low, least_possible(variant.runs[0], metric)), min(high, 1.0)  # NaN stays NaN
 
     def _few(self, variant: Variant, metric: str) -> int | None:
         count = images_with(variant.runs[0], metric)

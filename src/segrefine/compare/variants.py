@@ -94,7 +94,7 @@ def check_same_images(runs: Sequence[Run]) -> None:
             if getattr(run.summary, name) != getattr(first.summary, name):
                 raise UserError(
                     f"{run.folder.path} is scored on {name} {getattr(run.summary, name)}, {first.folder.path} on "
-                    f"{getattr(first.summary, name)}: only runs on the same images can be compared."
+                    f"{getattr(first.summary, name)}: compare only runs on the same images."
                 )
         if run.classes != first.classes or run.images != first.images:
             _refuse_other_fold(run, first)
@@ -104,8 +104,8 @@ def check_same_images(runs: Sequence[Run]) -> None:
         if differ.any():
             image = run.images[int(differ.argmax())]
             raise UserError(
-                f"{both} are scored on images of the same names, but with other labels: {image} is the first that "
-                "differs. Compare runs on one version of the data only."
+                f"{both} are scored on images with the same names but different labels. The first is {image}. "
+                "Compare only runs on the same version of the data."
             )
 
 

@@ -46,7 +46,7 @@ def list_names(group: str) -> list[str]:
     files = {file.stem for file in (CONFIG_FOLDER / group).glob("*.yaml")}
     added = REGISTRIES[group].added() if group in REGISTRIES else set()
     if taken := files & added:
-        raise UserError(f"{group}={min(taken)} is there already: register your own under another name.")
+        raise UserError(f"{group}={min(taken)} exists already. Register yours under another name.")
     return sorted(files | added)
 
 

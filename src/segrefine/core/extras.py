@@ -20,4 +20,4 @@ def require(module: str, extra: str, option: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f'{option} needs packages that are not here: pip install -e ".[{extra}]".') from error
+        raise UserError(f'{option} needs packages that are not installed: pip install -e ".[{extra}]".') from error

@@ -35,7 +35,7 @@ def find_frame(image: str, options: Mapping[str, Any]) -> tuple[str, int] | None
     found = compile_pattern(pattern).search(image) if pattern else None
     if found and not found[2].isdecimal():
         raise UserError(
-            f"datamodule.sequence_pattern={pattern} finds {found[2]!r} in {image}, which is no number of a frame."
+            f"datamodule.sequence_pattern={pattern} finds {found[2]!r} in {image}, which is not a frame number."
         )
     return (found[1], int(found[2])) if found else None
 
@@ -49,7 +49,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"datamodule.sequence_pattern={pattern} is no regular expression: {error}.") from error
+        raise UserError(f"datamodule.sequence_pattern={pattern} is not a regular expression: {error}.") from error
     if compiled.groups != 2:
         raise UserError(
             f"datamodule.sequence_pattern={pattern} has {compiled.groups} groups; it needs two, the sequence's name "

@@ -83,7 +83,7 @@ class FileDataset(SegmentationDataset):
         files = [path for example in self.examples for path in (example.image, example.label)]
         absent = [str(path) for path in files if not path.is_file()]
         if absent:
-            raise UserError(f"{len(absent)} of the {len(files)} images and labels are not there: {listing(absent)}.")
+            raise UserError(f"{len(absent)} of the {len(files)} images and labels are missing: {listing(absent)}.")
         for index in spread(len(self), HEADERS_CHECKED):
             example = self.examples[index]
             self._check_size(example, image_size(example.image), self._label_size(example.label))
@@ -238,7 +238,7 @@ class FileDataModule(SegmentationDataModule):
             raise UserError(f"{option}: {split} has no example {unknown[0]!r}.{hint}")
         remaining = [example for example in examples if example.id not in excluded]
         if examples and not remaining:
-            raise UserError(f"{option} leaves no image of {split}: it names all {len(examples)}.")
+            raise UserError(f"{option} excludes every image of {split}: it names all {len(examples)}.")
         return remaining
 
     def read_values(self, path: Path) -> np.ndarray:

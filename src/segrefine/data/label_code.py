@@ -60,7 +60,7 @@ class LabelCode:
             strange = values[label < 0]
         raise BadFileError(
             f"{path} holds label value {listing(np.unique(strange).tolist())}, which is neither one of the "
-            f"{self.num_classes} classes nor void. Values that mean something: "
+            f"{self.num_classes} classes nor void. Known values: "
             f"{ranges(np.flatnonzero(self.table >= 0))}."
         )
 

@@ -27,7 +27,7 @@ def check_benchmark(benchmark: str | None, num_classes: int) -> None:
         raise UserError(f"submission={benchmark} is not known.{did_you_mean(benchmark, BENCHMARKS)}")
     expected = BENCHMARKS[benchmark].num_classes
     if num_classes != expected:
-        raise UserError(f"submission={benchmark} is for {expected} classes; the network has {num_classes}.")
+        raise UserError(f"submission={benchmark} is for {expected} classes, but the network has {num_classes}.")
 
 
 def write_submission(path: Path, labels: np.ndarray, benchmark: str) -> None:

@@ -66,8 +66,8 @@ class TrainTransform:
     def __init__(self, crop_size: tuple[int, int] | None, augment: Augmentation) -> None:
         if crop_size is None and (augment.scale is not None or augment.class_sampled):
             raise UserError(
-                "datamodule.augment.scale and class_sampled need datamodule.crop_size: without a crop every image of a "
-                "batch would get another size. Set crop_size, or augment.scale=null and augment.class_sampled=false."
+                "datamodule.augment.scale and class_sampled need datamodule.crop_size: without a crop the images of a "
+                "batch would differ in size. Set crop_size, or augment.scale=null and augment.class_sampled=false."
             )
         self.crop_size = crop_size
         self.augment = augment

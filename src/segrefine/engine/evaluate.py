@@ -11,11 +11,11 @@ from segrefine.data.build import build_datamodule
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 from segrefine.data.submission import check_benchmark
 from segrefine.engine.callbacks.pictures import PredictionWriter
-from segrefine.engine.callbacks.progress import Throughput
+from segrefine.engine.callbacks.progress import ScoringLines, Throughput
 from segrefine.engine.module import SegmentationModule
 from segrefine.engine.reliability import write_reliability
 from segrefine.engine.score import finite, report, score
-from segrefine.engine.trainer import create_trainer, peak_memory, reset_peak_memory
+from segrefine.engine.trainer import create_trainer, peak_memory, reset_peak_memory, shows_bar
 from segrefine.io.atomic import write_text
 from segrefine.models.cost import measure_cost
 from segrefine.models.crf import create_refinement
@@ -47,10 +47,8 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     datamodule = _check_data(config, checkpoint)
     net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
     module = _create_module(net, config)
-    callbacks: list[Callback] = [timer := Throughput()]
     check_benchmark(cfg.submission, datamodule.num_classes)
-    if cfg.save_predictions or cfg.submission:
-        callbacks.append(PredictionWriter(folder, datamodule.palette, cfg.submission))
+    callbacks = [timer := Throughput(), *_choose_callbacks(cfg, folder, datamodule)]
     trainer = create_trainer(_for_split(config["trainer"], cfg.split), path, callbacks)
     if trainer.is_global_zero:
         write_text(folder.config, OmegaConf.to_yaml(cfg, resolve=True))
@@ -71,6 +69,16 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
         write_reliability(module.reliability, folder)
         report(summary, folder)
     return summary
+
+
+def _choose_callbacks(cfg: DictConfig, folder: RunFolder, datamodule: SegmentationDataModule) -> list["Callback"]:
+    """Make the callbacks that the options ask for: pictures, and lines in the log in place of a progress bar."""
+    callbacks: list[Callback] = []
+    if cfg.save_predictions or cfg.submission:
+        callbacks.append(PredictionWriter(folder, datamodule.classes, datamodule.palette, cfg.submission))
+    if not shows_bar(cfg.trainer):
+        callbacks.append(ScoringLines(cfg.split))
+    return callbacks
 
 
 def _for_split(options: dict[str, Any], split: str) -> dict[str, Any]:
@@ -100,7 +108,7 @@ def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
     if split not in SPLITS:
         raise UserError(f"There is no split {split!r}.{did_you_mean(split, SPLITS)}")
     if given.get("name") is None:
-        raise UserError(f"{checkpoint.path} does not say of which data it is: give datamodule=NAME.")
+        raise UserError(f"{checkpoint.path} does not name its data set. Give datamodule=NAME.")
     if split != "test":
         warn_of_other_fold(checkpoint, given)
     datamodule = build_datamodule(given, test_split=split)
@@ -108,7 +116,7 @@ def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
         raise UserError(f"datamodule={given['name']} has no labels for split=test here. Use split=val.")
     if checkpoint.classes and datamodule.classes != checkpoint.classes:
         raise UserError(
-            f"{checkpoint.path} knows {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes)}), but "
+            f"{checkpoint.path} has {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes)}), but "
             f"datamodule={given['name']} has {datamodule.num_classes} ({', '.join(datamodule.classes)})."
         )
     return datamodule

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 from segrefine.core.errors import UserError
 from segrefine.core.signals import StopRequest
 from segrefine.data.submission import check_benchmark
-from segrefine.engine.callbacks.pictures import picture_paths, write_pictures
+from segrefine.engine.callbacks.pictures import LEGEND, picture_paths, write_legend, write_pictures
 from segrefine.engine.precision import choose_device
 from segrefine.engine.trainer import create_trainer
 from segrefine.io.images import EXTENSIONS, list_images, read_image
@@ -108,7 +109,7 @@ class Segmenter(LightningModule):
 
 
 class PhotoWriter(Callback):
-    """Writes the pictures of every image, and counts in `bad` those that could not be read."""
+    """Writes the pictures of every image and their legend, and counts in `bad` the files that could not be read."""
 
     def __init__(self, folder: Path, submission: str | None, stop: StopRequest) -> None:
         self.folder, self.submission, self.stop, self.bad = folder, submission, stop, 0
@@ -127,6 +128,12 @@ class PhotoWriter(Callback):
         net: Any = module.net
         write_pictures(self.folder, name, image.cpu(), outputs.cpu(), net.palette, self.submission)
         log.info(f"{path}: {image.shape[2]}x{image.shape[1]}")
+
+    @rank_zero_only
+    def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.submission is None:
+            net: Any = module.net
+            write_legend(self.folder, net.classes, net.palette)
 
 
 @torch.inference_mode()
@@ -160,7 +167,7 @@ def _name(paths: list[Path]) -> dict[str, Path]:
 def _keep_inputs(files: dict[str, Path], output: Path, submission: str | None) -> None:
     """Raise UserError if a result would overwrite one of the images."""
     inputs = {path.resolve() for path in files.values()}
-    for name in files:
-        for path in picture_paths(output, name, submission):
-            if path.resolve() in inputs:
-                raise UserError(f"output={output}: {path.name} would overwrite an input image. Give another folder.")
+    written = [path for name in files for path in picture_paths(output, name, submission)]
+    for path in written if submission else [*written, output / LEGEND]:
+        if path.resolve() in inputs:
+            raise UserError(f"output={output}: {path.name} would overwrite an input image. Give another folder.")

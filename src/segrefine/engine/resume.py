@@ -51,7 +51,7 @@ def find_checkpoint(ckpt_path: str | None, folder: RunFolder) -> Checkpoint | No
     path = folder.last if ckpt_path == "last" else Path(ckpt_path).absolute()
     if not path.is_file():
         if ckpt_path != "last":
-            raise UserError(f"ckpt_path={ckpt_path}: there is no such file. Leave ckpt_path out to start a new run.")
+            raise UserError(f"ckpt_path={ckpt_path}: there is no such file. Remove ckpt_path to start a new run.")
         log.info(f"ckpt_path=last: there is no checkpoint in {folder.path}, so a new run starts.")
         return None
     try:
@@ -80,7 +80,9 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
                     f"give the options of its {RunFolder.CONFIG}; to resume another, ckpt_path=PATH{anew}."
                 )
     if checkpoint.classes != classes:
-        raise UserError(f"{path} knows the classes {', '.join(checkpoint.classes)}; the data has {', '.join(classes)}.")
+        raise UserError(
+            f"{path} has the classes {', '.join(checkpoint.classes)}, but the data has {', '.join(classes)}."
+        )
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from segrefine.engine.callbacks.ema import WeightEMA
 from segrefine.engine.callbacks.gradients import GradientNorms
 from segrefine.engine.callbacks.last_validation import LastValidation
 from segrefine.engine.callbacks.pictures import LabelWriter, PanelWriter
-from segrefine.engine.callbacks.progress import EpochLine, StepLog, Throughput, TrainingBar
+from segrefine.engine.callbacks.progress import EpochLine, ScoringLines, StepLog, Throughput, TrainingBar
 from segrefine.engine.loggers import create_loggers
 from segrefine.engine.loggers.wandb import LenientWandbLogger, finish_wandb
 from segrefine.engine.module import SegmentationModule
@@ -150,7 +150,7 @@ def _check_batches(datamodule: SegmentationDataModule, trainer: dict[str, Any]) 
         loader = getattr(datamodule, f"{split}_dataloader")()  # refuses batches larger than the set
         limit = trainer[f"limit_{split}_batches"]
         if isinstance(limit, float) and int(limit * len(loader)) < 1:
-            raise UserError(f"trainer.limit_{split}_batches={limit} of {len(loader)} batches leaves none.")
+            raise UserError(f"trainer.limit_{split}_batches={limit} leaves none of {len(loader)} batches.")
         interval, by_epoch = trainer.get("val_check_interval"), trainer["check_val_every_n_epoch"] is not None
         batches = min(len(loader), limit) if isinstance(limit, int) else int(limit * len(loader))
         if split == "train" and by_epoch and isinstance(interval, int) and interval > batches:
@@ -177,7 +177,7 @@ def _build_network(
     """
     init_from, strict = config["init_from"], config["strict"]
     if not resumed and not strict and not init_from:
-        raise UserError("strict=false takes of init_from what fits: give init_from=CHECKPOINT.")
+        raise UserError("strict=false applies to init_from. Give init_from=CHECKPOINT.")
     if not resumed and init_from and not Path(init_from).expanduser().is_file():
         raise UserError(f"init_from={init_from}: there is no such file.")
     # The backbone's own file need not be at hand any more where all weights come from elsewhere.
@@ -223,8 +223,7 @@ def build(job: Job, stop: StopRequest) -> Training:
     checkpointing = Checkpointing(folder, config["checkpoint_every_minutes"], stop, description)
     steps = StepLog()
     callbacks: list[Callback] = [timer, steps, checkpointing, EpochLine(timer)]
-    if shows_bar(config["trainer"]):
-        callbacks.append(TrainingBar(timer, steps))
+    callbacks.append(TrainingBar(timer, steps) if shows_bar(config["trainer"]) else ScoringLines(data.test_split))
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
     callbacks += _chosen_callbacks(job)
     dead_units = DeadUnits() if config["log_dead_units"] else None

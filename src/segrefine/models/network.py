@@ -83,7 +83,7 @@ class SegmentationModel(nn.Module):
             raise UserError(f"Images must be at least {MIN_SIDE}x{MIN_SIDE} pixels; this one is {size[0]}x{size[1]}.")
         if self.training and self.decoder.pools_to_one and images.shape[0] == 1:
             raise UserError(
-                "The network does not train on a batch of one image: its batch norm behind a pool to one cell takes "
+                "The network cannot train on a batch of one image: its batch norm after a pool to one cell needs "
                 "more. Set datamodule.batch_size to 2 or more."
             )
         scores = self.decoder.context(self.decoder(self.encoder(images)))

@@ -246,7 +246,7 @@ def create_upsampling(kind: str, num_classes: int, stride: int, center: float, c
     """
     if kind == "interpolate":
         if caffe:
-            raise UserError("model.upsample=interpolate needs model.geometry=same: the release has no interpolation.")
+            raise UserError("model.upsample=interpolate needs model.geometry=same. The release does not interpolate.")
         return Interpolate(stride, center)
     layer = CaffeUpsampling if caffe else TransposedConvolution
     return layer(num_classes, stride, center, learned=kind == "learned")

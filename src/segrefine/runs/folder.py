@@ -129,7 +129,7 @@ class RunFolder:
             lock.acquire()
         except Timeout:
             raise UserError(
-                f"Another process is at work on the run in {self.path}. Wait for its end, or stop it."
+                f"Another process is working on the run in {self.path}. Wait until it ends, or stop it."
             ) from None
         except (OSError, NotImplementedError) as error:  # some file systems of clusters have no locks
             log.warning(f"{self.path} cannot be locked ({error}): make sure that no other process works on this run.")

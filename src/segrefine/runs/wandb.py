@@ -46,7 +46,7 @@ def download_runs(path: str, folder: Path, group: str | None = None) -> list[Pat
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", path):
         raise UserError(f"{path!r} should be ENTITY/PROJECT, as in the address of the project's page.")
     if not has_wandb_key():
-        raise UserError("W&B gives runs to those with a key alone: wandb login, or set WANDB_API_KEY.")
+        raise UserError("W&B needs an API key to download runs. Run wandb login, or set WANDB_API_KEY.")
     filters = {"state": "finished"} | ({"group": group} if group else {})
     runs = _asked(path, lambda: list(_api().runs(path, filters=filters)))
     if not runs:
@@ -54,13 +54,13 @@ def download_runs(path: str, folder: Path, group: str | None = None) -> list[Pat
     folders, without = [], []
     for run in runs:
         if not re.fullmatch(r"[\w-]+", run.id):  # it becomes a folder's name
-            raise UserError(f"W&B names a run of {path} {run.id!r}, which is no id.")
+            raise UserError(f"W&B names a run of {path} {run.id!r}, which is not an id.")
         if RunFolder(folder / run.id).finished or _fetch(run, path, folder / run.id):
             folders.append(folder / run.id)
         else:
             without.append(f"{run.name} ({run.id})")
     if without:
-        log.warning(f"without {', '.join(NEEDED)} at W&B, so skipped: {listing(without)}")
+        log.warning(f"skipped, since W&B has no {', '.join(NEEDED)} of them: {listing(without)}")
     return folders
 
 
@@ -77,8 +77,8 @@ def _asked(path: str, question: Callable[[], T]) -> T:
     except Exception as error:  # the client raises whatever its libraries do
         words = " ".join(str(error).split())
         if "Could not find project" in words:
-            raise UserError(f"W&B has no project {path}, or none that your key may see.") from error
-        raise UserError(f"W&B could not be asked for the runs of {path}: {type(error).__name__}: {words}") from error
+            raise UserError(f"W&B has no project {path}, or your key has no access to it.") from error
+        raise UserError(f"W&B did not list the runs of {path}: {type(error).__name__}: {words}") from error
 
 
 def _fetch(run: Any, path: str, folder: Path) -> bool:

@@ -62,7 +62,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         except UserError:
             raise
         except (TypeError, KeyError, ValueError, OverflowError) as error:
-            raise UserError(f"{path} is damaged: what it says of its run cannot be read ({error!r}).") from error
+            raise UserError(f"{path} is damaged: its description of the run cannot be read ({error!r}).") from error
     form = recognize(tensors)
     scores = None if form is None else tensors.get(form.scores)
     return Checkpoint(path, {}, [], voc_color_map(len(scores) if scores is not None and scores.ndim else 0), tensors)
@@ -91,7 +91,7 @@ def restore(
         raise UserError(f"{checkpoint.path} holds {what}. Say for which network: {options}.")
     num_classes = num_classes or len(checkpoint.palette)
     if not num_classes:
-        raise UserError(f"{checkpoint.path} does not say how many classes it has: give {RunFolder.BEST} of a run.")
+        raise UserError(f"{checkpoint.path} does not say how many classes it has. Give {RunFolder.BEST} of a run.")
     net = build_model(model, backbone | {"weights": None}, num_classes)
     fill(net, checkpoint.tensors, checkpoint.path)
     if checkpoint.classes:
@@ -114,7 +114,7 @@ def load_model(path: str | Path) -> SegmentationModel:
     checkpoint = read_checkpoint(Path(path))
     if not checkpoint.config:
         raise UserError(
-            f"{path} does not say which network it is of. Use create_model(...), then load_weights(net, PATH)."
+            f"{path} does not say which network it belongs to. Use create_model(...), then load_weights(net, PATH)."
         )
     return restore(checkpoint, checkpoint.config["model"], checkpoint.config["backbone"]).eval()
 

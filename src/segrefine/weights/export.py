@@ -148,8 +148,8 @@ def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network
     onnxruntime, _ = (require(name, "export", "format=onnx") for name in ("onnxruntime", "onnxscript"))
     if any(isinstance(part, nn.AdaptiveAvgPool2d) and part.output_size not in (1, (1, 1)) for part in net.modules()):
         raise UserError(
-            "format=onnx: the network pools to a number of cells whatever the image's size, which ONNX has no operator "
-            "for. Use format=torch_export."
+            "format=onnx: the network pools to a fixed number of cells for any image size, and ONNX has no operator "
+            "for that. Use format=torch_export."
         )
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every node that they improve

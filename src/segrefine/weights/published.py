@@ -144,7 +144,7 @@ def to_published(form: PublishedFormat, net: SegmentationModel) -> dict[str, Ten
         # Ours takes (rgb - mean) / std of 0..1, theirs 255 rgb - CAFFE_MEAN. Another mean could not be folded in: it is
         # the color of the padding, which is 0 for both.
         if not torch.allclose(255 * state["mean"].flatten(), torch.tensor(CAFFE_MEAN)):
-            raise UserError(f"format={form.name}: the network takes another mean color from its images than FCN does.")
+            raise UserError(f"format={form.name}: the network subtracts another mean color than FCN does.")
         weight = names[f"{_FIRST}.weight"]
         tensors[weight] = (tensors[weight] / (255 * state["std"])).flip(1)
     return tensors

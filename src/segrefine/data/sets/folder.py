@@ -149,7 +149,7 @@ class FolderDataModule(FileDataModule):
         if absent:
             log.warning(
                 f"The masks' highest value is {count - 1}, but {len(absent)} of the lower ones never occur: "
-                f"{listing(absent)}. If the values are no class numbers, give datamodule.classes or label_map."
+                f"{listing(absent)}. If the values are not class numbers, give datamodule.classes or label_map."
             )
         return count
 
@@ -187,6 +187,6 @@ def refuse_binary(values: set[int]) -> None:
     """Raise UserError for masks of only 0 and 255: most often 255 is the foreground, which would be ignored as void."""
     if values == {0, VOID}:
         raise UserError(
-            "The masks hold only 0 and 255, and 255 is void, so that nothing but class 0 would count. If 255 is the "
+            "The masks hold only 0 and 255, and 255 is void, so only class 0 would count. If 255 is the "
             "foreground, set 'datamodule.label_map={0:0,255:1}' (in quotes); if it really is void, {0:0,255:255}."
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from segrefine.data.submission import write_submission
 from segrefine.io.images import save_image
 from segrefine.runs.folder import RunFolder, file_name
-from segrefine.viz import colorise, overlay, panel
+from segrefine.viz import colorize, legend, overlay, panel
 
 
 class PanelWriter(Callback):
@@ -72,8 +72,9 @@ class LabelWriter(Callback):
 class PredictionWriter(Callback):
     """Writes pictures of the prediction for every image of a test."""
 
-    def __init__(self, folder: RunFolder, palette: np.ndarray, submission: str | None) -> None:
-        self.folder, self.palette, self.submission = folder.predictions, palette, submission
+    def __init__(self, folder: RunFolder, classes: list[str], palette: np.ndarray, submission: str | None) -> None:
+        self.folder, self.classes, self.palette = folder.predictions, classes, palette
+        self.submission = submission
 
     def on_test_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -81,9 +82,23 @@ class PredictionWriter(Callback):
         for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=True):
             write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette, self.submission)
 
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.submission is None:
+            write_legend(self.folder, self.classes, self.palette)
+
+
+LEGEND = "legend.png"
+"""The file with the colors and names of the classes, beside the pictures."""
+
+
+def write_legend(folder: Path, classes: list[str], palette: np.ndarray) -> None:
+    """Write `LEGEND` into the folder. Classes without a name are numbered."""
+    save_image(legend(classes or [f"class {index}" for index in range(len(palette))], palette), folder / LEGEND)
+
 
 def picture_paths(folder: Path, name: str, submission: str | None = None) -> list[Path]:
-    """Return the files that `write_pictures` writes.
+    """Return the files that `write_pictures` writes for one image.
 
     They are `NAME_label.png`, `NAME_colour.png` and `NAME_overlay.png`, or only the `NAME.png` that a benchmark
     expects. NAME is `file_name(name)`.
@@ -103,6 +118,6 @@ def write_pictures(
     if submission is not None:
         write_submission(paths[0], indices, submission)
         return
-    colors = colorise(indices, palette)
+    colors = colorize(indices, palette)
     for path, picture in zip(paths, (indices, colors, overlay(image.permute(1, 2, 0).numpy(), colors)), strict=True):
         save_image(Image.fromarray(picture), path)

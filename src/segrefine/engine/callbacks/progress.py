@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -106,6 +107,11 @@ class TrainingBar(RichProgressBar):
         """Return the epoch, the bar and the batches; batches a second and the time of the epoch would leave no room."""
         return super().configure_columns(trainer)[:3]
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Return the epoch, counted from 1 as in the log. Lightning counts from 0."""
+        last = f"/{self.trainer.max_epochs}" if (self.trainer.max_epochs or -1) > 0 else ""
+        return f"{f'Epoch {current_epoch + 1}{last}':{len(self.validation_description)}}"  # of one width
+
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, int | str | float]:  # type: ignore[override]
         values: dict[str, int | str | float] = {}
         done, steps = trainer.global_step, trainer.estimated_stepping_batches
@@ -122,21 +128,52 @@ class TrainingBar(RichProgressBar):
 
 
 class EpochLine(Callback):
-    """One line in the log per validation: what a progress bar shows, for files and for machines without a terminal."""
+    """One line in the log per validation, and per epoch without one: what a progress bar shows, for files."""
 
     def __init__(self, timer: Throughput) -> None:
-        self.timer = timer
+        self.timer, self.step = timer, 0
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        scores = trainer.callback_metrics
-        rate = self.timer.images_per_second
-        values = " ".join(
-            f"{name} {float(scores[name]):.4f}"
-            for name in ("train/loss", "val/loss", "val/mIoU", "val/boundary_IoU")
-            if name in scores
-        )
+        self._write(trainer, ("train/loss", "val/loss", "val/mIoU", "val/boundary_IoU"))
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.step != trainer.global_step:
+            self._write(trainer, ("train/loss",))  # scores of val would be those of an earlier epoch
+
+    def _write(self, trainer: Trainer, names: Sequence[str]) -> None:
+        self.step, scores, rate = trainer.global_step, trainer.callback_metrics, self.timer.images_per_second
+        values = " ".join(f"{name} {float(scores[name]):.4f}" for name in names if name in scores)
         log.info(
             f"epoch {trainer.current_epoch + 1} step {trainer.global_step}: {values}"
             + (f" ({rate:.1f} images/s)" if rate else "")
         )
+
+
+class ScoringLines(Callback):
+    """Lines in the log while a split is scored, where no progress bar shows how far it is.
+
+    One line at the start, and one for every tenth of the batches, at least `SECONDS` after the line before.
+    """
+
+    SECONDS = 10.0
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+        self.said = 0.0
+
+    @rank_zero_only
+    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.said = time.perf_counter()
+        log.info(f"scoring the images of {self.split}")
+
+    @rank_zero_only
+    def on_test_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, *args: Any
+    ) -> None:
+        count = int(sum(trainer.num_test_batches))
+        before, done = (10 * batches // count for batches in (batch_index, batch_index + 1))
+        if before < done < 10 and time.perf_counter() - self.said >= self.SECONDS:
+            self.said = time.perf_counter()
+            log.info(f"{10 * done} % of the images scored")

@@ -35,7 +35,7 @@ def _tensorboard(folder: RunFolder) -> Logger:
         import tensorboard  # noqa: F401
     except ImportError as error:
         raise UserError(
-            'logger=tensorboard needs a package that is not here: pip install "segrefine[tensorboard]".'
+            'logger=tensorboard needs a package that is not installed: pip install "segrefine[tensorboard]".'
         ) from error
     from lightning.pytorch.loggers import TensorBoardLogger
 

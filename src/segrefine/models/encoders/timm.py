@@ -111,7 +111,8 @@ class TimmEncoder(Encoder):
             return
         if weights.startswith("imagenet"):
             raise UserError(
-                f"backbone.weights={weights} is torchvision's. Of timm's networks it is backbone.weights=pretrained."
+                f"backbone.weights={weights} is for torchvision's networks. For timm's, use "
+                "backbone.weights=pretrained."
             )
         tensors = read_tensors(Path(weights))
         wanted = _original_names(self.name, self.net.state_dict())
@@ -133,7 +134,7 @@ def _check_name(name: str) -> None:
     if not timm.is_model(name):  # names of files and of others' repositories are none
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = did_you_mean(name, near) if near else " Python's timm.list_models() names all."
-        raise UserError(f"backbone.timm_name={name} is no network of timm.{hint}")
+        raise UserError(f"backbone.timm_name={name} is not a network of timm.{hint}")
 
 
 @cache

@@ -65,8 +65,8 @@ def _imagenet_weights(name: str, which: str) -> dict[str, Tensor]:
     weights: Any = known.__members__.get(IMAGENET[which])
     if weights is None:
         raise UserError(
-            f"backbone.weights={which}: torchvision has none of {name}, but of resnet50, resnet101 and resnet152. Use "
-            "backbone.weights=imagenet."
+            f"backbone.weights={which}: torchvision has no such weights for {name}, only for resnet50, resnet101 and "
+            "resnet152. Use backbone.weights=imagenet."
         )
     try:
         return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
