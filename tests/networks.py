@@ -28,7 +28,7 @@ def fill(module: nn.Module) -> nn.Module:
     return module
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=12)
 def random_encoder(
     name: str, needs: tuple[str, ...], classifier_channels: int, timm_name: str | None = None
 ) -> nn.Module:

@@ -83,7 +83,7 @@ WORKER = """
 import sys, time
 from pathlib import Path
 folder = Path(sys.argv[1])
-time.sleep(0.3)
+time.sleep(0.1)
 folder.mkdir(parents=True, exist_ok=True)
 if folder.name in sys.argv[2].split(","):
     sys.exit("it broke")
@@ -95,7 +95,7 @@ if folder.name in sys.argv[2].split(","):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Calls `quick(broken="")`: runs then take a third of a second, and those named fail."""
+    """Calls `quick(broken="")`: runs then take a tenth of a second, and those named fail."""
 
     def replace(broken: str = "") -> None:
         def command(run: gpu_session.Run, session: gpu_session.Session) -> list[str]:
@@ -115,7 +115,7 @@ def test_a_second_call_on_a_bare_machine_does_what_the_first_did_not(
     session: gpu_session.Session, quick: Any, tmp_path: Path
 ) -> None:
     quick(broken="fcn8s_seed0")
-    session.seconds = session.elapsed() + 3
+    session.seconds = session.elapsed() + 1.5
     gpu_session.train_all(session)
     done = [row["run"] for row in rows(session) if row["status"] == "done"]
     assert 0 < len(done) < 17
@@ -137,6 +137,7 @@ def test_a_second_call_on_a_bare_machine_does_what_the_first_did_not(
 
 def test_no_run_is_begun_that_would_not_end(session: gpu_session.Session, quick: Any) -> None:
     quick()
+    session.together = 9
     for name, seconds in (("refinenet", 1000), ("fcn8s", 0.1)):
         row = {"run": f"{name}_seed9", "network": name, "seconds": seconds, "status": "done"}
         gpu_session.append(session.out / "runs.csv", gpu_session.RUN_FIELDS, row)

@@ -222,11 +222,11 @@ def test_the_loss_at_the_scores_takes_the_labels_that_a_loop_picks(
     labels = torch.randint(3, (2, *size), dtype=torch.uint8)
     labels[torch.rand(labels.shape) < 0.3] = VOID
     scores = net(images, upsampled=False)
-    picked = torch.empty(2, *scores.shape[-2:], dtype=torch.int64)
-    for row, column in product(*map(range, scores.shape[-2:])):
-        place = zip((row, column), scores.shape[-2:], size, strict=True)
-        y, x = (looked_at(cell, cells, side, net.encoder.scale, stride, center) for cell, cells, side in place)
-        picked[:, row, column] = labels[:, y, x]
+    rows, columns = (
+        [looked_at(cell, cells, side, net.encoder.scale, stride, center) for cell in range(cells)]
+        for cells, side in zip(scores.shape[-2:], size, strict=True)
+    )
+    picked = labels[:, rows][:, :, columns].long()
     class_weights = None if weights is None else torch.tensor(weights)
     expected = F.cross_entropy(scores, picked, class_weights, ignore_index=VOID, reduction=reduction)
     loss = Logits(net, images, "scores").loss(labels, class_weights, reduction)
