@@ -86,6 +86,10 @@ def as_typed(folder: Path, script: str, *arguments: str) -> Iterator[None]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [script, *arguments])
+            if not any(
+                "hydra.mode" in word for word in arguments
+            ):  # Hydra composes all once more to see that it is not
+                patch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
             patch.chdir(folder)
             yield
     finally:

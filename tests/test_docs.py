@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import run_typed
+from later import put_off, run_waiting
 from PIL import Image
 
-from segrefine.cli.jobs import Processes, Share
 from segrefine.runs.folder import RunFolder
 
 CHECKOUT = Path(__file__).parents[1]
@@ -27,28 +27,11 @@ FEWER = {"seed=0,1": "seed=choice(0)"}
 """A sweep over one value, which names its runs as one over two does."""
 
 
-class Later:
-    """Stands in for the process of a job, which runs in this one after the sweep: a new one takes seconds to import."""
-
-    def __init__(self, command: list[str], share: Share) -> None:
-        self.command = command
-        waiting.append(self)
-
-    def wait(self) -> int:
-        return 0
-
-    poll = wait
-
-
-waiting: list[Later] = []
-
-
 @pytest.fixture
 def folder(tmp_path: Path, narrow: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the page's commands are typed: a folder with two photographs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Processes, "start", Later)
-    waiting.clear()
+    put_off(monkeypatch)
     (tmp_path / "photos").mkdir()
     for name in ("a.jpg", "b.png"):
         Image.fromarray(np.full((45, 67, 3), 99, np.uint8)).save(tmp_path / "photos" / name)
@@ -70,11 +53,7 @@ def type_line(line: str, folder: Path) -> int:
         return subprocess.run([sys.executable, "-m", "pip", *dry], cwd=CHECKOUT, check=False).returncode
     assert program == "segrefine"
     given = [*(FEWER.get(word, word) for word in words), *(TINY if "train" in words else [])]
-    status = run_typed(folder, program, *given)
-    while waiting and not status:
-        module, *options = waiting.pop(0).command[2:]
-        status = run_typed(folder, module, *options)
-    return status
+    return max(run_typed(folder, program, *given), *run_waiting(folder), 0)
 
 
 def test_what_getting_started_says_to_type_works(folder: Path) -> None:

@@ -45,6 +45,22 @@ def test_the_wheel_is_small_and_holds_the_package_and_its_launcher_alone(wheel: 
     assert not any("experiment" in name for name in names)
 
 
+TYPED = """
+import runpy, sys
+import segrefine
+
+print(segrefine.__file__)
+script, *lines = sys.argv[1:]
+for line in lines:
+    sys.argv = [script, *line.split()]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+"""
+"""Runs an installed command with the words of each line, and imports everything once."""
+
+
 def test_an_installed_command_trains_and_predicts_in_an_empty_directory(wheel: Path, tmp_path: Path) -> None:
     """The packages that segrefine needs are those of this environment; segrefine itself is the wheel's."""
     environment, empty = tmp_path / "environment", tmp_path / "empty"
@@ -54,14 +70,15 @@ def test_an_installed_command_trains_and_predicts_in_an_empty_directory(wheel: P
     (packages / "needed.pth").write_text("\n".join(site.getsitepackages()))
     python, segrefine = environment / "bin/python", environment / "bin/segrefine"
     command(empty, sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
-    place = command(empty, python, "-c", "import segrefine; print(segrefine.__file__)")
-    assert Path(place.strip()).is_relative_to(packages)
+    assert "train" in command(empty, segrefine, "--help")
 
-    sizes = ["datamodule.train_size=16", "datamodule.val_size=4", "datamodule.test_size=4"]
-    command(empty, segrefine, "train", "trainer=debug", "hydra.run.dir=run", *sizes)
     run = RunFolder(empty / "run")
-    assert Summary.read(run.summary).num_images == 4
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(empty / "photo.png")
-    command(empty, segrefine, "predict", f"checkpoint={run.best}", "input=photo.png", "output=out")
+    sizes = "datamodule.train_size=4 datamodule.val_size=4 datamodule.test_size=4 datamodule.batch_size=4"
+    train = f"train trainer=debug hydra.run.dir=run {sizes}"
+    predict = f"predict checkpoint={run.best} input=photo.png output=out"
+    place, *_ = command(empty, python, "-c", TYPED, segrefine, train, predict).splitlines()
+    assert Path(place).is_relative_to(packages)
+    assert Summary.read(run.summary).num_images == 4
     assert np.asarray(Image.open(empty / "out/photo_label.png")).shape == (40, 60)
     assert {path.name for path in empty.iterdir()} == {"run", "photo.png", "out"}

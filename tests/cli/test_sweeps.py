@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import NARROW_PROCESS, run_typed
+from conftest import run_typed
+from later import put_off, run_waiting
 from omegaconf import OmegaConf
 
 from segrefine.cli.shares import Shares, visible_gpus
@@ -458,7 +459,7 @@ def test_a_search_goes_on_and_further(sweep: Sweep) -> None:
 def test_a_real_run_that_broke_off_is_resumed_by_its_sweep(
     sweep: Sweep, narrow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It breaks off in this process after a few steps; the job of the sweep finds its checkpoint."""
+    """It breaks off after a few steps; the job of the sweep finds its checkpoint. Both in this process."""
     words = ["model=fcn32s", "backbone=vgg11", "backbone.classifier_channels=4", "trainer=debug", "logger=csv"]
     words += ["datamodule.train_size=4", "datamodule.val_size=2", "datamodule.test_size=1", "datamodule.batch_size=2"]
     words += ["datamodule.crop_size=32", "recipe.optimizer=sgd", "recipe.momentum=0.0", "trainer.max_epochs=4"]
@@ -473,10 +474,10 @@ def test_a_real_run_that_broke_off_is_resumed_by_its_sweep(
         status = run_typed(sweep.top, "train.py", *words, "seed=3", f"hydra.run.dir={folder}/{run}")
     assert status == 75
     assert sweep.having("checkpoints/last.ckpt") == [run]
-    for name, value in (NARROW_PROCESS | {"OMP_NUM_THREADS": "1"}).items():
-        monkeypatch.setenv(name, value)
+    put_off(monkeypatch)
     status, said = sweep.run(*swept, script=str(CHECKOUT / "train.py"))
     assert status == 0, said
+    assert run_waiting(sweep.top) == [0]
     assert sweep.having("summary.json") == [run]
     (steps,) = re.findall(r"after (\d+) steps,? from", (sweep.folder / run / "train.log").read_text())
     assert 0 < int(steps) < 8

@@ -16,6 +16,8 @@ from segrefine.core.labels import VOID
 from segrefine.models.logits import Logits
 from segrefine.models.tta import TestTimeAugmentation
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def batch(classes: int = 5, void: float = 0.3) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
