@@ -86,9 +86,7 @@ def as_typed(folder: Path, script: str, *arguments: str) -> Iterator[None]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [script, *arguments])
-            if not any(
-                "hydra.mode" in word for word in arguments
-            ):  # Hydra composes all once more to see that it is not
+            if "hydra.mode" not in " ".join(arguments):  # to see this, Hydra composes everything once more
                 patch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
             patch.chdir(folder)
             yield
