@@ -26,7 +26,7 @@ def test_a_channel_is_alive_if_one_cell_of_one_image_is_positive() -> None:
     for name, parameter in net.encoder.named_parameters():
         if "bn2.bias" in name:
             parameter.sub_(4)
-    images = torch.randn(2, 3, 64, 96)
+    images = torch.randn(2, 3, 64, 96) * torch.tensor([1.0, 4.0]).view(2, 1, 1, 1)
     alive = find_alive(net, images)
     features = net.encoder(images)
     blocks = {stride: f"encoder.layer{number}.1" for number, stride in enumerate((4, 8, 16, 32), 1)}
@@ -36,6 +36,8 @@ def test_a_channel_is_alive_if_one_cell_of_one_image_is_positive() -> None:
     shares = {name: found.float().mean() for name, found in alive.items()}
     assert min(shares.values()) < 1
     assert max(shares.values()) == 1
+    each = [find_alive(net, image[None]) for image in images]
+    assert any((each[0][name] != each[1][name]).any() for name in alive)  # in one image alone
     assert not any(module._forward_hooks for module in net.modules())
 
 
