@@ -53,7 +53,7 @@ def test_the_comparison_reaches_the_verdict_of_the_package(
             write_run(tmp_path / f"{name}_seed{seed}", draw_counts(seed, 40, right), name, seed)
     printed = execute("comparison.ipynb")  # its last cell asserts that the steps give what `Bootstrap` gives
     assert "there: 2 of" in printed
-    assert "missing, so skipped: fcn32s, fcn16s, fcn4s" in printed
+    assert "missing, so skipped: fcn32s, fcn16s\n" in printed
     assert "refinenet against fcn8s: better by" in printed
 
 
