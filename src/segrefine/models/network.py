@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefine.core.channels import to_rgb
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID, voc_color_map
 from segrefine.models.decoders.base import Decoder
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 class SegmentationModel(nn.Module):
     """An encoder and a decoder. Nothing but the decoder differs between the networks that are compared.
 
-    Letters: B batch, K classes, H W input size.
+    Letters: B batch, C channels of the images, K classes, H W input size.
 
     Attributes:
-        mean, std: (3, 1, 1) float32 of RGB in [0, 1], the input that the weights are made for: the encoder's, but
+        mean, std: (C, 1, 1) float32 of images in [0, 1], the input that the weights are made for: the encoder's, but
             published weights bring their own.
+        in_channels: C: 3 for RGB, 1 for gray, more for RGB with further channels behind it.
         num_classes: K.
         classes: their names, where a checkpoint says them, else empty.
         palette: their colors, (K, 3) uint8 RGB.
@@ -38,8 +40,9 @@ class SegmentationModel(nn.Module):
         self.num_classes = decoder.num_classes
         self.classes: list[str] = []
         self.palette: np.ndarray = voc_color_map(decoder.num_classes)
-        self.register_buffer("mean", torch.tensor(encoder.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(encoder.std).view(3, 1, 1))
+        self.in_channels = len(encoder.mean)
+        self.register_buffer("mean", torch.tensor(encoder.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(encoder.std).view(-1, 1, 1))
 
     layout = torch.contiguous_format
     """The order in memory in which images should come; see `lay_out`."""
@@ -55,28 +58,34 @@ class SegmentationModel(nn.Module):
         return encoder | {f"decoder.{name}": relu for name, relu in self.decoder.relus().items()}
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Normalize RGB (B, 3, H, W), float in [0, 1], for `forward`: subtract `mean`, divide by `std`.
+        """Normalize images (B, C, H, W), float in [0, 1], for `forward`: subtract `mean`, divide by `std`.
 
         Raises:
-            UserError: the images are integers.
+            UserError: the images are integers, or have another number of channels.
         """
         if not images.is_floating_point():
             raise UserError(f"preprocess takes floats in [0, 1], not {images.dtype}. Divide 8-bit images by 255.")
+        if images.ndim < 3 or images.shape[-3] != self.in_channels:
+            raise UserError(f"preprocess takes images (B, {self.in_channels}, H, W), not {tuple(images.shape)}.")
         return (images - self.mean) / self.std
 
     def colors(self, images: Tensor) -> Tensor:
-        """Turn what `preprocess` returned, (B, 3, H, W) float, back into RGB in 0..255, float32."""
-        return _single(images * self.std + self.mean) * 255
+        """Turn what `preprocess` returned back into RGB in 0..255, (B, 3, H, W) float32.
+
+        Channels beyond the first three are left out, and gray is repeated.
+        """
+        return to_rgb(_single(images * self.std + self.mean) * 255)
 
     def forward(self, images: Tensor, upsampled: bool = True) -> Tensor:
-        """(B, 3, H, W) float, normalized RGB, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32.
+        """(B, C, H, W) float, normalized, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32.
 
         With `upsampled=False` the decoder's scores on their coarser grid, (B, K, h, w), for `upsample` and `rows`; with
         `model.crf=true` they have not gone through the CRF.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        if images.ndim != 4 or images.shape[1] != self.in_channels or not images.is_floating_point():
             raise UserError(
-                f"The network takes a batch of floats (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}."
+                f"The network takes a batch of floats (B, {self.in_channels}, H, W), not {images.dtype} of shape "
+                f"{tuple(images.shape)}."
             )
         size = images.shape[-2:]
         if size[0] < MIN_SIDE or size[1] < MIN_SIDE:  # not by min(): torch.export would then fix which side is shorter

@@ -1,6 +1,7 @@
 """Read checkpoints with what is stored beside the weights, and load them or published weights."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from segrefine.core.channels import RGB
 from segrefine.core.errors import UserError
 from segrefine.core.labels import voc_color_map
 from segrefine.core.registry import rename_classes
@@ -39,6 +41,11 @@ class Checkpoint:
     classes: list[str]
     palette: np.ndarray
     tensors: dict[str, Tensor]
+
+    @property
+    def in_channels(self) -> int:
+        """The channels of the images that the network takes: 3, RGB, where the file does not say."""
+        return count_channels(self.tensors) or RGB
 
 
 def describe(config: dict[str, Any], classes: list[str], palette: np.ndarray) -> dict[str, Any]:
@@ -92,7 +99,7 @@ def restore(
     num_classes = num_classes or len(checkpoint.palette)
     if not num_classes:
         raise UserError(f"{checkpoint.path} does not say how many classes it has. Give {RunFolder.BEST} of a run.")
-    net = build_model(model, backbone | {"weights": None}, num_classes)
+    net = build_model(model, backbone | {"weights": None}, num_classes, checkpoint.in_channels)
     fill(net, checkpoint.tensors, checkpoint.path)
     if checkpoint.classes:
         net.classes, net.palette = checkpoint.classes, checkpoint.palette
@@ -142,7 +149,12 @@ def load_weights(net: SegmentationModel, path: str | Path, strict: bool = True) 
 
 def fill(net: SegmentationModel, tensors: dict[str, Tensor], path: Path, strict: bool = True) -> None:
     """Load tensors that were read from `path`, as `load_weights` does."""
-    form = recognize(tensors)
+    form, channels = recognize(tensors), count_channels(tensors)
+    if form is None and strict and channels not in (None, net.in_channels):
+        raise UserError(
+            f"{path} is of a network with in_channels={channels}; this one takes {net.in_channels}. Give the same "
+            "(datamodule.in_channels), or strict=false to start the first convolution at random."
+        )
     if form is not None:
         tensors, problems = from_published(form, net, tensors, path)
     else:
@@ -154,6 +166,12 @@ def fill(net: SegmentationModel, tensors: dict[str, Tensor], path: Path, strict:
     net.load_state_dict(fitting, strict=False)
     if problems:
         log.warning(f"{path}: {len(fitting)} of the network's {len(state)} tensors taken. {problems}.")
+
+
+def count_channels(tensors: Mapping[str, Tensor]) -> int | None:
+    """Return the channels of a network's images, which its mean has; None for tensors without one."""
+    mean = tensors.get("mean")
+    return len(mean) if mean is not None and mean.ndim == 3 else None
 
 
 def _network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from segrefine.core.channels import RGB
 from segrefine.core.config import read_group
 from segrefine.core.errors import UserError
 from segrefine.io.tensors import misfits
@@ -68,6 +69,10 @@ class PublishedFormat:
         if not isinstance(net.decoder, self.decoder) or not isinstance(net.encoder, self.encoder):
             kinds = f"{type(net.decoder).__name__} over {type(net.encoder).__name__}"
             raise UserError(f"Weights of {self.title} are for {self.options}; the network is a {kinds}.")
+        if net.in_channels != RGB:
+            raise UserError(
+                f"Weights of {self.title} are for RGB images; the network takes in_channels={net.in_channels}."
+            )
         layers = self.layers(net)
         return {name: _rename(name, layers) for name in net.state_dict() if name not in INPUT_TENSORS}
 

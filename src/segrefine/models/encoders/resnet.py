@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from segrefine.core.errors import UserError
-from segrefine.models.encoders.base import Encoder
+from segrefine.models.encoders.base import Encoder, for_channels
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -23,14 +23,15 @@ class ResNetEncoder(Encoder):
     - "stride2": the map at stride 2 too, after the first convolution.
     """
 
-    def __init__(self, name: str, needs: Collection[str] = ()) -> None:
+    def __init__(self, name: str, needs: Collection[str] = (), in_channels: int = 3) -> None:
         super().__init__()
         dilated = "dilation" in needs
         if dilated and name in ("resnet18", "resnet34"):
             raise UserError(f"backbone={name} cannot be dilated: it takes resnet50, resnet101 or resnet152.")
         options = {"replace_stride_with_dilation": [False, True, True]} if dilated else {}
         net = getattr(torchvision.models, name)(weights=None, **options)
-        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.conv1 = for_channels(net.conv1, in_channels)
+        self.bn1, self.relu, self.maxpool = net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         self.strides = (4, 8, 8, 8) if dilated else (4, 8, 16, 32)
         if "stride16" in needs:
@@ -64,7 +65,7 @@ class ResNetEncoder(Encoder):
         return {"relu": self.relu} | {name: part for name, part in self.named_modules() if isinstance(part, blocks)}
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W) -> {stride: (B, C, ceil(H / stride), ceil(W / stride))}.
+        """(B, channels, H, W) -> {stride: (B, C, ceil(H / stride), ceil(W / stride))}.
 
         H and W are those after `prepare`. Strides are 4, 8, 16 and 32, with 2 or without 16 or 32 where so needed.
         """
