@@ -1,4 +1,4 @@
-"""Runs on gray images and on RGB with more behind it: trained, resumed, evaluated, predicted with, exported, compared."""
+"""Runs on gray images and on RGB with more behind it, through every command."""
 
 import logging
 import shutil
@@ -114,11 +114,11 @@ def test_panels_show_rgb(run: SimpleNamespace) -> None:
 def test_evaluate_scores_what_train_scored(run: SimpleNamespace, tmp_path: Path) -> None:
     options = ["trainer=cpu", "trainer.precision=32-true", "split=val"]
     found = evaluate(config("evaluate", f"checkpoint={run.checkpoint}", *options), tmp_path)
-    trained_scores = read_run(run.folder).summary
+    before = read_run(run.folder).summary
     assert (found.mIoU, found.weights, found.flops) == (
-        trained_scores.mIoU,
-        trained_scores.weights,
-        trained_scores.flops,
+        before.mIoU,
+        before.weights,
+        before.flops,
     )
     other = ["datamodule=folder", f"datamodule.root={run.root}", "datamodule.classes=[a,b,c]"]
     message = r"best.ckpt takes images of 4 channels, but those of datamodule=folder have 3 \(datamodule.in_channels\)"
@@ -166,7 +166,10 @@ def test_predict_names_what_is_missing(run: SimpleNamespace, tmp_path: Path, cap
     assert predict(config("predict", *one, f"extra={run.root}/extra/val/val0.png")) == 0
 
 
-@pytest.mark.parametrize("name", ["torch_export", "torchvision", "pytorch_fcn", "refinenet_pytorch", "onnx"])
+@pytest.mark.parametrize(
+    "name",
+    ["torch_export", "torchvision", "pytorch_fcn", "refinenet_pytorch", pytest.param("onnx", marks=pytest.mark.slow)],
+)
 def test_programs_take_all_channels_and_published_formats_are_refused(
     name: str, run: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -219,7 +222,7 @@ def test_a_run_goes_on_with_its_own_channels(run: SimpleNamespace) -> None:
     refuse_other_run(before, before.config, before.classes)
     data = before.config["datamodule"]
     other = before.config | {"datamodule": data | {"in_channels": 3}}
-    with pytest.raises(UserError, match="of a run with datamodule.in_channels=4, not 3"):
+    with pytest.raises(UserError, match=r"of a run with datamodule.in_channels=4, not 3"):
         refuse_other_run(before, other, before.classes)
     older = before.config | {"datamodule": {key: value for key, value in data.items() if key != "in_channels"}}
     refuse_other_run(SimpleNamespace(**vars(before) | {"config": older}), other, before.classes)  # type: ignore[arg-type]

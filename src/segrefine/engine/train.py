@@ -265,6 +265,7 @@ def finish(job: Job, training: Training) -> Summary:
     timer, module = training.timer, training.module
     seconds, rate = timer.train_seconds, timer.images_per_second  # which the test overwrites
     load_weights(job.net, training.checkpointing.best)
+    job.net.drop_auxiliary()
     scores = score(training.trainer, module, job.datamodule, job.folder)
     summary = Summary(
         **{group: job.config[group]["name"] for group in ("model", "backbone", "datamodule")},

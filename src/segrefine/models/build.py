@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from segrefine.core.config import read_group
+from segrefine.core.config import names_with, read_group
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.options import Positive, make_options
 from segrefine.core.registry import DECODERS
@@ -63,7 +63,9 @@ def create_model(
         home = encoder if key in encoder else model
         if key not in home or key in NAMES:
             known = (model.keys() | encoder.keys()) - NAMES
-            raise UserError(f"{name} over {backbone} has no option {key!r}.{did_you_mean(key, known)}")
+            others = [] if key in NAMES else names_with("model", key)
+            hint = f" It is one of model={', '.join(others)}." if others else did_you_mean(key, known)
+            raise UserError(f"{name} over {backbone} has no option {key!r}.{hint}")
         home[key] = value
     return build_model(model, encoder, num_classes, in_channels)
 

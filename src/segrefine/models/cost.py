@@ -7,13 +7,16 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from segrefine.models.decoders.base import AuxiliaryHead
 from segrefine.models.encoders.base import MIN_SIDE
 from segrefine.models.network import SegmentationModel
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return the number of values in all parameters, including frozen ones."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Return the number of values in all parameters, including frozen ones, but not those of auxiliary heads."""
+    heads = [part for part in module.modules() if isinstance(part, AuxiliaryHead)]
+    left_out = {id(parameter) for head in heads for parameter in head.parameters()}
+    return sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in left_out)
 
 
 def count_multiply_adds(net: nn.Module, size: tuple[int, int], in_channels: int = 3) -> int:

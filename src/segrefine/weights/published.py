@@ -24,6 +24,9 @@ from segrefine.models.network import SegmentationModel
 
 log = logging.getLogger(__name__)
 
+AUXILIARY = "decoder.auxiliary."
+"""What the names of auxiliary heads' tensors begin with. Files may lack them, and files for use in other code do."""
+
 INPUT_TENSORS = ("mean", "std")
 """The network's tensors that define its input. Files of weights alone may lack them."""
 
@@ -105,7 +108,7 @@ def from_published(
     names = form.tensor_names(net)
     state = net.state_dict()
     wanted = {theirs: state[ours] for ours, theirs in names.items()}
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(form.ignored)}
+    kept = {name: tensor for name, tensor in tensors.items() if name in wanted or not name.startswith(form.ignored)}
     problems = [form.departure(net)]
     if form.caffe_input:
         scales = {name: kept.pop(name) for name in list(kept) if name.startswith("scale_pool")}
@@ -113,7 +116,7 @@ def from_published(
         for name in ("fc6.weight", "fc7.weight"):  # fully connected layers, recast as in the release's surgery.py
             if name in kept and name in wanted and kept[name].numel() == wanted[name].numel():
                 kept[name] = kept[name].reshape(wanted[name].shape)
-    problems.append(misfits(wanted, kept))
+    problems.append(misfits(wanted, kept, [names[ours] for ours in names if ours.startswith(AUXILIARY)]))
     found = {ours: kept[theirs] for ours, theirs in names.items() if theirs in kept}
     first = found.get(f"{_FIRST}.weight")
     if form.caffe_input and first is not None and first.shape == state[f"{_FIRST}.weight"].shape:
@@ -131,7 +134,7 @@ def to_published(form: PublishedFormat, net: SegmentationModel) -> dict[str, Ten
     Raises:
         UserError: that code could not compute the same.
     """
-    names = form.tensor_names(net)
+    names = {ours: theirs for ours, theirs in form.tensor_names(net).items() if not ours.startswith(AUXILIARY)}
     departure = form.departure(net)
     if form.caffe_input and net.decoder.geometry != "caffe":
         departure = departure or "the release's geometry is model.geometry=caffe; this network was made without"
@@ -272,7 +275,11 @@ def _torchvision(name: str, model: str, marker: str, decoder: type[nn.Module]) -
         decoder=decoder,
         encoder=ResNetEncoder,
         options=f"model={ours}, backbone=resnet50 or resnet101",
-        layers=lambda net: {"encoder": "backbone", "decoder.head": "classifier"},
+        layers=lambda net: {
+            "encoder": "backbone",
+            "decoder.head": "classifier",
+            f"{AUXILIARY}0.score": "aux_classifier",
+        },
         departure=lambda net: "",
         ignored=("aux_classifier.",),
     )
