@@ -243,3 +243,11 @@ def test_the_contact_sheet_shows_rgb(run: SimpleNamespace, type_in: TypeIn, tmp_
     result = type_in("segrefine.data", "show", *given)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "sheet.png").is_file()
+
+
+def test_no_result_overwrites_what_is_behind_rgb(run: SimpleNamespace, tmp_path: Path) -> None:
+    """A benchmark's files are called after the image, as the files behind RGB are."""
+    shutil.copytree(run.root / "extra/val", tmp_path / "extra")
+    given = arguments(run.checkpoint, run.root / "images/val", tmp_path / "extra")
+    with pytest.raises(UserError, match=r"val0.png would overwrite an input image"):
+        predict(config("predict", *given, f"extra={tmp_path}/extra", "submission=cityscapes"))

@@ -61,10 +61,10 @@ def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
     named = _name(list_images(Path(cfg.input), ignored_folder=Path(cfg.output)))
     if not named:
         raise UserError(f"input={cfg.input} holds no image files ({', '.join(EXTENSIONS)}).")
-    _keep_inputs(named, Path(cfg.output), cfg.submission)
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
     net = restore(checkpoint, options["model"], options["backbone"]).eval()
     files = _add_extra(named, cfg.extra, net.in_channels)
+    _keep_inputs(files, Path(cfg.output), cfg.submission)
     check_benchmark(cfg.submission, net.num_classes)
     views = options["tta"] | {"refine": create_refinement(net, options["post"], options["crf"])}
     module = Segmenter(net, files, views, options["window"])
@@ -199,10 +199,10 @@ def _name(paths: list[Path]) -> dict[str, Path]:
     return {path.stem if taken[path.stem] == 1 else path.name: path for path in paths}
 
 
-def _keep_inputs(files: dict[str, Path], output: Path, submission: str | None) -> None:
+def _keep_inputs(files: Files, output: Path, submission: str | None) -> None:
     """Raise UserError if a result would overwrite one of the images."""
-    inputs = {path.resolve() for path in files.values()}
-    written = [path for name in files for path in picture_paths(output, name, submission)]
+    inputs = {path.resolve() for _, *paths in files for path in paths if path is not None}
+    written = [path for name, *_ in files for path in picture_paths(output, name, submission)]
     for path in written if submission else [*written, output / LEGEND]:
         if path.resolve() in inputs:
             raise UserError(f"output={output}: {path.name} would overwrite an input image. Give another folder.")

@@ -96,12 +96,8 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
         "backbone": (EncoderOptions,),
         "recipe": (Recipe,),
     }
-    data = {"in_channels": SegmentationDataModule.in_channels} | config["datamodule"]
-    return (
-        config
-        | {"datamodule": data}
-        | {
-            group: {name: value for kind in own for name, value in defaults(kind).items()} | config[group]
-            for group, own in kinds.items()
-        }
-    )
+    then = {
+        group: {name: value for kind in own for name, value in defaults(kind).items()} for group, own in kinds.items()
+    }
+    then["datamodule"] = {"in_channels": SegmentationDataModule.in_channels}
+    return config | {group: options | config[group] for group, options in then.items()}
