@@ -163,7 +163,7 @@ def test_images_with_an_exif_turn_and_what_is_behind_them_meet_upright(tmp_path:
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     write(tmp_path, 6)
     (tmp_path / "extra/train/a.png").unlink()
-    with pytest.raises(UserError, match=r"1 of the 6 images and labels are not there: .*extra.train.a\.\*"):
+    with pytest.raises(UserError, match=r"1 of the 6 images and labels are missing: .*extra.train.a\.\*"):
         data(tmp_path, 6).setup("fit")
     assert list(check(data(tmp_path, 6))[0].bad) == ["a"]
     (tmp_path / "extra/val").rename(tmp_path / "extra/other")
