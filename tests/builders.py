@@ -22,9 +22,12 @@ def make_recipe(name: str = "default", **changes: Any) -> Recipe:
     return Recipe.from_config(read_group("recipe", name) | changes)
 
 
-def saved_pair(root: Path, split: str, stem: str, image: np.ndarray, mask: np.ndarray) -> None:
-    """An image and its mask, as `datamodule=folder` looks for them."""
-    for kind, pixels in (("images", image), ("masks", mask)):
+def saved_pair(
+    root: Path, split: str, stem: str, image: np.ndarray, mask: np.ndarray, extra: np.ndarray | None = None
+) -> None:
+    """An image, its mask and maybe what is behind RGB, as `datamodule=folder` looks for them."""
+    for kind, pixels in (("images", image), ("masks", mask), ("extra", extra)):
         path = root / kind / split / f"{stem}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
+        if pixels is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)

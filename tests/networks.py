@@ -30,27 +30,29 @@ def fill(module: nn.Module) -> nn.Module:
 
 @lru_cache(maxsize=12)
 def random_encoder(
-    name: str, needs: tuple[str, ...], classifier_channels: int, timm_name: str | None = None
+    name: str, needs: tuple[str, ...], classifier_channels: int, timm_name: str | None = None, in_channels: int = 3
 ) -> nn.Module:
     """`create_encoder` with weights from `fill`, one for all that ask for the same; only its first layer is trained."""
     with torch.device("meta"):
-        encoder = create_encoder(name, needs=needs, classifier_channels=classifier_channels, timm_name=timm_name)
+        own = {"classifier_channels": classifier_channels, "timm_name": timm_name}
+        encoder = create_encoder(name, needs=needs, in_channels=in_channels, **own)
     encoder = fill(encoder).requires_grad_(False)
     next(encoder.parameters()).requires_grad_(True)
     return encoder
 
 
-@wraps(create_encoder)  # under its signature, which `build_model` looks at
+@wraps(create_encoder)
 def shared_encoder(
     name: str,
     needs: tuple[str, ...] = (),
     classifier_channels: int = 4096,
     timm_name: str | None = None,
+    in_channels: int = 3,
     **others: Any,
 ) -> nn.Module:
     """Stands in for `create_encoder` and refuses what that refuses."""
     assert not any(others.values())  # other options are left at their defaults
-    return random_encoder(name, tuple(needs), classifier_channels, timm_name)
+    return random_encoder(name, tuple(needs), classifier_channels, timm_name, in_channels)
 
 
 NARROW_SMP: dict[str, dict[str, Any]] = {

@@ -67,7 +67,8 @@ def test_other_commands_have_help_too(script: str, type_in: TypeIn) -> None:
         ("--epochs 3", "There is no --epochs. Options have the form NAME=VALUE, without dashes"),
         (
             "model=fcn_dilated model.crp_links=2",
-            "model.crp_links is no option of model=fcn_dilated. Its options: context, crf, init, input_scale, upsample",
+            "model.crp_links is no option of model=fcn_dilated. Its options: auxiliary, context, crf, init, "
+            "input_scale, upsample. It is one of model=refinenet, refinenet_2cascade,",
         ),
     ],
 )

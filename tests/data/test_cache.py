@@ -51,7 +51,7 @@ def test_what_is_read_is_what_was_decoded(data: Path, tmp_path: Path) -> None:
 def test_from_the_cache_nothing_is_decoded(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = folder(data, tmp_path / "cache").dataset("train")
     first = dataset.read(1)
-    monkeypatch.setattr("segrefine.data.files.read_image", None)
+    monkeypatch.setattr("segrefine.data.files.read_channels", None)
     for before, now in zip(first, dataset.read(1), strict=True):
         assert torch.equal(before, now)
 

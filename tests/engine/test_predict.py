@@ -168,7 +168,7 @@ def test_a_signal_ends_it_at_once(
 
 
 def test_every_image_is_in_the_share_of_one_process(net: SegmentationModel) -> None:
-    files = {str(index): Path(f"{index}.png") for index in range(5)}
+    files = [(str(index), Path(f"{index}.png"), None) for index in range(5)]
     shares = []
     for rank in range(7):
         module = Segmenter(net, files, {}, None)

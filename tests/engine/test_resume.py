@@ -188,6 +188,7 @@ def test_a_run_killed_in_an_epoch_drawn_by_class_goes_on_with_the_same_images(tm
     """At the seventh batch and about the eleventh, of four an epoch; images depend on those of the epochs before."""
     options = ["datamodule.train_size=30", "datamodule.images_per_class=2", "datamodule.images_per_epoch=[8,8]"]
     options += ["recipe.loss_at=scores", "model.input_scale=1.2", "recipe.ema=0.9", "trainer.early_stopping=9"]
+    options += ["model=refinenet_lw", "model.widths={4: 8, 8: 8, 16: 8, 32: 16}", "model.auxiliary=0.5"]
     assert finish(start(tmp_path / "whole", *options)) == 0
     folder = tmp_path / "killed"
     assert finish(start(folder, *options, fault=partial(signalled_at, STEP, 7))) == -signal.SIGKILL

@@ -19,7 +19,7 @@ from segrefine.models.build import build_model, create_model
 from segrefine.models.cost import count_multiply_adds, count_parameters
 from segrefine.models.network import SegmentationModel
 from segrefine.models.upsampling import Corners
-from segrefine.weights.export import FORMATS, FromRGB
+from segrefine.weights.export import FORMATS, FromImages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -206,4 +206,4 @@ def test_programs_are_written_for_any_size(name: str, cheap_model: Build, tmp_pa
     for size in ((64, 117), (131, 65)):
         images = torch.rand(2, 3, *size)
         with torch.no_grad():
-            torch.testing.assert_close(read(images), FromRGB(net)(images))
+            torch.testing.assert_close(read(images), FromImages(net)(images))

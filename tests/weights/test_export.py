@@ -22,7 +22,7 @@ from segrefine.core.labels import voc_color_map
 from segrefine.models.build import build_model
 from segrefine.models.network import SegmentationModel
 from segrefine.weights.checkpoint import KEY, describe
-from segrefine.weights.export import FORMATS, FromRGB, _program, export, largest_difference, least_side
+from segrefine.weights.export import FORMATS, FromImages, _program, export, largest_difference, least_side
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -79,7 +79,7 @@ def check(net: SegmentationModel, read: Any, sizes: Sequence[tuple[int, int, int
     for count, height, width in sizes:
         images = rgb(count, 3, height, width)
         with torch.no_grad():
-            expected, found = FromRGB(net)(images), read(images)
+            expected, found = FromImages(net)(images), read(images)
         assert found.shape == (count, 3, height, width)
         assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-4
 
@@ -165,7 +165,7 @@ def test_weights_of_the_ports_go_there_and_back(name: str, tmp_path: Path) -> No
     """That the names are the ports' is for test_published.py to say."""
     net = network(name)
     again = FORMATS[name](net, configs(name), tmp_path / "net.pth")
-    assert largest_difference(FromRGB(net), again) < 1e-5
+    assert largest_difference(FromImages(net), again) < 1e-5
 
 
 def test_fcns_input_is_folded_into_the_exported_weights(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_file_whose_outputs_differ_is_not_written(
 ) -> None:
     def write_wrongly(net: SegmentationModel, config: dict[str, Any], path: Path) -> Any:
         path.write_text("wrong")
-        return lambda images: factor * FromRGB(net)(images)
+        return lambda images: factor * FromImages(net)(images)
 
     path = saved(network("fcn"), "fcn", tmp_path)
     monkeypatch.setitem(FORMATS, "onnx", write_wrongly)

@@ -23,7 +23,7 @@ from segrefine.models.encoders.base import MEAN, STD
 from segrefine.models.encoders.vgg import CAFFE_MEAN
 from segrefine.models.network import SegmentationModel
 from segrefine.weights.checkpoint import fill, load_weights
-from segrefine.weights.export import FORMATS, FromRGB, largest_difference
+from segrefine.weights.export import FORMATS, FromImages, largest_difference
 from segrefine.weights.published import FORMS
 
 FCN, REFINENET, *_ = FORMS
@@ -136,7 +136,7 @@ def test_torchvisions_networks_give_torchvisions_outputs(
     single = max(relative(size, torch.float32) for size in (SIZES[:2] if WHOLE else [(64, 96)]))
     assert single < 1e-5
     exported = FORMATS[form](net, {"backbone": {"name": backbone}}, tmp_path / "exported.pth")
-    assert largest_difference(FromRGB(net), exported) < 1e-5
+    assert largest_difference(FromImages(net), exported) < 1e-5
     tensors = theirs.state_dict()
     for name, tensor in torch.load(tmp_path / "exported.pth", weights_only=True).items():
         assert torch.equal(tensor, tensors[name]), name

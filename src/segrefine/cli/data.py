@@ -57,6 +57,7 @@ def run_check(cfg: DictConfig) -> None:
 
 def run_show(cfg: DictConfig) -> None:
     """Write the contact sheet."""
+    from segrefine.core.channels import to_rgb
     from segrefine.data.files import spread
     from segrefine.io.images import EXTENSIONS, save_image
     from segrefine.viz import contact_sheet
@@ -74,7 +75,7 @@ def run_show(cfg: DictConfig) -> None:
             examples.append(dataset.read(index))
     if not examples:
         raise UserError(f"None of the {len(chosen)} images can be shown. segrefine data check says why.")
-    images = [image.permute(1, 2, 0).numpy() for image, _ in examples]
+    images = [to_rgb(image).permute(1, 2, 0).numpy() for image, _ in examples]
     sheet = contact_sheet(images, [label.numpy() for _, label in examples], datamodule.palette, datamodule.classes)
     save_image(sheet, output)
     print(printable(f"{len(examples)} of {len(dataset)} images of {cfg.split}: {output}"))

@@ -22,6 +22,7 @@ from segrefine.core.config import (
     experiment_path,
     flatten,
     list_names,
+    names_with,
     read_group,
 )
 from segrefine.core.errors import UserError, did_you_mean
@@ -164,6 +165,8 @@ def _option_of_another(key: str, default: str) -> str:
     message = f"{key} is no option of {group}={value}. Its options: {', '.join(options)}."
     if not chosen and any(argument.startswith("+experiment") for argument in sys.argv):  # Hydra reads swept files later
         message += f" If the swept files of experiments/ choose another {group}, give {group}=NAME as well."
+    elif others := names_with(group, key.partition(".")[2]):
+        message += f" It is one of {group}={', '.join(others)}."
     return message
 
 

@@ -20,6 +20,7 @@ class Options:
 
     checkpoint: str | None
     input: str | None
+    extra: str | None
     output: str | None
     tta: Views
     window: Size

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from segrefine.compare.pictures import MAX_SIDE, Picture, Shares
+from segrefine.core.channels import to_rgb
 from segrefine.core.errors import BadFileError
 from segrefine.core.labels import VOID
 from segrefine.data.build import build_datamodule
@@ -39,7 +40,7 @@ class Source:
         for name in rank(shares):
             try:
                 image, truth = self.dataset.read(self.indices[name])
-                pixels, predictions = image.permute(1, 2, 0).numpy(), self.predictions(name, tuple(truth.shape))
+                pixels, predictions = to_rgb(image).permute(1, 2, 0).numpy(), self.predictions(name, tuple(truth.shape))
             except BadFileError as fault:
                 self.faults[name] = fault
             else:

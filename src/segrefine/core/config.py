@@ -86,6 +86,11 @@ def read_group(group: str, name: str) -> dict[str, Any]:
     return options
 
 
+def names_with(group: str, option: str) -> list[str]:
+    """Return the values of a config group that have an option."""
+    return [name for name in list_names(group) if option in read_group(group, name)]
+
+
 def registered_options(group: str, name: str) -> dict[str, Any]:
     """Return the options of a class that a user registered, with their defaults, in the form of a file of the group.
 

@@ -8,27 +8,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segrefine.core.channels import RGB
 from segrefine.core.errors import UserError
 from segrefine.io.atomic import replacing
 
 Pair = tuple[Tensor, Tensor]
-"""Image (3, H, W) and label (H, W), uint8."""
+"""Image (C, H, W) and label (H, W), uint8."""
 
 HEADER = 8  # bytes: height and width
 
 
 class Cache:
-    """A file of 4 * H * W bytes and a header for each example, mapped into memory by all processes that read it.
+    """A file of (C + 1) * H * W bytes and a header for each example, mapped into memory by all processes that read it.
 
     A read returns exactly what was decoded. A source file that changes is decoded again.
 
     Args:
         folder: the folder of the files; one in /dev/shm keeps them in memory.
         meaning: bytes that change whenever the same label files mean something else.
+        channels: C of the images.
     """
 
-    def __init__(self, folder: Path, meaning: bytes) -> None:
-        self.folder, self.meaning = folder, hashlib.sha1(meaning).digest()
+    def __init__(self, folder: Path, meaning: bytes, channels: int = 3) -> None:
+        self.folder, self.channels = folder, channels
+        self.meaning = hashlib.sha1(meaning + (b"" if channels == RGB else bytes([channels]))).digest()
 
     def get(self, sources: Sequence[Path], decode: Callable[[], Pair]) -> Pair:
         """Return the result of `decode()` for these files, from the cache if it is there.
@@ -43,8 +46,8 @@ class Cache:
         try:
             stored = np.memmap(path, np.uint8, mode="c")  # its pages are shared until somebody writes to them
             height, width = stored[:HEADER].view(np.int32).tolist()
-            image, label = np.split(stored[HEADER:], [3 * height * width])
-            pair = image.reshape(height, width, 3), label.reshape(height, width)
+            image, label = np.split(stored[HEADER:], [self.channels * height * width])
+            pair = image.reshape(height, width, self.channels), label.reshape(height, width)
         except (OSError, ValueError):  # not there, or damaged
             return self._put(path, decode())
         return torch.from_numpy(pair[0]).permute(2, 0, 1), torch.from_numpy(pair[1])

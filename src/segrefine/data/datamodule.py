@@ -33,7 +33,7 @@ SPLITS = ("train", "val", "test")
 class SegmentationDataModule(LightningDataModule):
     """Makes loaders and statistics from the `classes` and `dataset(split)` that a subclass defines.
 
-    Batches are dicts: image (B, 3, H, W) uint8, label (B, H, W) uint8, id (list of str) and index (B,) int64.
+    Batches are dicts: image (B, C, H, W) uint8, label (B, H, W) uint8, id (list of str) and index (B,) int64.
 
     Args:
         options: of the group `datamodule`, see `Options`.
@@ -62,6 +62,9 @@ class SegmentationDataModule(LightningDataModule):
                 )
 
     options: Any
+
+    in_channels = 3
+    """C of the images: 3 for RGB, 1 for gray, more for RGB with further channels behind it."""
 
     in_memory = False
     """Whether reading an item is so cheap that worker processes would only slow it down."""

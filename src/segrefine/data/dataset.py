@@ -11,14 +11,14 @@ from segrefine.core.errors import UserError
 from segrefine.data.sampler import Draw
 
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Maps an image (3, H, W) uint8 and a label (H, W) uint8 to a pair of the same types, possibly of another size."""
+"""Maps an image (C, H, W) uint8 and a label (H, W) uint8 to a pair of the same types, possibly of another size."""
 
 
 class Item(TypedDict):
     """One example: image, label, id and index in the split.
 
-    The image is (3, H, W) uint8 RGB. The label is (H, W) uint8 with classes 0..K-1 and 255 for void. The id is the file
-    stem or similar.
+    The image is (C, H, W) uint8, RGB unless the data module has other `in_channels`. The label is (H, W) uint8 with
+    classes 0..K-1 and 255 for void. The id is the file stem or similar.
     """
 
     image: Tensor
@@ -43,7 +43,7 @@ class SegmentationDataset(Dataset[Item]):
         self.transform = transform
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Read the image (3, H, W) uint8 RGB and the label (H, W) uint8 of one example.
+        """Read the image (C, H, W) uint8 and the label (H, W) uint8 of one example.
 
         Raises:
             BadFileError: a file cannot be used.

@@ -1,4 +1,4 @@
-"""Data sets of image and label files: pair the files, decode label values, and check them before training."""
+"""Data sets of image and label files: decode label values, divide into folds, check files before training."""
 
 import logging
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -19,22 +18,14 @@ from segrefine.data.dataset import SegmentationDataset, Transform
 from segrefine.data.exclude import read_exclude
 from segrefine.data.folds import FoldOptions, take_fold
 from segrefine.data.label_code import LabelCode
+from segrefine.data.pairing import Example, pair_files
 from segrefine.io.download import Archive, alone, provide
-from segrefine.io.images import NameOf, find_images, image_size, read_image, read_label, stem_of
+from segrefine.io.images import NameOf, check_channels, image_size, read_channels, read_label, stem_of
 
 log = logging.getLogger(__name__)
 
 HEADERS_CHECKED = 200
 LABELS_CHECKED = 8
-
-
-class Example(NamedTuple):
-    """An image file with its label file; the id names it within its split."""
-
-    id: str
-    image: Path
-    label: Path
-
 
 ReadValues = Callable[[Path], np.ndarray]
 """Reads the stored values (H, W) of a label file, integers from 0 up."""
@@ -50,10 +41,11 @@ class FileDataset(SegmentationDataset):
         transform: Transform | None = None,
         read_values: ReadValues = read_label,
         cache: Path | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__([example.id for example in examples], transform)
-        self.cache = Cache(cache, code.table.tobytes()) if cache else None
-        self.examples = examples
+        self.cache = Cache(cache, code.table.tobytes(), in_channels) if cache else None
+        self.examples, self.in_channels = examples, in_channels
         self.code = code
         self.read_values = read_values
 
@@ -61,11 +53,12 @@ class FileDataset(SegmentationDataset):
         example = self.examples[index]
         if self.cache is None:
             return self._decode(index)
-        return self.cache.get((example.image, example.label), partial(self._decode, index))
+        return self.cache.get(example.files, partial(self._decode, index))
 
     def _decode(self, index: int) -> tuple[Tensor, Tensor]:
-        image, label = read_image(self.examples[index].image), self.read_label(index)
-        self._check_size(self.examples[index], tuple(image.shape[1:]), tuple(label.shape))
+        example = self.examples[index]
+        image, label = read_channels(example.image, example.extra, self.in_channels), self.read_label(index)
+        self._check_size(example, tuple(image.shape[1:]), tuple(label.shape))
         return image, label
 
     def read_label(self, index: int) -> Tensor:
@@ -75,18 +68,19 @@ class FileDataset(SegmentationDataset):
     def check(self) -> None:
         """Check that every file exists, and check a sample spread over the split.
 
-        The sample compares the sizes of images and labels by their headers, and decodes labels.
+        The sample compares the sizes and channels of images and labels by their headers, and decodes labels.
 
         Raises:
             UserError: a file is missing or unusable.
         """
-        files = [path for example in self.examples for path in (example.image, example.label)]
+        files = [path for example in self.examples for path in example.files]
         absent = [str(path) for path in files if not path.is_file()]
         if absent:
             raise UserError(f"{len(absent)} of the {len(files)} images and labels are missing: {listing(absent)}.")
         for index in spread(len(self), HEADERS_CHECKED):
             example = self.examples[index]
             self._check_size(example, image_size(example.image), self._label_size(example.label))
+            check_channels(example.image, example.extra, self.in_channels)
         for index in spread(len(self), LABELS_CHECKED):
             self.read_label(index)
 
@@ -246,7 +240,7 @@ class FileDataModule(SegmentationDataModule):
         return read_label(path)
 
     def dataset(self, split: str, transform: Transform | None = None) -> FileDataset:
-        return FileDataset(self.list_once(split), self.code, transform, self.read_values, self.cache)
+        return FileDataset(self.list_once(split), self.code, transform, self.read_values, self.cache, self.in_channels)
 
     def folder(self, *places: str) -> Path:
         """Return the first of `places`, relative to `root`, that is a folder.
@@ -283,24 +277,6 @@ class FileDataModule(SegmentationDataModule):
             if not folder.is_dir():
                 raise UserError(f"There is no folder {folder}. {self.expects}")
         return pair_files(images, labels, image_id, label_id)
-
-
-def pair_files(images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of) -> list[Example]:
-    """Pair the images and labels that have the same id, by default their stem. A file without an id is skipped.
-
-    An image without a label, or a label without an image, is paired with the missing name, ID.*. The missing file is
-    then reported by name when it is read or checked.
-
-    Raises:
-        UserError: there are no images at all.
-    """
-    image_files, label_files = find_images(images, image_id), find_images(labels, label_id)
-    if not image_files:
-        raise UserError(f"There are no image files in {images}.")
-    return [
-        Example(name, image_files.get(name, images / f"{name}.*"), label_files.get(name, labels / f"{name}.*"))
-        for name in sorted(image_files.keys() | label_files.keys())
-    ]
 
 
 def read_lines(path: Path) -> list[str]:

@@ -13,12 +13,16 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from segrefine.core.channels import RGB, spread
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID
 from segrefine.core.options import Positive, Size
 
 PAD_COLOR = (124, 116, 104)
-"""Fills images smaller than the crop: ImageNet's mean color, which the usual normalization turns into zero."""
+"""Fills images smaller than the crop: ImageNet's mean color, which the usual normalization turns into zero.
+
+Other channels get what `segrefine.core.channels.spread` makes of it, as for the normalization.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Augmentation:
         scale: range of the factor by which an image is resized, drawn uniformly.
         flip: mirror left-right with probability 1/2.
         jitter: brightness, contrast and saturation are each multiplied by a factor from [1 - jitter, 1 + jitter].
+            Channels behind RGB, such as depth, stay as they are.
         class_sampled: center the crop on a random pixel of a class drawn from those in the image, instead of anywhere,
             as RefineNet's release does (main/batch_do_data_crop.m, gen_crop_point_class_sample, in github
             guosheng/refinenet).
@@ -73,7 +78,7 @@ class TrainTransform:
         self.augment = augment
 
     def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform an image (3, H, W) and label (H, W), both uint8, to crop_size.
+        """Transform an image (C, H, W) and label (H, W), both uint8, to crop_size.
 
         The label is 255 where the image was padded.
         """
@@ -122,7 +127,8 @@ def pad(image: Tensor, label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Te
     height, width = label.shape
     if (height, width) == size:
         return image, label
-    padded = torch.tensor(PAD_COLOR, dtype=torch.uint8)[:, None, None].repeat(1, *size)
+    color = [round(value) for value in spread(PAD_COLOR, len(image))]
+    padded = torch.tensor(color, dtype=torch.uint8)[:, None, None].repeat(1, *size)
     padded[:, :height, :width] = image
     padded_label = torch.full(size, VOID, dtype=torch.uint8)
     padded_label[:height, :width] = label
@@ -130,7 +136,13 @@ def pad(image: Tensor, label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Te
 
 
 def color_jitter(image: Tensor, strength: float) -> Tensor:
-    """Multiply brightness, contrast and saturation, in this order, each by a factor from 1 ± strength."""
+    """Multiply brightness, contrast and saturation, in this order, each by a factor from 1 ± strength.
+
+    Of an image (C, H, W) the first three channels change, which are RGB, or the first where there are fewer.
+    """
+    colors = RGB if len(image) >= RGB else 1
+    if len(image) > colors:
+        return torch.cat([color_jitter(image[:colors], strength), image[colors:]])
     for adjust in (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation):
         image = adjust(image, _uniform(1 - strength, 1 + strength))
     return image

@@ -114,6 +114,11 @@ def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
     datamodule = build_datamodule(given, test_split=split)
     if split == "test" and not datamodule.has_test:
         raise UserError(f"datamodule={given['name']} has no labels for split=test here. Use split=val.")
+    if datamodule.in_channels != checkpoint.in_channels:
+        raise UserError(
+            f"{checkpoint.path} takes images of {checkpoint.in_channels} channels, but those of "
+            f"datamodule={given['name']} have {datamodule.in_channels} (datamodule.in_channels)."
+        )
     if checkpoint.classes and datamodule.classes != checkpoint.classes:
         raise UserError(
             f"{checkpoint.path} has {len(checkpoint.classes)} classes ({', '.join(checkpoint.classes)}), but "

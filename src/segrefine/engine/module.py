@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 SCORES = ("mIoU", "pixel_acc", "mean_acc", "fwIoU", "boundary_IoU")
 
 Batch = dict[str, Any]
-"""image (B, 3, H, W) uint8 RGB; label (B, H, W) uint8 with void 255; id list of str; index (B,) int64."""
+"""image (B, C, H, W) uint8; label (B, H, W) uint8 with void 255; id list of str; index (B,) int64."""
 
 
 class SegmentationModule(LightningModule):
@@ -108,7 +108,7 @@ class SegmentationModule(LightningModule):
         return self
 
     def images(self, batch: Batch) -> Tensor:
-        """Return the batch's images as the network expects them: (B, 3, H, W) float32, normalized and in its layout.
+        """Return the batch's images as the network expects them: (B, C, H, W) float32, normalized and in its layout.
 
         Small images are padded.
         """

@@ -2,8 +2,9 @@
 
 import logging
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -12,13 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from segrefine.core.channels import RGB
 from segrefine.core.errors import UserError
 from segrefine.core.signals import StopRequest
 from segrefine.data.submission import check_benchmark
 from segrefine.engine.callbacks.pictures import LEGEND, picture_paths, write_legend, write_pictures
 from segrefine.engine.precision import choose_device
 from segrefine.engine.trainer import create_trainer
-from segrefine.io.images import EXTENSIONS, list_images, read_image
+from segrefine.io.images import EXTENSIONS, EXTRA, Channels, list_images, read_channels
 from segrefine.models.crf import create_refinement
 from segrefine.models.encoders.base import pad_small
 from segrefine.models.network import SegmentationModel
@@ -35,8 +37,11 @@ in memory.
 WINDOW = 1024
 """Size of those windows, pixels: wider than the receptive fields of the networks (VGG-16's fc7 sees 404 pixels)."""
 
+Files = list[tuple[str, Path, Path | None]]
+"""Each image's name, its file, and the file of its channels behind RGB if the network takes any."""
+
 Photo = tuple[str, Path, Tensor | str]
-"""An image's name and path, and its RGB (3, H, W) uint8 or, for a file that cannot be read, the reason."""
+"""An image's name and path, and its pixels (C, H, W) uint8 or, for a file that cannot be read, the reason."""
 
 
 def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
@@ -53,12 +58,13 @@ def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
         if cfg[option] is None:
             raise UserError(f"Give {option}=PATH. segrefine predict --help says more.")
     options: Any = OmegaConf.to_container(cfg)
-    files = _name(list_images(Path(cfg.input), ignored_folder=Path(cfg.output)))
-    if not files:
+    named = _name(list_images(Path(cfg.input), ignored_folder=Path(cfg.output)))
+    if not named:
         raise UserError(f"input={cfg.input} holds no image files ({', '.join(EXTENSIONS)}).")
-    _keep_inputs(files, Path(cfg.output), cfg.submission)
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
     net = restore(checkpoint, options["model"], options["backbone"]).eval()
+    files = _add_extra(named, cfg.extra, net.in_channels)
+    _keep_inputs(files, Path(cfg.output), cfg.submission)
     check_benchmark(cfg.submission, net.num_classes)
     views = options["tta"] | {"refine": create_refinement(net, options["post"], options["crf"])}
     module = Segmenter(net, files, views, options["window"])
@@ -80,11 +86,11 @@ class Segmenter(LightningModule):
 
     Args:
         net: the network.
-        files: the images by their names.
+        files: the images.
         views, window: options of `TestTimeAugmentation`.
     """
 
-    def __init__(self, net: SegmentationModel, files: dict[str, Path], views: dict[str, Any], window: Any) -> None:
+    def __init__(self, net: SegmentationModel, files: Files, views: dict[str, Any], window: Any) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images than processes
         self.net, self.files = net, files
@@ -98,7 +104,8 @@ class Segmenter(LightningModule):
     def predict_dataloader(self) -> DataLoader[Photo]:
         """Return this process's share of the images: every `world_size`-th one."""
         share: Any = range(self.trainer.global_rank, len(self.files), self.trainer.world_size)
-        return DataLoader([*self.files.items()], batch_size=None, sampler=share, collate_fn=_read)  # type: ignore[arg-type]
+        read: Any = partial(_read, in_channels=self.net.in_channels)
+        return DataLoader(self.files, batch_size=None, sampler=share, collate_fn=read)  # type: ignore[arg-type]
 
     def predict_step(self, photo: Photo, index: int) -> Tensor | str:
         """Return the class map (H, W) uint8, or the reason why there is none."""
@@ -138,7 +145,7 @@ class PhotoWriter(Callback):
 
 @torch.inference_mode()
 def segment(net: SegmentationModel, inference: TestTimeAugmentation, image: Tensor) -> Tensor:
-    """Compute the class map (H, W) uint8 of an image (3, H, W) uint8 RGB of any size, of at least one pixel.
+    """Compute the class map (H, W) uint8 of an image (C, H, W) uint8 of any size, of at least one pixel.
 
     A side below 32 pixels is extended by its last row or column, and the extension is cut off the result.
     """
@@ -148,11 +155,39 @@ def segment(net: SegmentationModel, inference: TestTimeAugmentation, image: Tens
     return classes[0, :height, :width]
 
 
-def _read(file: tuple[str, Path]) -> Photo:
+def _read(file: tuple[str, Path, Path | None], in_channels: int) -> Photo:
+    name, image, extra = file
     try:
-        return *file, read_image(file[1])
+        return name, image, read_channels(image, extra, in_channels)
     except UserError as error:
-        return *file, str(error)
+        return name, image, str(error)
+
+
+def _add_extra(files: dict[str, Path], extra: str | None, in_channels: int) -> Files:
+    """Pair the images with the files of their channels behind RGB, by their stems.
+
+    An image without such a file gets a name that is not there, which reading then reports.
+
+    Raises:
+        UserError: `extra` is missing, or the network has no use for it.
+    """
+    if in_channels not in get_args(Channels):
+        raise UserError(f"Images of 1, 3, 4 or 6 channels can be read; the network takes {in_channels}.")
+    if in_channels <= RGB:
+        if extra is not None:
+            raise UserError(f"extra={extra}: the network takes in_channels={in_channels}, and none of another file.")
+        return [(name, path, None) for name, path in files.items()]
+    kind = EXTRA[in_channels]
+    if extra is None:
+        raise UserError(
+            f"The network takes images of in_channels={in_channels}. Give extra=FOLDER with a {kind} image for each "
+            "image, of the same name."
+        )
+    behind = list_images(Path(extra))
+    if Path(extra).is_file() and len(files) == 1:
+        return [(name, path, behind[0]) for name, path in files.items()]
+    stems = {path.stem: path for path in behind}
+    return [(name, path, stems.get(path.stem, Path(extra) / f"{path.stem}.*")) for name, path in files.items()]
 
 
 def _name(paths: list[Path]) -> dict[str, Path]:
@@ -164,10 +199,10 @@ def _name(paths: list[Path]) -> dict[str, Path]:
     return {path.stem if taken[path.stem] == 1 else path.name: path for path in paths}
 
 
-def _keep_inputs(files: dict[str, Path], output: Path, submission: str | None) -> None:
+def _keep_inputs(files: Files, output: Path, submission: str | None) -> None:
     """Raise UserError if a result would overwrite one of the images."""
-    inputs = {path.resolve() for path in files.values()}
-    written = [path for name in files for path in picture_paths(output, name, submission)]
+    inputs = {path.resolve() for _, *paths in files for path in paths if path is not None}
+    written = [path for name, *_ in files for path in picture_paths(output, name, submission)]
     for path in written if submission else [*written, output / LEGEND]:
         if path.resolve() in inputs:
             raise UserError(f"output={output}: {path.name} would overwrite an input image. Give another folder.")

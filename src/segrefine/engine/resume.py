@@ -7,6 +7,7 @@ from typing import Any
 from segrefine.core.errors import UserError
 from segrefine.core.options import defaults
 from segrefine.core.registry import DECODERS
+from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.engine.recipe import Recipe
 from segrefine.models.build import NetworkOptions
 from segrefine.models.encoders import EncoderOptions
@@ -68,7 +69,7 @@ def refuse_other_run(checkpoint: Checkpoint, config: dict[str, Any], classes: li
     path = checkpoint.path
     if not checkpoint.config:
         raise UserError(f"{path} is not a checkpoint of a run. To start a new run from its weights, use init_from.")
-    data = {"name", *FOLD_OPTIONS, *(("sequence_pattern",) if config["datamodule"].get("folds") else ())}
+    data = {"name", "in_channels", *FOLD_OPTIONS, *(("sequence_pattern",) if config["datamodule"].get("folds") else ())}
     for group, keys in (("model", None), ("backbone", None), ("datamodule", data)):
         before, now = complete(checkpoint.config)[group], complete(config)[group]
         for key in sorted((keys or before.keys() | now.keys()) - {"init"}):  # the weights are the checkpoint's
@@ -95,7 +96,8 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
         "backbone": (EncoderOptions,),
         "recipe": (Recipe,),
     }
-    return config | {
-        group: {name: value for kind in own for name, value in defaults(kind).items()} | config[group]
-        for group, own in kinds.items()
+    then = {
+        group: {name: value for kind in own for name, value in defaults(kind).items()} for group, own in kinds.items()
     }
+    then["datamodule"] = {"in_channels": SegmentationDataModule.in_channels}
+    return config | {group: options | config[group] for group, options in then.items()}

@@ -182,7 +182,8 @@ def _build_network(
         raise UserError(f"init_from={init_from}: there is no such file.")
     # The backbone's own file need not be at hand any more where all weights come from elsewhere.
     weights = None if resumed or init_from else config["backbone"]["weights"]
-    net = build_model(config["model"], config["backbone"] | {"weights": weights}, datamodule.num_classes)
+    backbone = config["backbone"] | {"weights": weights}
+    net = build_model(config["model"], backbone, datamodule.num_classes, datamodule.in_channels)
     if init_from and not resumed:
         load_weights(net, init_from, strict)
     return net
@@ -264,6 +265,7 @@ def finish(job: Job, training: Training) -> Summary:
     timer, module = training.timer, training.module
     seconds, rate = timer.train_seconds, timer.images_per_second  # which the test overwrites
     load_weights(job.net, training.checkpointing.best)
+    job.net.drop_auxiliary()
     scores = score(training.trainer, module, job.datamodule, job.folder)
     summary = Summary(
         **{group: job.config[group]["name"] for group in ("model", "backbone", "datamodule")},

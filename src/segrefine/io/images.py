@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from segrefine.core.channels import RGB
 from segrefine.core.errors import BadFileError, UserError
 from segrefine.io.atomic import replacing
 from segrefine.io.matlab import MatFile
@@ -25,6 +27,12 @@ more than any memory holds. Also the most bytes of a .mat file after decompressi
 # Pillow warns of images above this number and refuses those above its double, before it takes memory for them.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+Channels = Literal[1, 3, 4, 6]
+"""How many channels images may have that are read from files."""
+
+EXTRA = {4: "gray", 6: "color"}
+"""The image that comes behind RGB, by the number of channels."""
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 
@@ -97,10 +105,69 @@ def read_image(path: Path) -> Tensor:
     with _naming(path), _open(path) as image:
         # Pillow throughout: torchvision's JPEG decoder is no faster now, and is to be removed from it. Steps that
         # change nothing are skipped, since Pillow would copy all pixels for them.
-        upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+        upright = _upright(image)
         if upright.mode != "RGB":
             upright = _to_8_bit(upright).convert("RGB")
         return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+
+
+def read_channels(image: Path, extra: Path | None, in_channels: int) -> Tensor:
+    """Read an image of `in_channels` channels, (in_channels, H, W) uint8.
+
+    Args:
+        image: RGB, read by `read_image`, or with `in_channels=1` a gray image.
+        extra: what comes behind RGB: gray with `in_channels=4`, such as depth, and color with 6, such as HHA.
+        in_channels: 1, 3, 4 or 6.
+
+    Raises:
+        BadFileError: A file cannot be read, has other channels than it should, or the two differ in size.
+    """
+    if in_channels == 1:
+        return _read_as_stored(image, 1, in_channels)
+    rgb = read_image(image)
+    if extra is None:
+        return rgb
+    behind = _read_as_stored(extra, in_channels - RGB, in_channels)
+    _refuse_size(extra, tuple(behind.shape[1:]), image, tuple(rgb.shape[1:]))
+    return torch.cat([rgb, behind])
+
+
+def check_channels(image: Path, extra: Path | None, in_channels: int) -> None:
+    """Raise BadFileError for files whose headers say that `read_channels` cannot use them."""
+    path, count = (image, 1) if in_channels == 1 else (extra, in_channels - RGB)
+    if path is not None:
+        with _naming(path), Image.open(path) as opened:
+            _refuse_channels(opened, path, count, in_channels)
+    if extra is not None:
+        _refuse_size(extra, image_size(extra), image, image_size(image))
+
+
+def _refuse_size(extra: Path, size: tuple[int, ...], image: Path, wanted: tuple[int, ...]) -> None:
+    if size != wanted:
+        raise BadFileError(f"{extra} is {size} (height, width), but its image {image} is {wanted}.")
+
+
+def _read_as_stored(path: Path, count: int, in_channels: int) -> Tensor:
+    """Read an image whose file holds `count` channels, 1 or 3, as (count, H, W) uint8."""
+    with _naming(path), _open(path) as image:
+        _refuse_channels(image, path, count, in_channels)
+        upright = _to_8_bit(_upright(image)).convert("L" if count == 1 else "RGB")
+        return torch.from_numpy(np.array(upright)).reshape(upright.height, upright.width, count).permute(2, 0, 1)
+
+
+def _refuse_channels(image: Image.Image, path: Path, count: int, in_channels: int) -> None:
+    found = RGB if image.mode == "P" else len(image.getbands())
+    option = f"datamodule.in_channels={in_channels}"
+    if found != count:
+        kind = "gray" if count == 1 else "color"
+        behind = " behind red, green and blue" if in_channels > RGB else ""
+        channels = "1 channel" if found == 1 else f"{found} channels"
+        raise BadFileError(f"{path} has {channels}, but {option} takes {count} there ({kind}{behind}).")
+    if in_channels > RGB and image.mode.startswith(("I", "F")):
+        raise BadFileError(
+            f"{path} has more than 8 bits. {option} takes 8 bits, and scaling 65535 to 255 would leave few levels of a "
+            "depth in millimeters. Save it with the range that you need spread over 0 to 255."
+        )
 
 
 def read_label(path: Path) -> np.ndarray:
@@ -194,6 +261,10 @@ def _read(path: Path, most: int) -> bytes:
         if size > most:
             raise ValueError(f"its {size:,} bytes are more than the {most:,} that are read")
         return file.read()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def _orientation(image: Image.Image) -> int:

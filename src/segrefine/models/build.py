@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from segrefine.core.config import read_group
+from segrefine.core.config import names_with, read_group
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.options import Positive, make_options
 from segrefine.core.registry import DECODERS
@@ -41,7 +41,9 @@ class NetworkOptions:
     crf: bool = False
 
 
-def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, **options: Any) -> SegmentationModel:
+def create_model(
+    name: str, backbone: str = "resnet18", num_classes: int = 21, in_channels: int = 3, **options: Any
+) -> SegmentationModel:
     """Build a network by the names of the config groups.
 
     Example: `create_model("refinenet", backbone="resnet101", num_classes=21, crp_links=2)`.
@@ -50,6 +52,7 @@ def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, *
         name: a value of the group `model`, such as "fcn8s", or a decoder that a user registered.
         backbone: a value of the group `backbone`.
         num_classes: K, at least 1.
+        in_channels: of the images: 3 for RGB, 1 for gray, more for RGB with further channels behind it.
         options: options of either group, such as `upsample="fixed"`, `crp_links=2` or `weights="imagenet"`.
 
     Raises:
@@ -60,15 +63,20 @@ def create_model(name: str, backbone: str = "resnet18", num_classes: int = 21, *
         home = encoder if key in encoder else model
         if key not in home or key in NAMES:
             known = (model.keys() | encoder.keys()) - NAMES
-            raise UserError(f"{name} over {backbone} has no option {key!r}.{did_you_mean(key, known)}")
+            others = [] if key in NAMES else names_with("model", key)
+            hint = f" It is one of model={', '.join(others)}." if others else did_you_mean(key, known)
+            raise UserError(f"{name} over {backbone} has no option {key!r}.{hint}")
         home[key] = value
-    return build_model(model, encoder, num_classes)
+    return build_model(model, encoder, num_classes, in_channels)
 
 
-def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_classes: int) -> SegmentationModel:
+def build_model(
+    model: Mapping[str, Any], backbone: Mapping[str, Any], num_classes: int, in_channels: int = 3
+) -> SegmentationModel:
     """Build a network from the contents of one `conf/model` and one `conf/backbone` file."""
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}.")
+    for count, number in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if not isinstance(number, int) or number < 1:
+            raise UserError(f"{count} must be a whole number of at least 1, not {number!r}.")
     kind = DECODERS.find(model.get(DECODERS.key))
     if not issubclass(kind, Decoder):
         raise UserError(
@@ -81,7 +89,7 @@ def build_model(model: Mapping[str, Any], backbone: Mapping[str, Any], num_class
     encoder_options = make_options(EncoderOptions, backbone, f"backbone={backbone['name']}", "backbone.")
     scales = network.input_scales or [network.input_scale]
     needs = kind.needs(options)
-    encoders = [create_encoder(**vars(encoder_options), needs=needs) for _ in scales]
+    encoders = [create_encoder(**vars(encoder_options), needs=needs, in_channels=in_channels) for _ in scales]
     encoder = encoders[0] if len(scales) == 1 else MultiScaleEncoder(encoders, scales)
     encoder.scale = float(max(scales))
     more = {"depths": encoder.depths} if "indices" in needs else {}

@@ -7,15 +7,19 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from segrefine.models.decoders.base import AuxiliaryHead
 from segrefine.models.encoders.base import MIN_SIDE
+from segrefine.models.network import SegmentationModel
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return the number of values in all parameters, including frozen ones."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Return the number of values in all parameters, including frozen ones, but not those of auxiliary heads."""
+    heads = [part for part in module.modules() if isinstance(part, AuxiliaryHead)]
+    left_out = {id(parameter) for head in heads for parameter in head.parameters()}
+    return sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in left_out)
 
 
-def count_multiply_adds(net: nn.Module, size: tuple[int, int]) -> int:
+def count_multiply_adds(net: nn.Module, size: tuple[int, int], in_channels: int = 3) -> int:
     """Count the multiply-adds of convolutions and matrix products for one image of `size` (H, W), without computing.
 
     PyTorch counts two operations for each. Interpolation, pooling and norms do not count, as in the papers.
@@ -24,13 +28,13 @@ def count_multiply_adds(net: nn.Module, size: tuple[int, int]) -> int:
     like = next(net.parameters())
     net.eval()
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
-        net(torch.empty(1, 3, *size, dtype=like.dtype, device=like.device))
+        net(torch.empty(1, in_channels, *size, dtype=like.dtype, device=like.device))
     for module, training in modes.items():  # each its own: frozen norms stay frozen
         module.training = training
     return counter.get_total_flops() // 2
 
 
-def measure_cost(net: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
+def measure_cost(net: SegmentationModel, size: tuple[int, int]) -> dict[str, Any]:
     """Return the costs for summary.json.
 
     Returns:
@@ -38,5 +42,5 @@ def measure_cost(net: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
         padded.
     """
     height, width = (max(side, MIN_SIDE) for side in size)
-    flops = count_multiply_adds(net, (height, width))
+    flops = count_multiply_adds(net, (height, width), net.in_channels)
     return {"params": count_parameters(net), "flops": flops, "flops_size": [height, width]}

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefine.core.channels import to_rgb
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID, voc_color_map
-from segrefine.models.decoders.base import Decoder
+from segrefine.models.decoders.base import AuxiliaryHead, Decoder
 from segrefine.models.encoders.base import MIN_SIDE, Encoder, scaled_size
 from segrefine.models.upsampling import RowwiseUpsampling
 
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 class SegmentationModel(nn.Module):
     """An encoder and a decoder. Nothing but the decoder differs between the networks that are compared.
 
-    Letters: B batch, K classes, H W input size.
+    Letters: B batch, C channels of the images, K classes, H W input size.
 
     Attributes:
-        mean, std: (3, 1, 1) float32 of RGB in [0, 1], the input that the weights are made for: the encoder's, but
+        mean, std: (C, 1, 1) float32 of images in [0, 1], the input that the weights are made for: the encoder's, but
             published weights bring their own.
+        in_channels: C: 3 for RGB, 1 for gray, more for RGB with further channels behind it.
         num_classes: K.
         classes: their names, where a checkpoint says them, else empty.
         palette: their colors, (K, 3) uint8 RGB.
@@ -38,8 +40,9 @@ class SegmentationModel(nn.Module):
         self.num_classes = decoder.num_classes
         self.classes: list[str] = []
         self.palette: np.ndarray = voc_color_map(decoder.num_classes)
-        self.register_buffer("mean", torch.tensor(encoder.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(encoder.std).view(3, 1, 1))
+        self.in_channels = len(encoder.mean)
+        self.register_buffer("mean", torch.tensor(encoder.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(encoder.std).view(-1, 1, 1))
 
     layout = torch.contiguous_format
     """The order in memory in which images should come; see `lay_out`."""
@@ -55,28 +58,35 @@ class SegmentationModel(nn.Module):
         return encoder | {f"decoder.{name}": relu for name, relu in self.decoder.relus().items()}
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Normalize RGB (B, 3, H, W), float in [0, 1], for `forward`: subtract `mean`, divide by `std`.
+        """Normalize images (B, C, H, W), float in [0, 1], for `forward`: subtract `mean`, divide by `std`.
 
         Raises:
-            UserError: the images are integers.
+            UserError: the images are integers, or have another number of channels.
         """
         if not images.is_floating_point():
             raise UserError(f"preprocess takes floats in [0, 1], not {images.dtype}. Divide 8-bit images by 255.")
+        if images.ndim < 3 or images.shape[-3] != self.in_channels:
+            raise UserError(f"preprocess takes images (B, {self.in_channels}, H, W), not {tuple(images.shape)}.")
         return (images - self.mean) / self.std
 
     def colors(self, images: Tensor) -> Tensor:
-        """Turn what `preprocess` returned, (B, 3, H, W) float, back into RGB in 0..255, float32."""
-        return _single(images * self.std + self.mean) * 255
+        """Turn what `preprocess` returned back into RGB in 0..255, (B, 3, H, W) float32.
 
-    def forward(self, images: Tensor, upsampled: bool = True) -> Tensor:
-        """(B, 3, H, W) float, normalized RGB, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32.
+        Channels beyond the first three are left out, and gray is repeated.
+        """
+        return to_rgb(_single(images * self.std + self.mean) * 255)
+
+    def forward(self, images: Tensor, upsampled: bool = True, auxiliary: bool = False) -> Tensor | list[Tensor]:
+        """(B, C, H, W) float, normalized, H and W >= 32 -> logits (B, K, H, W) float32; ValueError below 32.
 
         With `upsampled=False` the decoder's scores on their coarser grid, (B, K, h, w), for `upsample` and `rows`; with
-        `model.crf=true` they have not gone through the CRF.
+        `model.crf=true` they have not gone through the CRF. With `auxiliary=True` a list of either, and of the scores
+        of each auxiliary head on its own grid (`Decoder.auxiliary`).
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        if images.ndim != 4 or images.shape[1] != self.in_channels or not images.is_floating_point():
             raise UserError(
-                f"The network takes a batch of floats (B, 3, H, W), not {images.dtype} of shape {tuple(images.shape)}."
+                f"The network takes a batch of floats (B, {self.in_channels}, H, W), not {images.dtype} of shape "
+                f"{tuple(images.shape)}."
             )
         size = images.shape[-2:]
         if size[0] < MIN_SIDE or size[1] < MIN_SIDE:  # not by min(): torch.export would then fix which side is shorter
@@ -86,23 +96,34 @@ class SegmentationModel(nn.Module):
                 "The network cannot train on a batch of one image: its batch norm after a pool to one cell needs "
                 "more. Set datamodule.batch_size to 2 or more."
             )
-        scores = self.decoder.context(self.decoder(self.encoder(images)))
-        if not upsampled:
-            return scores
-        logits = self.upsample(scores, (size[0], size[1]))
-        return logits if self.decoder.crf is None else self.decoder.crf(logits, self.colors(images))
+        features = self.encoder(images)
+        scores, *others = self.decoder.all_scores(features) if auxiliary else [self.decoder(features)]
+        found = self.decoder.context(scores)
+        if upsampled:
+            found = self.upsample(found, (size[0], size[1]))
+            found = found if self.decoder.crf is None else self.decoder.crf(found, self.colors(images))
+        return [found, *others] if auxiliary else found
 
-    def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+    @property
+    def heads(self) -> list[AuxiliaryHead]:
+        """The auxiliary heads, in training; none otherwise."""
+        return [*(self.decoder.auxiliary or ())] if self.training else []  # type: ignore[list-item]
+
+    def drop_auxiliary(self) -> None:
+        """Remove the auxiliary heads, which training alone uses."""
+        self.decoder.auxiliary = None
+
+    def upsample(self, scores: Tensor, size: tuple[int, int], to_pixels: nn.Module | None = None) -> Tensor:
         """Upsample the decoder's scores (B, K, h, w) to logits (B, K, *size) float32.
 
-        Each score lands on the pixels it comes from.
+        Each score lands on the pixels it comes from. Those of an auxiliary head come with its `to_pixels`.
         """
         scale = self.encoder.scale
         with _no_autocast(scores):
-            logits = self.decoder.to_pixels(_single(scores), scaled_size(size, scale))
+            logits = (to_pixels or self.decoder.to_pixels)(_single(scores), scaled_size(size, scale))
             return logits if scale == 1 else F.interpolate(logits, size, mode="bilinear")
 
-    def labels_at(self, cells: tuple[int, int], labels: Tensor) -> Tensor:
+    def labels_at(self, cells: tuple[int, int], labels: Tensor, to_pixels: nn.Module | None = None) -> Tensor:
         """Return the label that each cell of the decoder's scores should have: that of the pixel it looks at.
 
         Between two pixels it is the later one. RefineNet's release takes the pixel in the middle of each cell's even
@@ -113,6 +134,7 @@ class SegmentationModel(nn.Module):
         Args:
             cells: height and width of the scores.
             labels: (B, H, W) uint8 or int64 of the images.
+            to_pixels: what brings the scores to the pixels, the decoder's unless given.
 
         Returns:
             (B, *cells), VOID where a cell looks beside the image.
@@ -120,7 +142,7 @@ class SegmentationModel(nn.Module):
         Raises:
             UserError: The decoder's `to_pixels` does not say where its cells look.
         """
-        positions: Any = getattr(self.decoder.to_pixels, "positions", None)
+        positions: Any = getattr(to_pixels or self.decoder.to_pixels, "positions", None)
         if positions is None:
             raise UserError(
                 f"recipe.loss_at=scores: {type(self.decoder).__name__}.to_pixels has no method `positions`, which says "
@@ -147,13 +169,13 @@ class SegmentationModel(nn.Module):
             and self.decoder.crf is None
         )
 
-    def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
+    def rows(self, scores: Tensor, width: int, top: int, bottom: int, to_pixels: nn.Module | None = None) -> Tensor:
         """Return rows `top` to `bottom` of the result of `upsample`, and compute no others.
 
         Their shape is (B, K, bottom - top, width), float32.
         """
         with _no_autocast(scores):
-            to_pixels = self.decoder.to_pixels
+            to_pixels = to_pixels or self.decoder.to_pixels
             assert isinstance(to_pixels, RowwiseUpsampling)
             return to_pixels.rows(_single(scores), width, top, bottom)
 

@@ -1,6 +1,7 @@
 """Read checkpoints with what is stored beside the weights, and load them or published weights."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from segrefine.core.channels import RGB
 from segrefine.core.errors import UserError
 from segrefine.core.labels import voc_color_map
 from segrefine.core.registry import rename_classes
@@ -15,7 +17,7 @@ from segrefine.io.tensors import find_tensors, misfits, read_file, read_tensors
 from segrefine.models.build import build_model
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.folder import RunFolder
-from segrefine.weights.published import INPUT_TENSORS, from_published, recognize
+from segrefine.weights.published import AUXILIARY, INPUT_TENSORS, from_published, recognize
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,11 @@ class Checkpoint:
     classes: list[str]
     palette: np.ndarray
     tensors: dict[str, Tensor]
+
+    @property
+    def in_channels(self) -> int:
+        """The channels of the images that the network takes: 3, RGB, where the file does not say."""
+        return count_channels(self.tensors) or RGB
 
 
 def describe(config: dict[str, Any], classes: list[str], palette: np.ndarray) -> dict[str, Any]:
@@ -92,8 +99,9 @@ def restore(
     num_classes = num_classes or len(checkpoint.palette)
     if not num_classes:
         raise UserError(f"{checkpoint.path} does not say how many classes it has. Give {RunFolder.BEST} of a run.")
-    net = build_model(model, backbone | {"weights": None}, num_classes)
+    net = build_model(model, backbone | {"weights": None}, num_classes, checkpoint.in_channels)
     fill(net, checkpoint.tensors, checkpoint.path)
+    net.drop_auxiliary()
     if checkpoint.classes:
         net.classes, net.palette = checkpoint.classes, checkpoint.palette
     return net
@@ -106,7 +114,7 @@ def load_model(path: str | Path) -> SegmentationModel:
         path: a checkpoint of a run, such as checkpoints/best.ckpt.
 
     Returns:
-        The network, with the `classes`, `palette` and `num_classes` that it was trained for.
+        The network, with the `classes`, `palette` and `num_classes` that it was trained for, without auxiliary heads.
 
     Raises:
         UserError: The file holds weights alone. `create_model` and `load_weights` accept those.
@@ -125,7 +133,7 @@ def load_weights(net: SegmentationModel, path: str | Path, strict: bool = True) 
     Published formats (`segrefine.weights.published`) are recognized by the names of their tensors: pytorch-fcn's .pth
     and Caffe's .caffemodel of FCN-32s, 16s, 8s and at-once; refinenet-pytorch; light-weight-refinenet; torchvision's
     fcn_resnet50 and 101, deeplabv3_resnet50 and 101. With them `net.preprocess` maps ordinary RGB images to the input
-    that the weights expect.
+    that the weights expect. Auxiliary heads are taken where file and network both have them, and left out otherwise.
 
     Args:
         net: the network to fill.
@@ -142,18 +150,31 @@ def load_weights(net: SegmentationModel, path: str | Path, strict: bool = True) 
 
 def fill(net: SegmentationModel, tensors: dict[str, Tensor], path: Path, strict: bool = True) -> None:
     """Load tensors that were read from `path`, as `load_weights` does."""
-    form = recognize(tensors)
+    form, channels = recognize(tensors), count_channels(tensors)
+    if form is None and strict and channels not in (None, net.in_channels):
+        raise UserError(
+            f"{path} is of a network with in_channels={channels}; this one takes {net.in_channels}. Give the same "
+            "(datamodule.in_channels), or strict=false to start the first convolution at random."
+        )
+    state = net.state_dict()
     if form is not None:
         tensors, problems = from_published(form, net, tensors, path)
     else:
-        problems = misfits(net.state_dict(), tensors, optional=INPUT_TENSORS)
+        tensors = {name: value for name, value in tensors.items() if name in state or not name.startswith(AUXILIARY)}
+        optional = [name for name in state if name in INPUT_TENSORS or name.startswith(AUXILIARY)]
+        problems = misfits(state, tensors, optional)
     if problems and strict:
         raise UserError(f"{path} does not fit the network. {problems}.")
-    state = net.state_dict()
     fitting = {name: value for name, value in tensors.items() if name in state and value.shape == state[name].shape}
     net.load_state_dict(fitting, strict=False)
     if problems:
         log.warning(f"{path}: {len(fitting)} of the network's {len(state)} tensors taken. {problems}.")
+
+
+def count_channels(tensors: Mapping[str, Tensor]) -> int | None:
+    """Return the channels of a network's images, which its mean has; None for tensors without one."""
+    mean = tensors.get("mean")
+    return len(mean) if mean is not None and mean.ndim == 3 else None
 
 
 def _network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

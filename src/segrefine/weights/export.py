@@ -34,13 +34,13 @@ Below it some maps are one cell high or wide, for which torch.export would need 
 """
 
 Network = Callable[[Tensor], Tensor]
-"""RGB (B, 3, H, W) float32 in [0, 1] -> logits (B, K, H, W)."""
+"""Images (B, C, H, W) float32 in [0, 1], RGB or of the network's own channels -> logits (B, K, H, W)."""
 
 Export = Callable[[SegmentationModel, dict[str, Any], Path], Network]
 """Writes a network, built from a config of model and backbone, to a path, and returns the network read back from it."""
 
 
-class FromRGB(nn.Module):
+class FromImages(nn.Module):
     """The network with its image preprocessing: a `Network`."""
 
     def __init__(self, net: SegmentationModel) -> None:
@@ -80,7 +80,7 @@ def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
         )
     try:
         with replacing(output) as part:
-            found = largest_difference(FromRGB(net), FORMATS[cfg.format](net, config, part), least_side(net))
+            found = largest_difference(FromImages(net), FORMATS[cfg.format](net, config, part), least_side(net))
             if not found <= TOLERANCE:  # as for NaN
                 raise UserError(
                     f"format={cfg.format}: outputs of the file differ from the network's by {found:.2g} of the "
@@ -100,7 +100,7 @@ def least_side(net: SegmentationModel) -> int:
 
 
 @torch.no_grad()
-def largest_difference(network: Network, other: Network, least: int = LEAST) -> float:
+def largest_difference(network: FromImages, other: Network, least: int = LEAST) -> float:
     """Compare the two on random images of `least` pixels and more.
 
     Returns:
@@ -112,7 +112,7 @@ def largest_difference(network: Network, other: Network, least: int = LEAST) -> 
     generator = torch.Generator().manual_seed(0)
     differences = []
     for batch, height, width in ((2, least + 11, least + 37), (1, least, least + 32)):
-        images = torch.rand(batch, 3, height, width, generator=generator)
+        images = torch.rand(batch, network.net.in_channels, height, width, generator=generator)
         expected, found = network(images), other(images)
         if found.shape != expected.shape:
             raise UserError(f"The file gives {tuple(found.shape)} where the network gives {tuple(expected.shape)}.")
@@ -124,7 +124,7 @@ def _published(form: PublishedFormat, net: SegmentationModel, config: dict[str, 
     torch.save(to_published(form, net), path)
     if form.name in TORCHVISION:
         return _torchvision_network(f"{TORCHVISION[form.name]}_{config['backbone']['name']}", path)
-    return FromRGB(restore(read_checkpoint(path), config["model"], config["backbone"]).eval())
+    return FromImages(restore(read_checkpoint(path), config["model"], config["backbone"]).eval())
 
 
 TORCHVISION = {"torchvision": "fcn", "torchvision_deeplabv3": "deeplabv3"}
@@ -175,9 +175,9 @@ def _torch_export(net: SegmentationModel, config: dict[str, Any], path: Path) ->
 def _program(net: SegmentationModel) -> torch.export.ExportedProgram:
     """Trace the network for any number of images of any size from `least_side` up."""
     least, generator = least_side(net), torch.Generator().manual_seed(1)
-    example = torch.rand(2, 3, least + 33, least + 66, generator=generator)
+    example = torch.rand(2, net.in_channels, least + 33, least + 66, generator=generator)
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    return torch.export.export(FromRGB(net), (example,), dynamic_shapes=(free,))
+    return torch.export.export(FromImages(net), (example,), dynamic_shapes=(free,))
 
 
 PROGRAMS: dict[str, Export] = {"onnx": _onnx, "torch_export": _torch_export}

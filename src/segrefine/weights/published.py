@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from segrefine.core.channels import RGB
 from segrefine.core.config import read_group
 from segrefine.core.errors import UserError
 from segrefine.io.tensors import misfits
@@ -22,6 +23,9 @@ from segrefine.models.encoders.vgg import CAFFE_MEAN, VGGEncoder
 from segrefine.models.network import SegmentationModel
 
 log = logging.getLogger(__name__)
+
+AUXILIARY = "decoder.auxiliary."
+"""What the names of auxiliary heads' tensors begin with. Files may lack them, and files for use in other code do."""
 
 INPUT_TENSORS = ("mean", "std")
 """The network's tensors that define its input. Files of weights alone may lack them."""
@@ -68,6 +72,10 @@ class PublishedFormat:
         if not isinstance(net.decoder, self.decoder) or not isinstance(net.encoder, self.encoder):
             kinds = f"{type(net.decoder).__name__} over {type(net.encoder).__name__}"
             raise UserError(f"Weights of {self.title} are for {self.options}; the network is a {kinds}.")
+        if net.in_channels != RGB:
+            raise UserError(
+                f"Weights of {self.title} are for RGB images; the network takes in_channels={net.in_channels}."
+            )
         layers = self.layers(net)
         return {name: _rename(name, layers) for name in net.state_dict() if name not in INPUT_TENSORS}
 
@@ -100,7 +108,7 @@ def from_published(
     names = form.tensor_names(net)
     state = net.state_dict()
     wanted = {theirs: state[ours] for ours, theirs in names.items()}
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(form.ignored)}
+    kept = {name: tensor for name, tensor in tensors.items() if name in wanted or not name.startswith(form.ignored)}
     problems = [form.departure(net)]
     if form.caffe_input:
         scales = {name: kept.pop(name) for name in list(kept) if name.startswith("scale_pool")}
@@ -108,7 +116,7 @@ def from_published(
         for name in ("fc6.weight", "fc7.weight"):  # fully connected layers, recast as in the release's surgery.py
             if name in kept and name in wanted and kept[name].numel() == wanted[name].numel():
                 kept[name] = kept[name].reshape(wanted[name].shape)
-    problems.append(misfits(wanted, kept))
+    problems.append(misfits(wanted, kept, [names[ours] for ours in names if ours.startswith(AUXILIARY)]))
     found = {ours: kept[theirs] for ours, theirs in names.items() if theirs in kept}
     first = found.get(f"{_FIRST}.weight")
     if form.caffe_input and first is not None and first.shape == state[f"{_FIRST}.weight"].shape:
@@ -126,7 +134,7 @@ def to_published(form: PublishedFormat, net: SegmentationModel) -> dict[str, Ten
     Raises:
         UserError: that code could not compute the same.
     """
-    names = form.tensor_names(net)
+    names = {ours: theirs for ours, theirs in form.tensor_names(net).items() if not ours.startswith(AUXILIARY)}
     departure = form.departure(net)
     if form.caffe_input and net.decoder.geometry != "caffe":
         departure = departure or "the release's geometry is model.geometry=caffe; this network was made without"
@@ -267,7 +275,11 @@ def _torchvision(name: str, model: str, marker: str, decoder: type[nn.Module]) -
         decoder=decoder,
         encoder=ResNetEncoder,
         options=f"model={ours}, backbone=resnet50 or resnet101",
-        layers=lambda net: {"encoder": "backbone", "decoder.head": "classifier"},
+        layers=lambda net: {
+            "encoder": "backbone",
+            "decoder.head": "classifier",
+            f"{AUXILIARY}0.score": "aux_classifier",
+        },
         departure=lambda net: "",
         ignored=("aux_classifier.",),
     )

@@ -14,6 +14,7 @@ import numpy as np
 from annotated_types import Interval
 from pydantic import BeforeValidator
 
+from segrefine.core.channels import RGB
 from segrefine.core.errors import BadFileError, UserError, listing
 from segrefine.core.frames import compile_pattern
 from segrefine.core.labels import VOID
@@ -21,7 +22,8 @@ from segrefine.core.registry import register_datamodule
 from segrefine.data.datamodule import SPLITS
 from segrefine.data.files import LABELS_CHECKED, Example, FileDataModule, has_files, read_lines, spread
 from segrefine.data.label_code import LabelCode
-from segrefine.io.images import read_label
+from segrefine.data.pairing import with_extra
+from segrefine.io.images import EXTRA, Channels, read_label
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,10 @@ LabelValue = Annotated[int, BeforeValidator(_unquoted), Interval(ge=0, le=65535)
 
 @register_datamodule("folder")
 class FolderDataModule(FileDataModule):
-    """A user's data: images/{train,val,test} and masks/{train,val,test} with equal stems, or a list file for each."""
+    """A user's data: images/{train,val,test} and masks/{train,val,test} with equal stems, or a list file for each.
+
+    Where images have more channels than RGB, the further ones are in extra/{train,val,test}, again with equal stems.
+    """
 
     @dataclass(frozen=True, kw_only=True)
     class Options(FileDataModule.Options):
@@ -48,7 +53,9 @@ class FolderDataModule(FileDataModule):
             void: the value in the masks that does not count; label_map takes precedence.
             sequence_pattern: a regular expression with two groups that finds in an image's id the name of the sequence
                 that it is a frame of, and the frame's number; None if images are independent.
-            train_list: a file of lines "image mask", with paths relative to root; None to use the folders.
+            in_channels: 3 for RGB, 1 for gray images, 4 for RGB and a gray image in `extra`, 6 for a color image there.
+            train_list: a file of lines "image mask", or "image mask extra", with paths relative to root; None to use
+                the folders.
             val_list: the same for val.
             test_list: the same for test.
         """
@@ -57,6 +64,7 @@ class FolderDataModule(FileDataModule):
         label_map: Mapping[LabelValue, LabelValue] | None = None
         void: LabelValue | None = VOID
         sequence_pattern: str | None = None
+        in_channels: Channels = 3
         train_list: str | None = None
         val_list: str | None = None
         test_list: str | None = None
@@ -72,6 +80,7 @@ class FolderDataModule(FileDataModule):
         self.class_names = names if isinstance(names, str | None) else [str(name) for name in names]
         self.label_map, self.void = options.label_map or None, options.void
         self.lists = {split: getattr(options, f"{split}_list") for split in SPLITS}
+        self.in_channels = options.in_channels
         self._unreadable: list[BadFileError] = []
         if options.sequence_pattern:
             compile_pattern(options.sequence_pattern)
@@ -118,10 +127,19 @@ class FolderDataModule(FileDataModule):
             refuse_binary({value for label in labels for value in label.unique().tolist()})
 
     def examples(self, split: str) -> list[Example]:
-        name = self.lists[split]
-        if name is None:
-            return self.pairs(self.root / "images" / split, self.root / "masks" / split)
-        return read_list(self.root / Path(name).expanduser(), self.root)
+        name, beyond_rgb = self.lists[split], self.in_channels > RGB
+        if name is not None:
+            return read_list(self.root / Path(name).expanduser(), self.root, beyond_rgb)
+        pairs = self.pairs(self.root / "images" / split, self.root / "masks" / split)
+        if not beyond_rgb:
+            return pairs
+        folder = self.root / "extra" / split
+        if not folder.is_dir():
+            raise UserError(
+                f"datamodule.in_channels={self.in_channels}: there is no folder {folder}. It should hold a "
+                f"{EXTRA[self.in_channels]} image for each image, of the same name."
+            )
+        return with_extra(pairs, folder)
 
     def _names_from_file(self, name: str) -> list[str]:
         path = self.root / Path(name).expanduser()
@@ -162,14 +180,15 @@ def distinct(path: Path) -> np.ndarray | BadFileError:
         return error
 
 
-def read_list(path: Path, root: Path) -> list[Example]:
-    """Read pairs from lines "image mask", with paths relative to `root`.
+def read_list(path: Path, root: Path, extra: bool = False) -> list[Example]:
+    """Read examples from lines "image mask", or with `extra` "image mask extra", with paths relative to `root`.
 
     The id of an example is the image's path without its extension.
 
     Raises:
-        UserError: there is no such file, or a line does not hold two paths.
+        UserError: there is no such file, or a line does not hold so many paths.
     """
+    wanted = '"image mask extra", three paths' if extra else '"image mask", two paths'
     if not path.is_file():
         raise UserError(f"There is no list file {path}. Paths of lists are relative to datamodule.root.")
     examples = []
@@ -177,9 +196,10 @@ def read_list(path: Path, root: Path) -> list[Example]:
         if not line.strip():
             continue
         names = line.split()
-        if len(names) != 2:
-            raise UserError(f'{path}, line {number}: expected "image mask", two paths without spaces, not "{line}".')
-        examples.append(Example(Path(os.path.splitext(names[0])[0]).as_posix(), root / names[0], root / names[1]))
+        if len(names) != 2 + extra:
+            raise UserError(f'{path}, line {number}: expected {wanted} without spaces, not "{line}".')
+        files = [root / name for name in names]
+        examples.append(Example(Path(os.path.splitext(names[0])[0]).as_posix(), *files))
     return examples
 
 

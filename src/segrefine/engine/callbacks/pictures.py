@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
+from segrefine.core.channels import to_rgb
 from segrefine.data.submission import write_submission
 from segrefine.io.images import save_image
 from segrefine.runs.folder import RunFolder, file_name
@@ -40,7 +41,7 @@ class PanelWriter(Callback):
             batch["index"].tolist(), batch["image"], batch["label"], outputs, strict=True
         ):
             if index in self.chosen:
-                row = (image.permute(1, 2, 0), label, prediction.to(torch.uint8))
+                row = (to_rgb(image).permute(1, 2, 0), label, prediction.to(torch.uint8))
                 self.rows.append(tuple(tensor.cpu().numpy() for tensor in row))  # type: ignore[arg-type]
 
     @rank_zero_only
@@ -112,12 +113,12 @@ def write_pictures(
 ) -> None:
     """Write class indices, their colors, and the colors over the image, or only what a benchmark expects.
 
-    The image is (3, H, W) and the labels are (H, W) uint8.
+    The image is (C, H, W) and the labels are (H, W) uint8.
     """
     paths, indices = picture_paths(folder, name, submission), labels.numpy().astype(np.uint8)
     if submission is not None:
         write_submission(paths[0], indices, submission)
         return
-    colors = colorize(indices, palette)
-    for path, picture in zip(paths, (indices, colors, overlay(image.permute(1, 2, 0).numpy(), colors)), strict=True):
+    colors, below = colorize(indices, palette), to_rgb(image).permute(1, 2, 0).numpy()
+    for path, picture in zip(paths, (indices, colors, overlay(below, colors)), strict=True):
         save_image(Image.fromarray(picture), path)

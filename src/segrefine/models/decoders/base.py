@@ -7,6 +7,23 @@ from typing import Any
 from torch import Tensor, nn
 
 
+class AuxiliaryHead(nn.Module):
+    """Scores of an inner map, for a loss of its own in training.
+
+    Attributes:
+        score: the layers that map (B, C, h, w) to scores (B, K, h, w).
+        to_pixels: as that of a `Decoder`.
+    """
+
+    def __init__(self, score: nn.Module, to_pixels: nn.Module) -> None:
+        super().__init__()
+        self.score, self.to_pixels = score, to_pixels
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, K, h, w)."""
+        return self.score(maps)
+
+
 class Decoder(nn.Module):
     """Feature maps keyed by stride to class scores; knows no encoder.
 
@@ -19,6 +36,9 @@ class Decoder(nn.Module):
             `model.context=true` a `segrefine.models.decoders.context.DilationContext`.
         crf: the layer that logits and colors go through at the end, with `model.crf=true` a
             `segrefine.models.crf.CRFLayer`, else None.
+        auxiliary: the `AuxiliaryHead`s, which training alone uses, with `model.auxiliary` where a decoder offers it;
+            else None. A subclass creates them last, so that the other layers start as without them.
+        auxiliary_weight: by which their losses are multiplied before they are added.
         pools_to_one: whether batch norm follows a pool to a single cell, which in training takes two images or more.
         to_pixels: the module that turns scores (B, K, h, w) and a size (H, W) into logits (B, K, H, W) on the encoder's
             input grid, such as `segrefine.models.upsampling.Interpolate`.
@@ -32,6 +52,8 @@ class Decoder(nn.Module):
     num_classes: int
     context: nn.Module
     crf: nn.Module | None
+    auxiliary: nn.ModuleList | None
+    auxiliary_weight: float = 0.0
     to_pixels: nn.Module
     pools_to_one: bool = False
 
@@ -39,7 +61,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.num_classes, self.options = num_classes, options
         self.context = nn.Identity()
-        self.crf = None
+        self.crf = self.auxiliary = None
 
     @classmethod
     def needs(cls, options: Any) -> tuple[str, ...]:
@@ -60,3 +82,7 @@ class Decoder(nn.Module):
     def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the grid of the finest map that is used."""
         raise NotImplementedError
+
+    def all_scores(self, features: Mapping[Any, Tensor]) -> list[Tensor]:
+        """Return what `forward` does, then the scores of each auxiliary head on its own grid."""
+        return [self(features)]

@@ -5,14 +5,15 @@ Letters: B batch, K classes, C channels, h w feature size.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
+from segrefine.core.options import Positive
 from segrefine.core.registry import register_decoder
-from segrefine.models.decoders.base import Decoder
+from segrefine.models.decoders.base import AuxiliaryHead, Decoder
 from segrefine.models.upsampling import Interpolate, Resize
 
 
@@ -32,25 +33,34 @@ class DilatedDecoder(Decoder):
         Attributes:
             upsample: "resize", torchvision's, which takes a cell to look 3.5 pixels beside where it does, or
                 "interpolate", exact (see `segrefine.models.upsampling`).
+            auxiliary: weight of the loss of a second FCN head, in training alone, on the map before the last stage;
+                torchvision's is 0.5 (references/segmentation/train.py, criterion). None for no such head.
         """
 
         upsample: Literal["resize", "interpolate"]
+        auxiliary: Positive | None = None
 
     def __init__(
-        self, channels: Mapping[int, int], centers: Mapping[int, float], num_classes: int, options: Options
+        self, channels: Mapping[Any, int], centers: Mapping[Any, float], num_classes: int, options: Options
     ) -> None:
         super().__init__(num_classes, options)
         self.head = self.create_head(channels[8], num_classes)
         self.to_pixels = Resize() if options.upsample == "resize" else Interpolate(8, centers[8])
+        if options.auxiliary is not None:
+            head = AuxiliaryHead(FCNHead(channels["auxiliary"], num_classes), self.to_pixels)
+            self.auxiliary, self.auxiliary_weight = nn.ModuleList([head]), options.auxiliary
 
     @classmethod
     def needs(cls, options: Options) -> tuple[str, ...]:
-        """Ask for a ResNet that stays at stride 8."""
-        return ("dilation",)
+        """Ask for a ResNet that stays at stride 8, and for what an auxiliary head takes."""
+        return ("dilation",) if options.auxiliary is None else ("dilation", "auxiliary")
 
-    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
+    def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{8: (B, C, h, w)}` -> scores (B, K, h, w)."""
         return self.head(features[8])
+
+    def all_scores(self, features: Mapping[Any, Tensor]) -> list[Tensor]:
+        return [self(features), *(head(features["auxiliary"]) for head in self.auxiliary or ())]
 
 
 @register_decoder("fcn_dilated")

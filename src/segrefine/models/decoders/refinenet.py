@@ -6,8 +6,9 @@ units of their own before the classifier against two. `conf/model/refinenet_pape
 Letters: B batch, K classes, C channels, h w feature size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import torch.nn.functional as F
@@ -15,9 +16,9 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
-from segrefine.core.options import Count, Whole
+from segrefine.core.options import Count, Positive, Whole
 from segrefine.core.registry import register_decoder
-from segrefine.models.decoders.base import Decoder
+from segrefine.models.decoders.base import AuxiliaryHead, Decoder
 from segrefine.models.decoders.context import DilationContext
 from segrefine.models.upsampling import Interpolate
 
@@ -41,6 +42,8 @@ class RefineNetOptions:
         rcu_shortcut, crp_shortcut: identity paths, for ablation.
         norm: batch norm after every convolution of residual units, of adaptation and of fusion, as RefineNet's
             descendants have it (DPT, Ranftl et al., ICCV 2021, code); neither paper nor release has any.
+        auxiliary: weight of a loss at the end of every block but the last, which has the network's own, in training
+            alone ("deep supervision", Lee et al., AISTATS 2015); neither paper nor release has any. None for none.
     """
 
     cascade: Sequence[Sequence[int]]
@@ -55,6 +58,7 @@ class RefineNetOptions:
     rcu_shortcut: bool
     crp_shortcut: bool
     norm: bool = False
+    auxiliary: Positive | None = None
 
     def __post_init__(self) -> None:
         if self.kernel_size % 2 == 0:
@@ -207,11 +211,25 @@ class RefineNetDecoder(Decoder):
         assert coarse is not None
         self.refine = nn.Sequential(*_units(coarse, options.classifier_units, options))
         self.classifier_dropout = nn.Dropout(options.classifier_dropout)
-        self.classifier = nn.Conv2d(coarse, num_classes, 3, padding=1)
-        nn.init.normal_(self.classifier.weight, std=0.01)  # port and release
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        self.classifier = _classifier(coarse, num_classes)
         finest = min(strides)
         self.to_pixels = Interpolate(finest, centers[taken[finest][0]])
+        if options.auxiliary is not None:
+            self._add_auxiliary({stride: centers[keys[0]] for stride, keys in taken.items()}, options.auxiliary)
+
+    def _add_auxiliary(self, centers: Mapping[int, float], weight: float) -> None:
+        """Add a classifier for the output of every block but the last."""
+        if len(self.blocks) == 1:
+            raise UserError(
+                f"model.auxiliary={weight}: the only block of model.cascade has the network's own loss. Use null."
+            )
+        self.auxiliary, self.auxiliary_weight = nn.ModuleList(), weight
+        finest = max(centers)
+        for block, keys in zip(self.blocks[:-1], self.taps[:-1], strict=True):
+            assert isinstance(block, RefineNetBlock)
+            finest = min(finest, *map(_stride, keys))  # a block's output is as fine as its finest input
+            to_pixels = Interpolate(finest, centers[finest])
+            self.auxiliary.append(AuxiliaryHead(_classifier(block.width, self.num_classes), to_pixels))
 
     def relus(self) -> dict[str, nn.Module]:
         """Return those before the pooling, in the context module, and in residual units without identity path."""
@@ -232,11 +250,28 @@ class RefineNetDecoder(Decoder):
 
     def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the grid of the finest tap."""
+        return self._scores(features, [])[0]
+
+    def all_scores(self, features: Mapping[Any, Tensor]) -> list[Tensor]:
+        return self._scores(features, self.auxiliary or [])
+
+    def _scores(self, features: Mapping[Any, Tensor], heads: Iterable[nn.Module]) -> list[Tensor]:
+        """Return the classifier's scores, then those of `heads` on the outputs of the first blocks."""
         x: Tensor | None = None
-        for block, keys in zip(self.blocks, self.taps, strict=True):
+        scores = []
+        for block, keys, head in zip_longest(self.blocks, self.taps, heads):
             x = block([self.dropout(features[key]) if key in self.dropped else features[key] for key in keys], x)
+            if head is not None:
+                scores.append(head(x))
         assert x is not None
-        return self.classifier(self.classifier_dropout(self.refine(x)))
+        return [self.classifier(self.classifier_dropout(self.refine(x))), *scores]
+
+
+def _classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    layer = nn.Conv2d(channels, num_classes, 3, padding=1)
+    nn.init.normal_(layer.weight, std=0.01)  # port and release
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
 
 
 def _units(channels: int, count: int, options: RefineNetOptions) -> list[nn.Module]:

@@ -2,8 +2,8 @@
 
 Every encoder is an `Encoder`, a `torch.nn.Module` with
 
-- `forward(images)`: (B, 3, H, W) float, normalized RGB -> `{stride: (B, C, h, w)}`, the strides 4, 8, 16 and 32 unless
-  it stays at stride 8 or 16, or 2 was asked for; the map at a stride is the deepest one at that stride;
+- `forward(images)`: (B, in_channels, H, W) float, normalized -> `{stride: (B, C, h, w)}`, the strides 4, 8, 16 and 32
+  unless it stays at stride 8 or 16, or 2 was asked for; the map at a stride is the deepest one at that stride;
 - `channels`: `{stride: C}`, by the same keys;
 - `centers`: `{stride: pixel}`, where in the input the center of cell 0 lies, on both axes: cell j of the map at
   stride s looks at pixel `s * j + center`. Upsampling uses it, so that scores land on the pixels they were computed
@@ -22,10 +22,11 @@ Encoders know nothing of decoders.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Interval
 
+from segrefine.core.channels import spread
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.options import Whole
 from segrefine.models.encoders.base import Encoder
@@ -46,7 +47,14 @@ OVER_VGG = {
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions:
-    """Options of `conf/backbone/*.yaml`, see `create_encoder`."""
+    """Options of `conf/backbone/*.yaml`, see `create_encoder`.
+
+    Attributes:
+        classifier_channels: width of VGG's fc6 and fc7, 4096 as published; 0 omits them.
+        frozen_stages: how many of the five stages, from the input on, keep their weights; nothing is computed backwards
+            through them.
+        timm_name: for `name="timm"` which of its networks.
+    """
 
     name: str
     weights: str | None = None
@@ -56,12 +64,7 @@ class EncoderOptions:
 
 
 def create_encoder(
-    name: str,
-    weights: str | None = None,
-    needs: Collection[str] = (),
-    classifier_channels: int = 4096,
-    frozen_stages: int = 0,
-    timm_name: str | None = None,
+    name: str, weights: str | None = None, needs: Collection[str] = (), in_channels: int = 3, **options: Any
 ) -> Encoder:
     """Create an encoder with what a decoder `needs` of it.
 
@@ -72,39 +75,43 @@ def create_encoder(
         needs: "classifier" asks a VGG for fc6 and fc7 (others have none to give); "caffe" asks a VGG for the geometry
             of FCN's release; "large_fov" asks a VGG for the form that DeepLab-LargeFOV has; "indices" asks a VGG for
             the indices of its pools; "dilation" asks a ResNet to stay at stride 8, and "stride16" any encoder to stay
-            at stride 16; "stride2" asks for the map at stride 2 where there is one, and "multiple_of_32" for maps of
+            at stride 16; "auxiliary" asks a ResNet for the map before its last stage, under that key; "stride2" asks
+            for the map at stride 2 where there is one, and "multiple_of_32" for maps of
             whole strides, of images whose sides are lengthened to that.
-        classifier_channels: width of VGG's fc6 and fc7, 4096 as published; 0 omits them.
-        frozen_stages: how many of the five stages, from the input on, keep their weights; nothing is computed backwards
-            through them.
-        timm_name: for `name="timm"` which of its networks.
+        in_channels: of the images. Weights made for RGB are adapted (`segrefine.models.encoders.weights.adapt_input`),
+            and so are mean and deviation.
+        options: the others of `EncoderOptions`.
     """
-    encoder = _build(name, needs, classifier_channels, timm_name)
+    given = EncoderOptions(name=name, weights=weights, **options)
+    encoder = _build(given, needs, in_channels)
+    encoder.mean, encoder.std = (spread(values, in_channels) for values in (encoder.mean, encoder.std))
     if "multiple_of_32" in needs:
         encoder.multiple = 32
     if weights is not None and isinstance(encoder, TimmEncoder):
         encoder.load(weights)
     elif weights is not None:
-        load_encoder_weights(encoder, name, weights)
-    if frozen_stages and not encoder.stages[0]:
-        raise UserError(f"backbone.frozen_stages={frozen_stages}: the stages of {timm_name} do not follow each other.")
-    for layer in (layer for stage in encoder.stages[:frozen_stages] for layer in stage):
+        load_encoder_weights(encoder, name, weights, in_channels)
+    frozen = given.frozen_stages
+    if frozen and not encoder.stages[0]:
+        raise UserError(f"backbone.frozen_stages={frozen}: the stages of {given.timm_name} do not follow each other.")
+    for layer in (layer for stage in encoder.stages[:frozen] for layer in stage):
         layer.requires_grad_(False)
     return encoder
 
 
-def _build(name: str, needs: Collection[str], classifier_channels: int, timm_name: str | None) -> Encoder:
+def _build(options: EncoderOptions, needs: Collection[str], in_channels: int) -> Encoder:
     """Build an encoder with random weights; UserError where there is none or it has not what is needed of it."""
+    name = options.name
     if name not in BACKBONES:
         raise UserError(f"Unknown backbone {name!r}.{did_you_mean(name, BACKBONES)}")
     if name in VGGS:
         if "dilation" in needs:
             raise UserError(f"backbone={name}: VGG cannot be dilated here. Use a ResNet of 50 layers or more.")
-        return VGGEncoder(name, classifier_channels if "classifier" in needs else 0, needs)
+        return VGGEncoder(name, options.classifier_channels if "classifier" in needs else 0, needs, in_channels)
     if asked := [OVER_VGG[need] for need in needs if need in OVER_VGG]:
         raise UserError(f"backbone={name}: {asked[-1]}")
     if name in RESNETS:
-        return ResNetEncoder(name, needs)
+        return ResNetEncoder(name, needs, in_channels)
     if "dilation" in needs:
         raise UserError(f"backbone={name} cannot be dilated here. Use a ResNet of 50 layers or more.")
-    return TimmEncoder(timm_name or "", needs)
+    return TimmEncoder(options.timm_name or "", needs, in_channels)

@@ -31,7 +31,7 @@ def pad_small(maps: Tensor, value: int | None = None) -> Tensor:
 
 
 class Encoder(nn.Module, ABC):
-    """Images (B, 3, H, W) to maps keyed by stride, or by (stride, scale) from an encoder of several scales."""
+    """Images (B, C, H, W) to maps keyed by stride, or by (stride, scale) from an encoder of several scales."""
 
     channels: dict[Any, int]
     centers: dict[Any, float]
@@ -40,7 +40,7 @@ class Encoder(nn.Module, ABC):
     multiple: int = 1
     mean: Sequence[float] = MEAN
     std: Sequence[float] = STD
-    """Mean and deviation of the images, red, green and blue in [0, 1], that the weights were made for."""
+    """Mean and deviation of each channel, in [0, 1], of the images that the weights were made for."""
     cpu_layout = torch.channels_last
     """The order in memory that is fastest on a CPU; on a GPU it is channels last for all."""
 
@@ -59,12 +59,27 @@ class Encoder(nn.Module, ABC):
         return {name: module for name, module in self.named_modules() if isinstance(module, nn.ReLU)}
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Return images (B, 3, H, W) as the layers take them: at `scale`, sides lengthened to the next `multiple`."""
+        """Return images (B, C, H, W) as the layers take them: at `scale`, sides lengthened to the next `multiple`."""
         return lengthen(resize(images, self.scale), self.multiple)
 
 
+def for_channels(layer: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """Return a first convolution like `layer` for images of so many channels; `layer` itself if it has them.
+
+    A new one starts as torchvision starts its own (models/resnet.py and vgg.py).
+    """
+    if layer.in_channels == channels:
+        return layer
+    size: Any = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding")}
+    other = nn.Conv2d(channels, layer.out_channels, **size, bias=layer.bias is not None)
+    nn.init.kaiming_normal_(other.weight, mode="fan_out", nonlinearity="relu")
+    if other.bias is not None:
+        nn.init.zeros_(other.bias)
+    return other
+
+
 def resize(images: Tensor, scale: float) -> Tensor:
-    """Resize images (B, 3, H, W) by `scale`: bilinear, and antialiased if they get smaller."""
+    """Resize images (B, C, H, W) by `scale`: bilinear, and antialiased if they get smaller."""
     if scale == 1:
         return images
     return F.interpolate(images, scaled_size(images.shape[-2:], scale), mode="bilinear", antialias=scale < 1)

@@ -96,17 +96,18 @@ def _stride(tensor: Tensor) -> int:
     return next((stride for stride in strides if sides == (PROBE[0] // stride, PROBE[1] // stride)), 0)
 
 
-def find_centers(net: nn.Module, maps: Mapping[int, int]) -> dict[int, float]:
+def find_centers(net: nn.Module, maps: Mapping[int, int], in_channels: int = 3) -> dict[int, float]:
     """Find where in the image cell 0 of each map looks, on both axes.
 
     Args:
-        net: a network on the meta device, in eval mode, images (B, 3, H, W) -> a list of maps.
+        net: a network on the meta device, in eval mode, images (B, C, H, W) -> a list of maps.
         maps: `{stride: place in the list}`.
+        in_channels: C of the images.
 
     Returns:
         `{stride: center}` in pixels.
     """
-    image = torch.empty(1, 3, *PROBE, device="meta")
+    image = torch.empty(1, in_channels, *PROBE, device="meta")
     with torch.no_grad(), Watch(image) as watch:
         outputs = net(image)
     found = {stride: watch.find(outputs[place]) or Place(1, 0.0) for stride, place in maps.items()}

@@ -47,7 +47,7 @@ class MultiScaleEncoder(Encoder):
         return {f"encoders.{i}.{name}": relu for i, each in enumerate(encoders) for name, relu in each.relus().items()}
 
     def forward(self, images: Tensor) -> dict[tuple[int, float], Tensor]:
-        """(B, 3, H, W) -> {(stride, scale): (B, C, about H * scale / stride, about W * scale / stride)}."""
+        """(B, channels, H, W) -> {(stride, scale): (B, C, about H * scale / stride, about W * scale / stride)}."""
         return {
             (stride, scale): features
             for scale, encoder in zip(self.scales, self.encoders, strict=True)

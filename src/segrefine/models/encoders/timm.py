@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segrefine.core.channels import RGB
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.extras import require
 from segrefine.io.tensors import first_line, misfits, read_tensors
 from segrefine.models.encoders.base import Encoder
 from segrefine.models.encoders.geometry import find_centers
+from segrefine.models.encoders.weights import adapt_input
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +50,13 @@ class TimmEncoder(Encoder):
 
     Images are padded at the bottom and on the right to a multiple of 32, so that maps are whole strides and centers
     stay put, however a network pads. `centers` are worked out from its layers (see
-    `segrefine.models.encoders.geometry`). `mean` and `std` are those of its own weights.
+    `segrefine.models.encoders.geometry`). `mean` and `std` are those of its own weights, for red, green and blue.
 
     Args:
         name: as timm has it, such as "convnext_tiny" or "convnext_tiny.fb_in22k".
         needs: what a decoder asks for: "stride2" publishes the map at stride 2 where the network has one; "stride16"
             asks for dilation in place of the last stride.
+        in_channels: of the images.
 
     Raises:
         UserError: There is no such network, or it does not give the maps that decoders take.
@@ -61,10 +64,10 @@ class TimmEncoder(Encoder):
 
     multiple = 32
 
-    def __init__(self, name: str, needs: Collection[str] = ()) -> None:
+    def __init__(self, name: str, needs: Collection[str] = (), in_channels: int = 3) -> None:
         super().__init__()
-        self.name = name
-        layout = find_layout(name, "stride16" in needs)
+        self.name, self.in_channels = name, in_channels
+        layout = find_layout(name, "stride16" in needs, in_channels)
         self.net: Any = _create(name, **layout.options)
         least = 2 if "stride2" in needs else 4
         self.taken = {stride: place for place, stride in enumerate(layout.strides) if stride >= least}
@@ -95,7 +98,7 @@ class TimmEncoder(Encoder):
         return {}
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, H / stride, W / stride)}, with 2 or without 32 where so needed.
+        """(B, channels, H, W) -> {4, 8, 16, 32: (B, C, H / stride, W / stride)}, with 2 or without 32 where so needed.
 
         H and W are those after `prepare`.
         """
@@ -104,9 +107,12 @@ class TimmEncoder(Encoder):
         return {stride: x.permute(0, 3, 1, 2) for stride, x in found.items()} if self.channels_last else found
 
     def load(self, weights: str) -> None:
-        """Fill the network from timm's hub ("pretrained") or from a file with timm's key names."""
+        """Fill the network from timm's hub ("pretrained") or from a file with timm's key names.
+
+        For other images than RGB, timm adapts what comes from the hub, and `adapt_input` a file, by the same rule.
+        """
         if weights == "pretrained":
-            self.net.load_state_dict(_from_hub(self.name).state_dict())
+            self.net.load_state_dict(_from_hub(self.name, self.in_channels).state_dict())
             log.info(f"{self.name}: loaded timm's pretrained weights")
             return
         if weights.startswith("imagenet"):
@@ -117,7 +123,9 @@ class TimmEncoder(Encoder):
         tensors = read_tensors(Path(weights))
         wanted = _original_names(self.name, self.net.state_dict())
         found = {key: tensor for key, tensor in tensors.items() if key in wanted or key not in _all_names(self.name)}
-        problems = misfits({key: self.net.state_dict()[ours] for key, ours in wanted.items()}, found)
+        expected = {key: self.net.state_dict()[ours] for key, ours in wanted.items()}
+        found = adapt_input(found, expected, self.in_channels)
+        problems = misfits(expected, found)
         if problems:
             raise UserError(f"backbone.weights={weights} does not fit timm's {self.name}. {problems}.")
         self.net.load_state_dict({wanted[key]: tensor for key, tensor in found.items()}, strict=False)
@@ -138,12 +146,13 @@ def _check_name(name: str) -> None:
 
 
 @cache
-def find_layout(name: str, dilated: bool = False) -> Layout:
+def find_layout(name: str, dilated: bool = False, in_channels: int = 3) -> Layout:
     """Look at a network of timm without its weights, on the meta device.
 
     Args:
         name: as timm has it.
         dilated: whether it is to stay at stride 16.
+        in_channels: of the images.
 
     Raises:
         UserError: It is unknown, or gives other maps than decoders take; the message says what is lacking.
@@ -152,6 +161,7 @@ def find_layout(name: str, dilated: bool = False) -> Layout:
     reason = ""
     for options in ANY_SIZE:
         options = options | ({"output_stride": 16} if dilated else {})
+        options |= {"in_chans": in_channels} if in_channels != RGB else {}
         try:
             with torch.device("meta"):
                 net = _create(name, **options).eval()
@@ -165,21 +175,22 @@ def find_layout(name: str, dilated: bool = False) -> Layout:
                 f"backbone.timm_name={name} gives maps at strides {sorted(set(strides))}. It lacks "
                 f"{', '.join(map(str, lacking))}, and decoders take 4, 8, 16 and 32."
             )
-        if not (reason := _size_problem(net, strides)):
+        if not (reason := _size_problem(net, strides, in_channels)):
             places = {stride: place for place, stride in enumerate(strides)}
             taps, channels = net.feature_info.module_name(), net.feature_info.channels()
             last = _channels_last(net)
-            return Layout(options, strides, channels, taps, last, find_centers(net, places))
+            return Layout(options, strides, channels, taps, last, find_centers(net, places, in_channels))
     verb = "dilated to stride 16, which the model asks for" if dilated else "used"
-    raise UserError(f"backbone.timm_name={name} cannot be {verb}: {reason}.")
+    images = "" if in_channels == RGB else f" for images of {in_channels} channels"
+    raise UserError(f"backbone.timm_name={name} cannot be {verb}{images}: {reason}.")
 
 
-def _size_problem(net: nn.Module, strides: Sequence[int]) -> str:
+def _size_problem(net: nn.Module, strides: Sequence[int], in_channels: int) -> str:
     """Return in words why a network, on the meta device, does not take images of any size; "" if it does."""
     for size in ((96, 160), (32, 64)):
         try:
             with torch.no_grad():
-                maps = net(torch.empty(1, 3, *size, device="meta"))
+                maps = net(torch.empty(1, in_channels, *size, device="meta"))
         except Exception as error:  # whatever its layers raise: they are others'
             why = first_line(error).rstrip(".")
             return f"it does not take images of any size, such as {size[0]} x {size[1]} pixels ({why})"
@@ -209,9 +220,9 @@ def _units(name: str, module: nn.Module, taps: Collection[str]) -> Iterator[tupl
             yield _plain(path), child
 
 
-def _from_hub(name: str) -> nn.Module:
+def _from_hub(name: str, in_channels: int) -> nn.Module:
     try:
-        return _create(name, pretrained=True, **find_layout(name).options)
+        return _create(name, pretrained=True, **find_layout(name, in_channels=in_channels).options)
     except Exception as error:  # of the hub's client, of its network, or of timm where no weights are published
         raise UserError(
             f"backbone.weights=pretrained: weights of {name} could not be fetched ({first_line(error)}). Download them "

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
-from segrefine.models.encoders.base import Encoder
+from segrefine.models.encoders.base import Encoder, for_channels
 
 VGGS = ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
 
@@ -38,9 +38,12 @@ class VGGEncoder(Encoder):
     - "indices": the map at stride 2, and the indices of every pool, too.
     """
 
-    def __init__(self, name: str, classifier_channels: int = 0, needs: Collection[str] = ()) -> None:
+    def __init__(
+        self, name: str, classifier_channels: int = 0, needs: Collection[str] = (), in_channels: int = 3
+    ) -> None:
         super().__init__()
         self.features = getattr(torchvision.models, name)(weights=None).features
+        self.features[0] = for_channels(self.features[0], in_channels)
         caffe = "caffe" in needs
         if "large_fov" in needs:
             self._widen_view()
@@ -132,7 +135,7 @@ class VGGEncoder(Encoder):
         return stages[:5]
 
     def forward(self, images: Tensor) -> dict[Any, Any]:
-        """(B, 3, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H / stride) except in Caffe's geometry.
+        """(B, channels, H, W) -> {4, 8, 16, 32: (B, C, h, w)}, h = floor(H / stride) except in Caffe's geometry.
 
         H is that after `prepare`. With "large_fov" {4, 8: (B, C, h, w)}, h = ceil(H / stride). With "stride2" or
         "indices" also 2, and with "indices" also `("pool", stride)`.

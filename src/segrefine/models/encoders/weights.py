@@ -1,6 +1,7 @@
 """Pretrained weights of encoders: torchvision's ImageNet weights or a local file with torchvision's key names."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from segrefine.core.channels import RGB
 from segrefine.core.errors import UserError
 from segrefine.io.tensors import first_line, misfits, read_tensors
 
@@ -20,11 +22,12 @@ IMAGENET = {"imagenet": "IMAGENET1K_V1", "imagenet_v2": "IMAGENET1K_V2"}
 """torchvision's weights: by the training recipe of the two papers' time, and by a later one, of deep ResNets alone."""
 
 
-def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
+def load_encoder_weights(encoder: nn.Module, name: str, weights: str, in_channels: int = 3) -> None:
     """Fill `encoder` from "imagenet", "imagenet_v2" or a file.
 
     All tensors of the encoder must be there with their shapes, and nothing else but torchvision's classifier. Of the
-    classifier, fc6 and fc7 are loaded if the encoder has them and the file's shapes fit.
+    classifier, fc6 and fc7 are loaded if the encoder has them and the file's shapes fit. For images of other channels
+    than RGB, the first convolution is adapted.
 
     Raises:
         UserError: the file cannot be read or does not fit, or torchvision's weights could not be fetched.
@@ -36,6 +39,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     wanted = encoder.state_dict()
     classifier = {key for key in tensors if key.startswith(("classifier.", "fc."))}
     found = {key: value for key, value in tensors.items() if key not in classifier} | _fully_connected(tensors, wanted)
+    found = adapt_input(found, wanted, in_channels)
 
     problems = misfits(wanted, found, [key for key in wanted if key.startswith("classifier.")])  # may start at random
     if problems:
@@ -46,6 +50,31 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     left = sorted({key.rsplit(".", 1)[0] for key in wanted.keys() - found.keys() if not key.endswith("tracked")})
     message = f"{name}: loaded {len(found)} tensors from {source}"
     log.info(message + (f"; not there, so left at random: {', '.join(left)}" if left else ", all that the encoder has"))
+
+
+def adapt_input(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], in_channels: int) -> dict[str, Tensor]:
+    """Return weights made for RGB with the first convolution adapted to images of `in_channels` channels.
+
+    One channel gets the sum of red's, green's and blue's weights, so that gray images give what they gave as RGB.
+    More channels get theirs in turn, times 3 / in_channels, so that the layer's outputs keep their size. This is the
+    rule of timm (models/_manipulate.py, adapt_input_conv) and SMP (encoders/_utils.py, patch_first_conv). FCN's release
+    keeps the weights of RGB and gives depth their mean (nyud-fcn32s-color-d/solve.py).
+
+    Args:
+        tensors: the weights by name.
+        wanted: those of the network; a convolution (O, in_channels, k, k) whose tensor is (O, 3, k, k) is the first.
+        in_channels: 1 or more.
+    """
+
+    def adapt(name: str, weight: Tensor) -> Tensor:
+        like = wanted[name].shape if name in wanted else ()
+        if in_channels == RGB or len(like) != 4 or weight.shape != (like[0], RGB, *like[2:]) or like[1] != in_channels:
+            return weight
+        if in_channels == 1:
+            return weight.float().sum(1, keepdim=True)
+        return weight.float()[:, [channel % RGB for channel in range(in_channels)]] * (RGB / in_channels)
+
+    return {name: adapt(name, weight) for name, weight in tensors.items()}
 
 
 def _fully_connected(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
