@@ -533,7 +533,7 @@ def test_fcns_three_stages_run_one_from_the_other(tmp_path: Path) -> None:
 
 
 def test_a_later_stage_asks_for_the_earlier_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give init_from=CHECKPOINT"):
+    with pytest.raises(UserError, match="Give init_from=CHECKPOINT"):
         train(config("+experiment=fcn16s_heavy", *TINY_FCN, *SMALLER), tmp_path)
 
 

@@ -194,7 +194,7 @@ def test_relus_and_multiply_adds_are_found(name: str, cheap_model: Build) -> Non
 
 def test_pools_to_several_cells_are_not_written_as_onnx(cheap_model: Build, tmp_path: Path) -> None:
     for name in ("smp_upernet", "smp_pspnet"):
-        with pytest.raises(UserError, match=r"pools to a number of cells .* Use format=torch_export"):
+        with pytest.raises(UserError, match=r"pools to a fixed number of cells .* Use format=torch_export"):
             FORMATS["onnx"](cheap_model(name, "resnet18"), {}, tmp_path / "net.onnx")
 
 
