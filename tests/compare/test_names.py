@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import yaml
 from fake_runs import draw_counts, write_run
 
 from segrefine.compare.names import LONGEST, Names, name_runs
@@ -31,6 +33,24 @@ def test_of_two_runs_both_say_how_they_differ(tmp_path: Path) -> None:
     assert labels(tmp_path, {}, {"backbone__name": "resnet50"}) == ["fcn8s resnet18", "fcn8s resnet50"]
     pooled = {"model": "refinenet"}, {"model": "refinenet", "model__crp_links": 1}, {}
     assert labels(tmp_path, *pooled) == ["refinenet crp_links=4", "refinenet crp_links=1", "fcn8s"]
+
+
+@pytest.mark.parametrize(
+    ("group", "option", "value"), [("recipe", "center_updates", "all"), ("model", "auxiliary", 0.5)]
+)
+def test_a_run_from_before_an_option_has_what_was_in_effect_then(
+    group: str, option: str, value: Any, tmp_path: Path
+) -> None:
+    """Both options were off, although the first is on by default now."""
+    old, off, on = (
+        write_run(tmp_path / name, COUNTS, "refinenet", seed, **{f"{group}__{option}": setting})
+        for seed, (name, setting) in enumerate({"old": None, "off": None, "on": value}.items())
+    )
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    del config[group][option]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    found = name_runs([read_run(path) for path in (old, off, on)]).labels
+    assert found[0] == found[1] != found[2] == f"refinenet {option}={value}"
 
 
 def test_what_most_variants_share_is_said_once(tmp_path: Path) -> None:

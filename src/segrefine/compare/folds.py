@@ -50,7 +50,7 @@ def merge_folds(runs: Sequence[Run]) -> list[Run]:
         return list(runs)
     groups: dict[tuple[str, int | None], list[Run]] = {}
     for run in runs:
-        options = {key: value for key, value in variant_options(run).items() if key != "datamodule.fold"}
+        options = {key: value for key, value in variant_options(run.config).items() if key != "datamodule.fold"}
         groups.setdefault((repr(sorted(options.items())), run.seed), []).append(run)
     return [_merge(sorted(parts, key=lambda part: _fold(part) or 0)) for parts in groups.values()]
 

@@ -44,7 +44,7 @@ def name_runs(runs: Sequence[Run]) -> Names:
 
     A path is given by its stem. If two runs with the same seed would then have the same name, paths stay whole.
     """
-    options = [variant_options(run) for run in runs]
+    options = [variant_options(config) for config in _complete([run.config for run in runs])]
     differing = _differing(options)
     settings = [_settings(own, differing, whole_paths=False) for own in options]
     identities = Counter((frozenset(own.items()), run.seed) for own, run in zip(settings, runs, strict=True))
@@ -63,11 +63,25 @@ def name_runs(runs: Sequence[Run]) -> Names:
     )
 
 
-def variant_options(run: Run) -> dict[str, Any]:
+def _complete(configs: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the configs, with the options that older ones lack if others of the same network or recipe have them."""
+    kept = defaultdict[Key, set[frozenset[str]]](set)
+    for config in configs:
+        for group in ("model", "backbone", "recipe"):
+            own = config.get(group) or {}
+            kept[group, str(own.get("name"))].add(frozenset(own))
+    if all(len(found) == 1 for found in kept.values()):
+        return configs
+    from segrefine.engine.resume import complete  # loads PyTorch
+
+    return [complete(dict(config)) for config in configs]
+
+
+def variant_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return every option that may tell variants apart, by its dotted name."""
-    config = flatten_options(PLAIN_INFERENCE | dict(run.config))
-    unused = NO_DIFFERENCE if config["post"] == "crf" else {*NO_DIFFERENCE, "crf"}
-    return {key: value for key, value in config.items() if key not in unused and key.split(".")[0] not in unused}
+    options = flatten_options(PLAIN_INFERENCE | dict(config))
+    unused = NO_DIFFERENCE if options["post"] == "crf" else {*NO_DIFFERENCE, "crf"}
+    return {key: value for key, value in options.items() if key not in unused and key.split(".")[0] not in unused}
 
 
 def _key(option: str, options: Mapping[str, Any]) -> Key:
