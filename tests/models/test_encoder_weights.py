@@ -200,7 +200,11 @@ def test_what_is_no_weights_file_is_refused(name: str, content: bytes, tmp_path:
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    assert message("resnet18", str(tmp_path / "absent.pth")) == f"There is no weights file {tmp_path / 'absent.pth'}."
+    absent = str(tmp_path / "absent.pth")
+    assert message("resnet18", absent).startswith(
+        f"backbone.weights={absent}: there is no such file. Known: imagenet, "
+    )
+    assert message("resnet18", "imagnet").endswith("Did you mean 'imagenet' or 'imagenet_v2'?")
     assert message("resnet18", str(tmp_path)).startswith(f"{tmp_path} is a folder. Name a file of weights")
 
 

@@ -157,7 +157,7 @@ def test_files_that_do_not_fit_are_refused_by_their_tensors(tmp_path: Path) -> N
         "net.pth does not fit timm's test_resnet. missing: layer1.0.conv1.weight; unknown: layer9.weight; "
         f"of another shape: bn1.weight (7,) instead of {tuple(timm.create_model('test_resnet').bn1.weight.shape)}."
     )
-    assert "There is no weights file" in refusal("test_resnet", weights="absent.pth")
+    assert "backbone.weights=absent.pth: there is no such file." in refusal("test_resnet", weights="absent.pth")
     assert "For timm's, use backbone.weights=pretrained" in refusal("test_resnet", weights="imagenet")
 
 

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from segrefine.core.channels import RGB
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.extras import require
-from segrefine.io.tensors import first_line, misfits, read_tensors
+from segrefine.io.tensors import first_line, misfits
 from segrefine.models.encoders.base import Encoder
 from segrefine.models.encoders.geometry import find_centers
-from segrefine.models.encoders.weights import adapt_input
+from segrefine.models.encoders.weights import adapt_input, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ class TimmEncoder(Encoder):
                 f"backbone.weights={weights} is for torchvision's networks. For timm's, use "
                 "backbone.weights=pretrained."
             )
-        tensors = read_tensors(Path(weights))
+        tensors = read_weights(weights)
         wanted = _original_names(self.name, self.net.state_dict())
         found = {key: tensor for key, tensor in tensors.items() if key in wanted or key not in _all_names(self.name)}
         expected = {key: self.net.state_dict()[ours] for key, ours in wanted.items()}

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from segrefine.core.channels import RGB
-from segrefine.core.errors import UserError
+from segrefine.core.errors import UserError, did_you_mean
 from segrefine.io.tensors import first_line, misfits, read_tensors
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str, in_channel
     if weights in IMAGENET:
         tensors, source = _imagenet_weights(name, weights), f"torchvision's ImageNet weights, {IMAGENET[weights]}"
     else:
-        tensors, source = read_tensors(Path(weights)), weights
+        tensors, source = read_weights(weights), weights
     wanted = encoder.state_dict()
     classifier = {key for key in tensors if key.startswith(("classifier.", "fc."))}
     found = {key: value for key, value in tensors.items() if key not in classifier} | _fully_connected(tensors, wanted)
@@ -75,6 +75,19 @@ def adapt_input(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], in_
         return weight.float()[:, [channel % RGB for channel in range(in_channels)]] * (RGB / in_channels)
 
     return {name: adapt(name, weight) for name, weight in tensors.items()}
+
+
+def read_weights(weights: str) -> dict[str, Tensor]:
+    """Read the file that `backbone.weights` names.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    path = Path(weights).expanduser()
+    if not path.exists():
+        names = did_you_mean(weights, [*IMAGENET, "pretrained"])
+        raise UserError(f"backbone.weights={weights}: there is no such file.{names}")
+    return read_tensors(path)
 
 
 def _fully_connected(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
