@@ -10,6 +10,9 @@ import yaml
 from fake_runs import draw_counts, write_run
 
 from segrefine.compare.names import LONGEST, Names, name_runs
+from segrefine.core.config import list_names, read_group
+from segrefine.engine.resume import complete
+from segrefine.runs.options import FORMERLY, flatten_options
 from segrefine.runs.read import read_run
 
 COUNTS = draw_counts(0, 3, 0.8)
@@ -121,3 +124,11 @@ def test_long_names_lose_their_longest_options_but_stay_apart(tmp_path: Path) ->
         assert len(label) <= LONGEST or len(shorter) == 1 or all(one in names.labels for one in kept), label
     assert all(set(label.split(" ")) < set(whole.split(" ")) for label, whole in names.whole.items())
     assert names.whole
+
+
+def test_what_was_before_an_option_is_what_a_run_resumes_with() -> None:
+    for name in list_names("model"):
+        model = {key: value for key, value in read_group("model", name).items() if key in ("name", "decoder")}
+        then = flatten_options(complete({"model": model, "backbone": {}, "recipe": {}, "datamodule": {}}))
+        for option in then.keys() - {"model.name", "model.decoder"}:
+            assert FORMERLY.get(option) == (list(then[option]) if isinstance(then[option], tuple) else then[option])

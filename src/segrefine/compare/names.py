@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segrefine.runs.options import NO_DIFFERENCE, PLAIN_INFERENCE, flatten_options
+from segrefine.runs.options import FORMERLY, NO_DIFFERENCE, PLAIN_INFERENCE, flatten_options
 from segrefine.runs.read import Run
 
 LONGEST = 40
@@ -44,7 +44,7 @@ def name_runs(runs: Sequence[Run]) -> Names:
 
     A path is given by its stem. If two runs with the same seed would then have the same name, paths stay whole.
     """
-    options = [variant_options(config) for config in _complete([run.config for run in runs])]
+    options = _complete([variant_options(run.config) for run in runs])
     differing = _differing(options)
     settings = [_settings(own, differing, whole_paths=False) for own in options]
     identities = Counter((frozenset(own.items()), run.seed) for own, run in zip(settings, runs, strict=True))
@@ -63,18 +63,15 @@ def name_runs(runs: Sequence[Run]) -> Names:
     )
 
 
-def _complete(configs: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Return the configs, with the options that older ones lack if others of the same network or recipe have them."""
-    kept = defaultdict[Key, set[frozenset[str]]](set)
-    for config in configs:
-        for group in ("model", "backbone", "recipe"):
-            own = config.get(group) or {}
-            kept[group, str(own.get("name"))].add(frozenset(own))
-    if all(len(found) == 1 for found in kept.values()):
-        return configs
-    from segrefine.engine.resume import complete  # loads PyTorch
-
-    return [complete(dict(config)) for config in configs]
+def _complete(options: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the options, where a run lacks one that others of its network, recipe or data have, as it was before."""
+    known = dict.fromkeys(_key(option, own) for own in options for option in own)
+    completed = []
+    for own in options:
+        scopes = {group: str(own.get(f"{group}.name")) for group in GROUPS}
+        lacking = [option for option, scope in known if option not in own and scopes.get(option.split(".")[0]) == scope]
+        completed.append({**own, **{option: FORMERLY.get(option) for option in lacking}})
+    return completed
 
 
 def variant_options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,4 +100,4 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
         group: {name: value for kind in own for name, value in defaults(kind).items()} for group, own in kinds.items()
     }
     then["datamodule"] = {"in_channels": SegmentationDataModule.in_channels}
-    return config | {group: options | (config.get(group) or {}) for group, options in then.items()}
+    return config | {group: options | config[group] for group, options in then.items()}

@@ -24,6 +24,14 @@ PLAIN_INFERENCE = {"tta": {"scales": [1.0], "flip": False}, "window": None, "pos
 FOLD_OPTIONS = ("fold", "folds", "fold_gap")
 """Options of the group `datamodule` by which runs of one data set have other images."""
 
+FORMERLY: dict[str, Any] = {
+    **{"model.context": False, "model.crf": False, "model.norm": False, "model.init": "default"},
+    **{"model.input_scale": 1.0, "model.input_scales": [], "model.upsample": "corners"},
+    **{"backbone.frozen_stages": 0, "backbone.classifier_channels": 4096},
+    **{"recipe.progressive_resizing": 0.0, "recipe.loss_at": "pixels", "datamodule.in_channels": 3},
+}
+"""What was in effect before an option existed: None, unless it is here."""
+
 WHOLE = ("recipe.loss",)
 """Options that are one value even where this is a mapping."""
 
