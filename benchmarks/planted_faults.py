@@ -59,8 +59,8 @@ Chained pooling looks at 3x3 pixels | models/decoders/refinenet.py | models/test
 - F.max_pool2d(x, kernel_size=5, stride=1, padding=2)
 + F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
 The last rows are in no band | models/logits.py | models/test_logits.py properties/test_losses_properties.py
-- for top in range(0, self.height, self.step))
-+ for top in range(0, self.height - self.step + 1, self.step))
+- for top in range(0, height, self.step))
++ for top in range(0, height - self.step + 1, self.step))
 Mirrored scores are not mirrored back | models/tta.py | models/test_tta.py
 - (band.flip(-1) for band in self._bands(images.flip(-1))) if mirrored
 + self._bands(images.flip(-1)) if mirrored
