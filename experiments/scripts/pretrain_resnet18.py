@@ -21,10 +21,10 @@ from torchvision.transforms.v2.functional import normalize
 
 from segrefine.data.shapes.scenes import KINDS, draw_scene
 from segrefine.io.atomic import replacing
+from segrefine.models.encoders.base import Encoder
 
 SEED, TRAIN, TEST = 1000, 0, 1  # runs draw their scenes with datamodule.seed=0
 STEPS, BATCH, TEST_SCENES, RATE = 1500, 32, 960, 2e-3
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # as segrefine feeds torchvision's encoders
 
 
 class Scenes(IterableDataset[tuple[Tensor, int]]):
@@ -36,7 +36,7 @@ class Scenes(IterableDataset[tuple[Tensor, int]]):
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         for index in range(self.count):
             image, label = draw_scene(np.random.default_rng((SEED, self.split, index)), objects=1)
-            yield normalize(torch.from_numpy(image).float() / 255, MEAN, STD), int(label.max()) - 1
+            yield normalize(torch.from_numpy(image).float() / 255, Encoder.mean, Encoder.std), int(label.max()) - 1
 
 
 def train() -> nn.Module:

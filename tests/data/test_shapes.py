@@ -180,3 +180,9 @@ def test_generation_is_fast() -> None:
     for index in range(20):
         draw_scene(np.random.default_rng(index))
     assert (time.process_time() - start) / 20 < 0.02  # seconds; ten times what it takes, since machines differ
+
+
+def test_a_scene_of_one_object_shows_one_kind() -> None:
+    for index in range(20):
+        _, label = draw_scene(np.random.default_rng(index), objects=1)
+        assert len(np.unique(label)) == 2  # and the background

@@ -46,18 +46,18 @@ def merge_folds(runs: Sequence[Run]) -> list[Run]:
     Raises:
         UserError: a fold is missing, or there twice.
     """
-    if len({_fold(run) for run in runs}) < 2 or any(_fold(run) is None for run in runs) or _share_images(runs):
+    if len({find_fold(run) for run in runs}) < 2 or any(find_fold(run) is None for run in runs) or _share_images(runs):
         return list(runs)
     groups: dict[tuple[str, int | None], list[Run]] = {}
     for run in runs:
         options = {key: value for key, value in variant_options(run.config).items() if key != "datamodule.fold"}
         groups.setdefault((repr(sorted(options.items())), run.seed), []).append(run)
-    return [_merge(sorted(parts, key=lambda part: _fold(part) or 0)) for parts in groups.values()]
+    return [_merge(sorted(parts, key=lambda part: find_fold(part) or 0)) for parts in groups.values()]
 
 
 def _merge(parts: Sequence[Run]) -> FoldedRun:
     first = parts[0]
-    folds, wanted = [_fold(part) for part in parts], range(int(first.config["datamodule"]["folds"]))
+    folds, wanted = [find_fold(part) for part in parts], range(int(first.config["datamodule"]["folds"]))
     what = f"{first.summary.model} with seed {first.seed} ({listing([part.folder.path for part in parts])})"
     if missing := [str(fold) for fold in wanted if fold not in folds]:
         raise UserError(
@@ -86,11 +86,12 @@ def _without_scores(summary: Summary, images: int) -> Summary:
     return replace(summary, boundary_IoU=None, ece=None, val_mIoU=None, weights=None)
 
 
-def _fold(run: Run) -> int | None:
+def find_fold(run: Run) -> int | None:
+    """Return the fold that the run is scored on, or None without folds."""
     return (run.config.get("datamodule") or {}).get("fold")
 
 
 def _share_images(runs: Sequence[Run]) -> bool:
     """Whether two runs of different folds were scored on a common image, as on a test split."""
     owners: dict[str, int | None] = {}
-    return any(owners.setdefault(image, _fold(run)) != _fold(run) for run in runs for image in run.images)
+    return any(owners.setdefault(image, find_fold(run)) != find_fold(run) for run in runs for image in run.images)

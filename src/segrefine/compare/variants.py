@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from segrefine.compare.folds import merge_folds
+from segrefine.compare.folds import find_fold, merge_folds
 from segrefine.compare.names import name_runs
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.runs.read import Run
@@ -111,7 +111,7 @@ def check_same_images(runs: Sequence[Run]) -> None:
 
 def _refuse_other_fold(run: Run, first: Run) -> None:
     """Raise UserError if the runs have different images because their folds differ."""
-    one, other = _fold(run), _fold(first)
+    one, other = _name_fold(run), _name_fold(first)
     if one != other:
         raise UserError(
             f"{run.folder.path} is of {one}, {first.folder.path} of {other}, so they are scored on different images. "
@@ -119,9 +119,9 @@ def _refuse_other_fold(run: Run, first: Run) -> None:
         )
 
 
-def _fold(run: Run) -> str:
-    data = run.config.get("datamodule") or {}
-    return "no fold" if data.get("fold") is None else f"fold {data['fold']} of {data.get('folds')}"
+def _name_fold(run: Run) -> str:
+    fold = find_fold(run)
+    return "no fold" if fold is None else f"fold {fold} of {run.config['datamodule'].get('folds')}"
 
 
 def find_variant(variants: Sequence[Variant], label: str) -> Variant:
