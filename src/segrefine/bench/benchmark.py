@@ -190,9 +190,12 @@ def compare(
     `ceilings` are operations per second of each precision, and `bandwidth` is bytes per second.
     """
     work: list[Callable[[], None]] = [getattr(network, step) for network in networks]
-    for function in work:
-        for _ in range(WARM_UP):
+    for _ in range(WARM_UP):
+        started = time.perf_counter()
+        for function in work:
             function()
+        wait(networks[0].images.device)
+    log.info(f"{step}: {rounds} rounds, about {rounds * (time.perf_counter() - started):.0f} s")
     seconds: list[list[float]] = [[] for _ in networks]
     for _ in range(rounds):
         for function, taken in zip(work, seconds, strict=True):

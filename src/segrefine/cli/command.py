@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 # For tensors of 2 MiB and more PyTorch then asks Linux for huge pages: on a CPU, a quarter of a training step over
 # VGG's fc6 goes to page faults otherwise (docs/performance.md). torch reads this when it first allocates memory.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler of `segrefine benchmark` otherwise reports a missing GPU
 
 MISTAKE = 2
 """Exit status after a user's mistake, or after a failure of the machine that a user can fix."""

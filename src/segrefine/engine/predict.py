@@ -77,6 +77,7 @@ def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
     bad = trainer.strategy.reduce(bad, reduce_op="sum")  # type: ignore[assignment]
     if not trainer.is_global_zero:
         return 0  # Lightning ends all processes where one of the others fails
+    log.info(f"classes of this network: {_abridge(net.classes)}")
     log.info(f"{len(files) - int(bad)} of {len(files)} images segmented, in {cfg.output}")
     return int(bad)
 
@@ -188,6 +189,10 @@ def _add_extra(files: dict[str, Path], extra: str | None, in_channels: int) -> F
         return [(name, path, behind[0]) for name, path in files.items()]
     stems = {path.stem: path for path in behind}
     return [(name, path, stems.get(path.stem, Path(extra) / f"{path.stem}.*")) for name, path in files.items()]
+
+
+def _abridge(names: list[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _name(paths: list[Path]) -> dict[str, Path]:

@@ -198,6 +198,8 @@ def begin(job: Job, cfg: DictConfig, training: Training) -> None:
         write_text(job.folder.config, OmegaConf.to_yaml(cfg, resolve=True))
         write_text(job.folder.environment, describe_environment())
         log.info(describe_network(job))
+        if share := job.recipe.progressive_resizing:
+            log.info(f"the first {share:.0%} of the steps see images of half the size; until then val scores stay low")
     training.trainer.loggers = create_loggers(job.config["logger"], job.folder, job.config)
 
 
