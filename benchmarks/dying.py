@@ -34,7 +34,7 @@ RUNS = {
     "SGD, 2e-2": {"cure": "sgd", "rate": "0.02"},
     "AdamW, 1e-3, centered from zero mean": {"cure": "centered+zero_mean", "rate": "0.001"},
 }
-MEASURES = {"shift": "shift of the mean, deviations a step", "ratio": "|mean| / deviation", "dead": "dead channels"}
+MEASURES = {"shift": "shift a step / deviation", "ratio": "|mean| / deviation", "dead": "dead channels"}
 BLOCKS = {i: f"stride {32 >> i}, fan-in {4608 >> i}" for i in range(4)}
 
 
@@ -90,7 +90,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             if measure != "dead":
                 axis.set_yscale("log")
         column[-1].set_xlabel("step")
-    axes[-1, 0].legend(fontsize=8)
+    axes[-1, 2].legend(fontsize=8)  # where no line is
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 
