@@ -78,7 +78,7 @@ def test_finished_runs_are_compared_without_pytorch() -> None:
     run = next((PACKAGE.parents[1] / "experiments/results/camvid").iterdir())
     program = (
         "import sys; from pathlib import Path; import segrefine.compare.report; "
-        "from segrefine.runs.read import read_run; from segrefine.compare.sequences import find_sequences; "
+        "from segrefine.runs.read import read_run; from segrefine.compare.statistics import find_sequences; "
         f"find_sequences(read_run(Path({str(run)!r}))); print('torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -8,8 +8,7 @@ from arch.bootstrap import optimal_block_length
 from fake_runs import draw_counts, write_run
 
 from segrefine.compare.resampling import Blocks, block_length, choose_blocks, neighbor_correlation
-from segrefine.compare.sequences import find_sequences
-from segrefine.compare.statistics import Bootstrap, Settings
+from segrefine.compare.statistics import Bootstrap, Settings, find_sequences
 from segrefine.compare.variants import Variant
 from segrefine.runs.read import read_run
 

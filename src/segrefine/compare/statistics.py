@@ -20,8 +20,8 @@ from segrefine.compare.contrast import Contrast, Sample, find_largest
 from segrefine.compare.difference import EQUIVALENCE, FEW_IMAGES, Difference
 from segrefine.compare.resampling import Blocks, choose_blocks
 from segrefine.compare.scores import images_with, least_possible, scores
-from segrefine.compare.sequences import find_sequences
 from segrefine.compare.variants import Variant
+from segrefine.core.frames import find_frame
 from segrefine.runs.read import Run
 
 RESAMPLES = 10_000
@@ -104,10 +104,7 @@ class Bootstrap:
         return Sample(tuple(by_seed), tuple(resampled), self.blocks, (self.settings.seed, crc32(name.encode())))
 
     def difference(self, one: Variant, other: Variant, metric: str = "mIoU", margin: float = 0.0) -> Difference:
-        """Compare `one` with `other` as a family of a single question.
-
-        With a margin, the question is whether `one` is no more than `margin` below `other`.
-        """
+        """Answer a single `Question` as a family of its own."""
         return self.differences([Question(one, other, metric, margin)])[0]
 
     def differences(self, questions: Sequence[Question]) -> list[Difference]:
@@ -135,10 +132,7 @@ class Bootstrap:
         )
 
     def interval(self, variant: Variant, metric: str) -> tuple[float, float]:
-        """Return the 95 % interval of the variant's own score, over images and seeds, within the possible range.
-
-        It is NaN if too few images can be scored.
-        """
+        """Return the 95 % interval of the variant's own score, over images and seeds; NaN with too few images."""
         sample, place = self.sample(metric), self.variants.index(variant)
         contrast = Contrast(sample, (place,), self._few(variant, metric))
         if not contrast.defined:
@@ -151,10 +145,7 @@ class Bootstrap:
         return count if count < FEW_IMAGES else None
 
     def contrast(self, question: Question) -> Contrast:
-        """Return the contrast of a question, computed once.
-
-        If both variants score the same networks, it pairs them network by network.
-        """
+        """Return the contrast of a question, computed once: network by network where both sides score the same ones."""
         if question not in self._contrasts:
             self._contrasts[question] = self._contrast(question)
         return self._contrasts[question]
@@ -179,3 +170,13 @@ def _shared_networks(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
     """Return pairs of runs with the same trained network, according to the weights that their summaries name."""
     known = {run.summary.weights: run for run in other.runs if run.summary.weights is not None}
     return [(run, known[run.summary.weights]) for run in one.runs if run.summary.weights in known]
+
+
+def find_sequences(run: Run) -> tuple[np.ndarray, ...]:
+    """Return the indices of the images of each sequence in its order; an image of no sequence is one by itself."""
+    options = run.config.get("datamodule", {})
+    members: dict[object, list[tuple[int, int]]] = {}
+    for index, image in enumerate(run.images):
+        name, position = find_frame(image, options) or ((index,), 0)
+        members.setdefault(name, []).append((position, index))
+    return tuple(np.array([index for _, index in sorted(each)]) for each in members.values())
