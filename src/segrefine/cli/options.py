@@ -18,7 +18,6 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from segrefine.core.config import (
     CONFIG_FOLDER,
     EXPERIMENTS,
-    REGISTRIES,
     experiment_path,
     flatten,
     list_names,
@@ -27,6 +26,7 @@ from segrefine.core.config import (
 )
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.options import make_options
+from segrefine.core.registry import REGISTRIES
 
 PLUGINS = {"optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 """Values of Hydra's own groups that need an optional package, and the extra that installs it."""
@@ -41,10 +41,8 @@ FLAGS = {
 def register_plugins() -> None:
     """Add what a user registered to the values of its group, with the options and defaults of its class."""
     for group, registry in REGISTRIES.items():
-        own = registry.added()
-        for name in list_names(group):
-            if name in own:
-                ConfigStore.instance().store(name=name, group=group, node=read_group(group, name))
+        for name in sorted(registry.added()):
+            ConfigStore.instance().store(name=name, group=group, node=read_group(group, name))
 
 
 class GivenCheckpoint:
@@ -75,13 +73,9 @@ class GivenCheckpoint:
 
 
 def check_options(cfg: DictConfig, options: type) -> None:
-    """Raise UserError for an option of the command itself that is unknown, has the wrong type or is out of range.
+    """Raise UserError for an option that is unknown, has the wrong type or is out of range.
 
-    The options of groups are checked where they are used.
-
-    Args:
-        cfg: the composed config.
-        options: the dataclass of the command's own options.
+    `options` is the dataclass of the command's own. The options of groups are checked where they are used.
     """
     groups = {group.split("/")[0].split("@")[-1] for group in HydraConfig.get().runtime.choices}
     own: Any = {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in groups}  # type: ignore[union-attr]
@@ -108,12 +102,10 @@ def explain(error: Exception, config_name: str) -> str:
         name, given, _ = str(error.override).partition("=")
         if not given:
             return f"{name} is no option. Give NAME=VALUE, such as model=fcn8s."
-        return (
-            f"{error.override} cannot be read. Put a value with ~, =, spaces or quotes in quotes: \"{name}='VALUE'\"."
-        )
-    cause = error.__cause__
-    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
-        key = str(cause.full_key)
+        advice = f"Put a value with ~, =, spaces or quotes in quotes: \"{name}='VALUE'\"."
+        return f"{error.override} cannot be read. {advice}"
+    if isinstance(error.__cause__, (ConfigAttributeError, ConfigKeyError)):
+        key = str(error.__cause__.full_key)
     else:  # a group that the command does not have
         absent = re.match(r"Could not override '([^']+)'.\s+No match in the defaults list", text)
         key = absent[1] if absent else ""
@@ -137,9 +129,8 @@ def explain(error: Exception, config_name: str) -> str:
 
 def check_flags(arguments: Sequence[str]) -> None:
     """Raise UserError for an option in the form of other programs, such as `--epochs 3`, before argparse rejects it."""
-    for word in (word for word in arguments if word.startswith("--")):
-        name = word.partition("=")[0]
-        if name not in FLAGS:
+    for name in (word.partition("=")[0] for word in arguments):
+        if name.startswith("--") and name not in FLAGS:
             raise UserError(
                 f"There is no {name}. Options have the form NAME=VALUE, without dashes, such as trainer.max_epochs=3. "
                 "--help names the main ones."

@@ -19,10 +19,7 @@ def spread(values: Sequence[float], channels: int) -> list[float]:
 
 
 def to_rgb(images: Tensor) -> Tensor:
-    """Return the picture to show of images (..., C, H, W), as (..., 3, H, W): the first three channels.
-
-    With fewer than three it is the first one, as gray.
-    """
+    """Return the picture to show of images (..., C, H, W), (..., 3, H, W): three channels, or of fewer one as gray."""
     if images.shape[-3] >= RGB:
         return images[..., :RGB, :, :]
     return images[..., :1, :, :].expand(*images.shape[:-3], RGB, *images.shape[-2:])

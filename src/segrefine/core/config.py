@@ -1,7 +1,7 @@
 """Find and read the config files in `conf/`, and collect the options of registered classes."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from segrefine.core.errors import UserError, did_you_mean
-from segrefine.core.registry import DATAMODULES, DECODERS
+from segrefine.core.options import defaults
+from segrefine.core.registry import REGISTRIES
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
 
@@ -18,20 +19,14 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 EXPERIMENTS = Path("experiments/configs")
 """The folder of experiment files, in the checkout or, for an installed package, in the working directory."""
 
-REGISTRIES = {"model": DECODERS, "datamodule": DATAMODULES}
-
 
 def experiment_path() -> str:
     """Return the entry of Hydra's search path that holds the group `experiment`.
 
-    Returns:
-        `file://FOLDER`, or the package's own configs if there are no experiments, since Hydra warns about an entry that
-        does not exist.
+    Without experiments it is the package's own configs, since Hydra warns about an entry that does not exist.
     """
-    for folder in (CHECKOUT / EXPERIMENTS, EXPERIMENTS.absolute()):
-        if folder.is_dir():
-            return f"file://{folder}"
-    return "pkg://segrefine.conf"
+    folders = (CHECKOUT / EXPERIMENTS, EXPERIMENTS.absolute())
+    return next((f"file://{folder}" for folder in folders if folder.is_dir()), "pkg://segrefine.conf")
 
 
 OmegaConf.register_new_resolver("experiment_path", experiment_path, replace=True)
@@ -103,16 +98,9 @@ def registered_options(group: str, name: str) -> dict[str, Any]:
         raise UserError(
             f"{group}={name}: {kind.__qualname__} has no dataclass of Options, as every {registry.title} has."
         )
-    defaults = {
-        field.name: "???" if field.default is MISSING and field.default_factory is MISSING else _default(field)
-        for field in fields(kind.Options)
-    }
-    return {**defaults, "name": name, registry.key: name}
-
-
-def _default(field: Any) -> Any:
-    value = field.default if field.default is not MISSING else field.default_factory()
-    return list(value) if isinstance(value, tuple) else value
+    values = dict.fromkeys((field.name for field in fields(kind.Options)), "???") | defaults(kind.Options)
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return {**plain, "name": name, registry.key: name}
 
 
 def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

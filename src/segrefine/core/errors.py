@@ -7,10 +7,7 @@ from segrefine.core.text import printable
 
 
 class UserError(ValueError):
-    """A mistake in an option, a file or a call. The message says which, and what to do.
-
-    Commands print it without a traceback.
-    """
+    """A mistake in an option, a file or a call. The message says what to do. Commands print it without a traceback."""
 
     def __init__(self, message: str) -> None:
         # From a data loader's worker, PyTorch raises the error again with the worker's traceback before the message.
@@ -39,7 +36,6 @@ def listing(items: Sequence, shown: int = 5) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'a' or 'b'?"` with the known names nearest to `name`, or `" Known: a, b, c."`."""
     known = sorted(map(str, known))
-    near = get_close_matches(str(name), known, n=3, cutoff=0.6)
-    if near:
-        return f" Did you mean {' or '.join(repr(match) for match in near)}?"
+    if near := get_close_matches(str(name), known, n=3, cutoff=0.6):
+        return f" Did you mean {' or '.join(map(repr, near))}?"
     return f" Known: {', '.join(known)}."

@@ -19,14 +19,11 @@ PATTERNS = {
 
 
 def find_frame(image: str, options: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Return the sequence that an image is a frame of, and its position there.
+    """Return the name of the sequence that an image is a frame of, and the frame's number; None for no sequence.
 
     Args:
         image: the image's id.
         options: the group `datamodule` of its run.
-
-    Returns:
-        The sequence's name and the frame's number, or None for an image of no sequence.
 
     Raises:
         UserError: `sequence_pattern` is no such pattern, or finds no number.
@@ -41,11 +38,7 @@ def find_frame(image: str, options: Mapping[str, Any]) -> tuple[str, int] | None
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a `sequence_pattern`.
-
-    Raises:
-        UserError: it is no regular expression with two groups.
-    """
+    """Compile a `sequence_pattern`, or raise UserError if it is no regular expression with two groups."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:

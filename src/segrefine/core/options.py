@@ -31,22 +31,14 @@ class CRFOptions:
     """The fully connected CRF, `crf` of a command; see `segrefine.models.crf`.
 
     The defaults are those of CRF-RNN's release (torrvision/crfasrnn, README.md, `multi_stage_meanfield_param`).
-
-    Attributes:
-        steps: of mean field.
-        stride: side of a cell in pixels. Time grows with the square of the number of cells.
-        theta_alpha: standard deviation of the bilateral kernel over positions, pixels.
-        theta_beta: the same over colors, of 0..255.
-        theta_gamma: standard deviation of the spatial kernel, pixels.
-        spatial_weight, bilateral_weight: what a kernel adds to a logit where all neighbors agree.
     """
 
-    steps: Count = 10
-    stride: Count = 4
-    theta_alpha: Positive = 160.0
-    theta_beta: Positive = 3.0
-    theta_gamma: Positive = 3.0
-    spatial_weight: NonNegative = 3.0
+    steps: Count = 10  # of mean field
+    stride: Count = 4  # side of a cell in pixels; time grows with the square of the number of cells
+    theta_alpha: Positive = 160.0  # standard deviation of the bilateral kernel over positions, pixels
+    theta_beta: Positive = 3.0  # the same over colors, of 0..255
+    theta_gamma: Positive = 3.0  # standard deviation of the spatial kernel, pixels
+    spatial_weight: NonNegative = 3.0  # what the kernel adds to a logit where all neighbors agree
     bilateral_weight: NonNegative = 5.0
 
 
@@ -81,11 +73,10 @@ def make_options(kind: type[Options], given: Mapping[str, Any], where: str, pref
         UserError: An option is unknown, one without a default is missing, or a value has another type or lies outside
             the range that its field allows.
     """
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     check_names(where, given, known)
-    required = [name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
-    missing = [name for name in required if name not in given or given[name] == "???"]
-    if missing:
+    required = [name for name in known if name not in defaults(kind)]
+    if missing := [name for name in required if given.get(name, "???") == "???"]:
         raise UserError(f"{where} lacks the options {', '.join(missing)}. Is it from another version?")
     return kind(**check_values(kind, given, prefix))
 
@@ -115,11 +106,7 @@ def nested_options(expected: Any) -> type | None:
 def _checked(expected: Any, value: Any, name: str, label: str = "") -> Any:
     """Return the value if it fits the type. A mapping of options becomes its dataclass.
 
-    Args:
-        expected: the type.
-        value: as given.
-        name: the option's, for messages.
-        label: what a message begins with; by default `name=value`.
+    A message begins with `label`, by default `name=value`.
     """
     nested = nested_options(expected)
     if nested is not None and not isinstance(value, nested) and value is not None:

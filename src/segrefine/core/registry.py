@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from segrefine.core.errors import UserError, did_you_mean
@@ -46,20 +47,16 @@ SUCCESSORS = {"datamodule.on_error": "exclude"}
 Class = TypeVar("Class", bound=type)
 
 
+@dataclass(eq=False)
 class Registry:
-    """A table of names and their classes.
+    """A table of names and their classes."""
 
-    Args:
-        title: what the classes are, for messages.
-        group: the config group that chooses among them.
-        key: the entry that holds the name in a file of that group.
-        home: the module whose import registers the built-in classes.
-        former: class paths that older versions stored, and their names.
-    """
-
-    def __init__(self, title: str, group: str, key: str, home: str, former: Mapping[str, str]) -> None:
-        self.title, self.group, self.key, self.home, self.former = title, group, key, home, former
-        self._classes: dict[str, Any] = {}
+    title: str  # what the classes are, for messages
+    group: str  # the config group that chooses among them
+    key: str  # the entry that holds the name in a file of that group
+    home: str  # the module whose import registers the built-in classes
+    former: Mapping[str, str]  # class paths that older versions stored, and their names
+    _classes: dict[str, Any] = field(default_factory=dict)
 
     def register(self, name: str) -> Callable[[Class], Class]:
         """Return a decorator that registers a class under `name`.
@@ -78,11 +75,7 @@ class Registry:
         return enter
 
     def find(self, name: object) -> Any:
-        """Return the class called `name`.
-
-        Raises:
-            UserError: there is none; the message gives the nearest names.
-        """
+        """Return the class called `name`, or raise UserError with the nearest names."""
         importlib.import_module(self.home)
         load_plugins()
         if not isinstance(name, str) or name not in self._classes:
@@ -126,6 +119,7 @@ class Registry:
 
 DECODERS = Registry("decoder", "model", "decoder", "segrefine.models.decoders", FORMER_DECODERS)
 DATAMODULES = Registry("data module", "datamodule", "kind", "segrefine.data.sets", FORMER_DATAMODULES)
+REGISTRIES = {registry.group: registry for registry in (DECODERS, DATAMODULES)}
 
 register_decoder = DECODERS.register
 register_datamodule = DATAMODULES.register
@@ -153,8 +147,7 @@ def load_plugins() -> None:
 
 def rename_classes(config: dict[str, Any]) -> dict[str, Any]:
     """Return a run's config with the class paths and options of older versions replaced."""
-    groups = {registry.group: registry for registry in (DECODERS, DATAMODULES)}
     return {
-        key: groups[key].rename(value) if key in groups and isinstance(value, dict) else value
+        key: REGISTRIES[key].rename(value) if key in REGISTRIES and isinstance(value, dict) else value
         for key, value in config.items()
     }

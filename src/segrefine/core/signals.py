@@ -46,10 +46,7 @@ class StopRequest:
         self._wakeup_before = -1
 
     def listen(self) -> None:
-        """Install the signal handlers.
-
-        Called again when training begins, since Lightning has installed its own handlers by then.
-        """
+        """Install the signal handlers, again when training begins: Lightning has installed its own by then."""
         self._end_watch()
         if threading.current_thread() is threading.main_thread():  # no other thread may
             for number in STOP_SIGNALS:

@@ -1,11 +1,12 @@
 """Define summary.json, the results of a run, for the code that writes it and the code that reads it."""
 
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from segrefine.core.errors import UserError
+from segrefine.core.options import defaults
 from segrefine.io.atomic import write_text
 
 SCHEMA_VERSION = 1
@@ -85,8 +86,7 @@ class Summary:
         version = content.get("schema_version", 0)
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise UserError(f"{path} has schema_version {version}; this segrefine reads up to {SCHEMA_VERSION}.")
-        known = {each.name: each for each in fields(cls)}
-        required = {name for name, each in known.items() if each.default is each.default_factory is MISSING}
-        if missing := required - content.keys():
+        known = {each.name for each in fields(cls)}
+        if missing := known - defaults(cls).keys() - content.keys():
             raise UserError(f"{path} lacks {', '.join(sorted(missing))}: is it of another version?")
         return cls(**{name: value for name, value in content.items() if name in known})
