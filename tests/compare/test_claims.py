@@ -8,7 +8,7 @@ import pytest
 import yaml
 from fake_runs import draw_counts, write_run
 
-from segrefine.compare.claims import BEGIN, END, Finding, describe, judge, write_claims
+from segrefine.compare.claims import BEGIN, END, describe, judge, outcome, write_claims
 from segrefine.compare.difference import Difference
 from segrefine.compare.plots import PLOTS
 from segrefine.compare.statistics import Settings
@@ -18,12 +18,12 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 CLAIMS: list[dict[str, Any]] = yaml.safe_load((EXPERIMENTS / "claims.yml").read_text())
 
 
-def finding(low: float, high: float, margin: float = 0.0) -> Finding:
-    return Finding(Difference("a", "b", "mIoU", (low + high) / 2, low, high, 0.5, 1.0, (3, 3), margin))
+def finding(low: float, high: float, margin: float = 0.0) -> Difference:
+    return Difference("a", "b", "mIoU", (low + high) / 2, low, high, 0.5, 1.0, (3, 3), margin)
 
 
 @pytest.mark.parametrize(
-    ("found", "outcome"),
+    ("found", "expected"),
     [
         (finding(0.01, 0.03), "as claimed"),
         (finding(-0.03, -0.01), "the other way"),
@@ -33,8 +33,8 @@ def finding(low: float, high: float, margin: float = 0.0) -> Finding:
         (finding(-0.05, -0.03, margin=0.02), "the other way"),
     ],
 )
-def test_outcomes(found: Finding, outcome: str) -> None:
-    assert found.outcome == outcome
+def test_outcomes(found: Difference, expected: str) -> None:
+    assert outcome(found) == expected
 
 
 def test_verdicts_say_how_much_of_a_claim_holds() -> None:

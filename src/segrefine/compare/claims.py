@@ -41,18 +41,14 @@ BEGIN, END = "<!-- verdicts: python compare.py claims=experiments/claims.yml -->
 KEYS = {"folder", "title", "source", "question", "method", "tests", "costs", "plots", "remarks"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One comparison of a claim: one variant is above the other or, with a margin, not below it by more."""
+def outcome(found: Difference) -> str:
+    """Return `as claimed`, `the other way` or `not shown`, of a claim that the first variant is above the second.
 
-    found: Difference
-
-    @property
-    def outcome(self) -> str:
-        """The outcome: `as claimed`, `the other way` or `not shown`."""
-        if not self.found.shown:
-            return "not shown"
-        return "as claimed" if self.found.low > -self.found.margin else "the other way"
+    With a margin, the claim is that it is not below it by more.
+    """
+    if not found.shown:
+        return "not shown"
+    return "as claimed" if found.low > -found.margin else "the other way"
 
 
 def write_claims(path: Path, settings: Settings) -> None:
@@ -60,11 +56,8 @@ def write_claims(path: Path, settings: Settings) -> None:
     content = _read(path)
     rows = []
     for place, claim in enumerate(content, 1):
-        unknown = claim.keys() - KEYS
-        if unknown:
-            raise UserError(
-                f"{path}: claim {place} has {sorted(unknown)[0]!r}.{did_you_mean(sorted(unknown)[0], KEYS)}"
-            )
+        if unknown := sorted(claim.keys() - KEYS):
+            raise UserError(f"{path}: claim {place} has {unknown[0]!r}.{did_you_mean(unknown[0], KEYS)}")
         number = _number(claim["folder"], path)
         rows += (written := _write_claim(path.parent, number, claim, settings))
         log.info(f"{number}. {claim['title']}: {'; '.join(f'{row[-1]} (on {row[2]})' for row in written)}")
@@ -172,19 +165,18 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Se
         return Section(name, "", "", "not run yet")
     check_same_images([run for variant in variants.values() for run in variant.runs])
     bootstrap = Bootstrap(list(variants.values()), settings=settings)
-    tests = run_tests(possible, variants, bootstrap)
-    seeds = sorted({count for test in tests for count in test.found.seeds})
-    missing = f" ({len(wanted) - len(tests)} not run yet)" if len(tests) < len(wanted) else ""
-    found, shown = [test.found for test in tests], list(variants.values())
-    one_seed = f", {ONE_SEED}" * any(ONE_SEED in test.note for test in found)
-    verdict = judge(tests) + missing + describe_training(shown) + one_seed
+    found, shown = run_tests(possible, variants, bootstrap), list(variants.values())
+    seeds = sorted({count for entry in found for count in entry.seeds})
+    missing = f" ({len(wanted) - len(found)} not run yet)" if len(found) < len(wanted) else ""
+    one_seed = f", {ONE_SEED}" * any(ONE_SEED in entry.note for entry in found)
+    verdict = judge(found) + missing + describe_training(shown) + one_seed
     figures = {"differences": difference_bars(found)}
     plots = [plot for plot in claim.get("plots", []) if plot != "learning_curves" or have_curves(shown)]
     figures |= {plot: PLOTS[plot](shown, bootstrap) for plot in plots}
     return Section(
         name,
         " to ".join(map(str, seeds)),
-        "; ".join(map(describe, tests)),
+        "; ".join(map(describe, found)),
         verdict,
         [tables.differences(found), tables.overview(shown)],
         figures,
@@ -193,7 +185,7 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Se
 
 def run_tests(
     wanted: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant], bootstrap: Bootstrap
-) -> list[Finding]:
+) -> list[Difference]:
     """Run the tests of a claim as one family."""
     questions = []
     for test in wanted:
@@ -202,13 +194,11 @@ def run_tests(
         for run in (*one.runs, *other.runs):
             check_metric(metric, run)
         questions.append(Question(one, other, metric, test.get("margin", 0) / 100))
-    planner = Planner(bootstrap, questions)
-    return [Finding(entry) for entry in planner.seeds_needed(bootstrap.differences(questions))]
+    return Planner(bootstrap, questions).seeds_needed(bootstrap.differences(questions))
 
 
-def describe(test: Finding) -> str:
+def describe(found: Difference) -> str:
     """Return `fcn8s over fcn16s: +2.1 (+1.0 to +3.2)`, with the score unless it is mIoU, and any margin."""
-    found = test.found
     metric = "" if found.metric == "mIoU" else f" in {found.metric}"
     pair = f"{found.one} over {found.other}{metric}"
     if math.isnan(found.low):
@@ -218,17 +208,13 @@ def describe(test: Finding) -> str:
     return f"{pair}: {100 * found.estimate:+.1f} ({low:+.1f} to {high:+.1f}{margin})"
 
 
-def judge(tests: Sequence[Finding]) -> str:
+def judge(found: Sequence[Difference]) -> str:
     """Return whether the claim holds, does not hold or holds in part."""
-    outcomes = [test.outcome for test in tests]
-    counts = {outcome: outcomes.count(outcome) for outcome in ("as claimed", "not shown", "the other way")}
-    if counts["as claimed"] == len(tests):
-        return "holds"
-    if counts["the other way"] == len(tests):
-        return "the opposite holds"
-    if counts["not shown"] == len(tests):
-        return "not shown"
-    return "in part: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    outcomes = [outcome(entry) for entry in found]
+    if len(set(outcomes)) == 1:
+        return {"as claimed": "holds", "the other way": "the opposite holds"}.get(outcomes[0], outcomes[0])
+    counts = {word: outcomes.count(word) for word in ("as claimed", "not shown", "the other way")}
+    return "in part: " + ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 
 def describe_training(variants: Sequence[Variant]) -> str:

@@ -62,32 +62,30 @@ def _measurement(size: Sequence[int], rows: Sequence[dict[str, Any]]) -> Measure
 
 def describe_costs(measurements: Sequence[Measurement]) -> str:
     """Return the range of each ratio, such as `memory 1.10 to 1.40 times, time 1.20 to 1.30 times`."""
-    parts = []
-    for name in measurements[0].ratios:
-        values = [measurement.ratios[name] for measurement in measurements]
-        parts.append(f"{name} {min(values):.2f} to {max(values):.2f} times")
-    return ", ".join(parts)
+    ratios = {name: [entry.ratios[name] for entry in measurements] for name in measurements[0].ratios}
+    return ", ".join(f"{name} {min(values):.2f} to {max(values):.2f} times" for name, values in ratios.items())
 
 
 def judge_costs(measurements: Sequence[Measurement]) -> str:
     """Return whether the first network needs more of everything at every size."""
-    more = {name: [m.ratios[name] > 1 for m in measurements] for name in measurements[0].ratios}
-    if all(all(values) for values in more.values()):
-        return "holds"
-    if not any(any(values) for values in more.values()):
-        return "the opposite holds"
-    words = [
-        f"{name} {'more' if all(values) else 'less' if not any(values) else 'depends on the size'}"
+    more = {name: [entry.ratios[name] > 1 for entry in measurements] for name in measurements[0].ratios}
+    words = {
+        name: "more" if all(values) else "less" if not any(values) else "depends on the size"
         for name, values in more.items()
-    ]
-    return f"in part: {', '.join(words)}"
+    }
+    if set(words.values()) == {"more"}:
+        return "holds"
+    if set(words.values()) == {"less"}:
+        return "the opposite holds"
+    return f"in part: {', '.join(f'{name} {word}' for name, word in words.items())}"
 
 
 def cost_table(measurements: Sequence[Measurement], networks: Sequence[str]) -> pd.DataFrame:
     """Return what both networks need at each size, and how many times as much the first needs."""
     rows = []
     for entry in measurements:
-        times = [f"{1000 * s:.0f} ({1000 * low:.0f} to {1000 * high:.0f})" for s, (low, high) in _timed(entry)]
+        timed = zip(entry.seconds, entry.quartiles, strict=True)
+        times = [f"{1000 * s:.0f} ({1000 * low:.0f} to {1000 * high:.0f})" for s, (low, high) in timed]
         memory = [f"{value / 2**20:.0f}" for value in entry.memory_bytes]
         work = [f"{value / 1e9:.1f}" for value in entry.multiply_adds]
         ratios = [f"{value:.2f}" for value in entry.ratios.values()]
@@ -96,10 +94,6 @@ def cost_table(measurements: Sequence[Measurement], networks: Sequence[str]) -> 
     both = " / ".join(networks)
     columns = ("size", f"memory of a step, MiB: {both}", "multiply-adds of a step, G", "time, ms (quartiles)")
     return new_table((*columns, "times the memory", "times the multiply-adds", "times the time"), rows)
-
-
-def _timed(entry: Measurement) -> list[tuple[float, tuple[float, float]]]:
-    return list(zip(entry.seconds, entry.quartiles, strict=True))
 
 
 def cost_plot(measurements: Sequence[Measurement], networks: Sequence[str]) -> Figure:
