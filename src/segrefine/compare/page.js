@@ -14,7 +14,7 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 // Tables: a column of numbers is set flush right, and a click on a header sorts by its column.
 
 function cellValue(cell) {
-  const text = (cell?.dataset.value ?? cell?.textContent ?? "").trim();
+  const text = cell.textContent.trim();
   const number = /^[≈<>]?\s*([+\-−]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)/i.exec(text);
   return { text, number: number ? Number(number[1].replaceAll(",", "").replace("−", "-")) : NaN };
 }
@@ -31,13 +31,12 @@ const isBlank = (value) => ["", "–", "—", "-", "absent", "nan", "n/a"].inclu
 
 function makeSortable(table) {
   const body = table.tBodies[0];
-  const headers = [...(table.tHead?.rows[table.tHead.rows.length - 1]?.cells ?? [])];
-  if (!body || body.querySelector("[rowspan], [colspan]") || table.tHead.querySelector("[rowspan], [colspan]")) return;
+  const headers = [...table.tHead.rows[0].cells];
   headers.forEach((header, column) => {
     const values = [...body.rows].map((row) => cellValue(row.cells[column]));
     const numeric = values.some((value) => !isBlank(value)) && values.every((value) => isBlank(value) || !Number.isNaN(value.number));
-    if (numeric) for (const row of [table.tHead.rows[0], ...body.rows]) row.cells[column]?.classList.add("number");
-    if (column > 0 && !numeric && values.some((value) => value.text.length > 24)) for (const row of body.rows) row.cells[column]?.classList.add("text");
+    if (numeric) for (const row of [table.tHead.rows[0], ...body.rows]) row.cells[column].classList.add("number");
+    if (column > 0 && !numeric && values.some((value) => value.text.length > 24)) for (const row of body.rows) row.cells[column].classList.add("text");
     const button = element("button", { type: "button" }, ...header.childNodes);
     header.replaceChildren(button);
     if (header.textContent.length <= 16) header.classList.add("short");
