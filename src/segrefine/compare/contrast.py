@@ -20,19 +20,13 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Sample:
-    """A score of V variants, or of one difference: by seed, for the set and for every resample of the images.
+    """A score of V variants, or of one difference: by seed, for the set and for every resample of the images."""
 
-    Attributes:
-        by_seed: V arrays (S,), the score of each seed on the set.
-        resampled: V arrays (S, R), the score of each seed on each resample.
-        planned: the number of seeds that each variant would have if more were trained; None for those that it has.
-    """
-
-    by_seed: tuple[np.ndarray, ...]  # V times (S,)
-    resampled: tuple[np.ndarray, ...]  # V times (S, R)
+    by_seed: tuple[np.ndarray, ...]  # V times (S,), the score of each seed on the set
+    resampled: tuple[np.ndarray, ...]  # V times (S, R), the score of each seed on each resample
     blocks: Blocks
     entropy: tuple[int, int]
-    planned: int | None = None
+    planned: int | None = None  # seeds that each variant would have if more were trained; None for those that it has
 
     def with_seeds(self, seeds: int, resamples: int) -> "Sample":
         """Return the sample as if every variant had this many seeds, with only the first of its resamples."""
@@ -107,19 +101,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Contrast:
-    """The score of one variant, or the difference between the scores of two.
+    """The score of one variant, or the difference between the scores of two."""
 
-    Attributes:
-        sample: the scores of all variants.
-        places: the variant's index in the sample, or the indices of the first and the second.
-        few: the number of images that hold something to score, if these are too few; otherwise None.
-        shared: a note if only some of the networks are compared.
-    """
-
-    sample: Sample
-    places: tuple[int, ...]
-    few: int | None
-    shared: str = ""
+    sample: Sample  # the scores of all variants
+    places: tuple[int, ...]  # the variant's index in the sample, or the indices of the first and the second
+    few: int | None  # the number of images that hold something to score, if these are too few
+    shared: str = ""  # a note if only some of the networks are compared
 
     @cached_property
     def estimate(self) -> float:
@@ -147,8 +134,7 @@ class Contrast:
     @property
     def note(self) -> str:
         """What limits a verdict on this contrast."""
-        limits = [self.shared, ONE_SEED if self.defined and not self.knows_seeds else ""]
-        return ", ".join(filter(None, limits))
+        return ", ".join(filter(None, [self.shared, ONE_SEED if self.defined and not self.knows_seeds else ""]))
 
     @cached_property
     def image_variance(self) -> float:

@@ -18,18 +18,8 @@ images (`docs/statistics.md`)."""
 class Difference:
     """How far `one` is above `other` in a score, with a 95 % interval that holds for the family as a whole.
 
-    All values are fractions.
-
-    Attributes:
-        p: p-value of no difference or, with a `margin`, of `one` being below `other` by exactly the margin; for the
-            whole family.
-        above: fraction of the pairs of seeds in which `one` is above; ties count half.
-        seeds: the number of seeds of each.
-        equivalence: smaller differences do not matter in practice.
-        few: the number of images that the score rests on, if these are too few; the interval and p are then NaN.
-        note: what else limits the verdict, such as `of one seed`.
-        needed: the number of seeds of each that would probably decide it; 0 if more seeds alone would not; None if not
-            asked for.
+    All values are fractions. The p-value, for the whole family, is of no difference or, with a `margin`, of `one` being
+    below `other` by exactly the margin.
     """
 
     one: str
@@ -39,13 +29,13 @@ class Difference:
     low: float
     high: float
     p: float
-    above: float
-    seeds: tuple[int, int]
+    above: float  # fraction of the pairs of seeds in which `one` is above; ties count half
+    seeds: tuple[int, int]  # the number of each
     margin: float = 0.0
-    equivalence: float = EQUIVALENCE / 100
-    few: int | None = None
-    note: str = ""
-    needed: int | None = None
+    equivalence: float = EQUIVALENCE / 100  # smaller differences do not matter in practice
+    few: int | None = None  # the images that the score rests on, if these are too few; interval and p are then NaN
+    note: str = ""  # what else limits the verdict, such as `of one seed`
+    needed: int | None = None  # seeds of each that would probably decide it; 0 if they alone would not; None: not asked
 
     @property
     def shown(self) -> bool:
@@ -90,17 +80,11 @@ class Difference:
             found = "excluded" if self.low > -self.margin else "shown"
             found = found if self.shown else "neither shown nor excluded"
             return f"a loss of more than {100 * self.margin:g} points is {found} {interval}"
+        probably = f": {self.needed} seeds of each would probably decide"
+        outlook = {None: "", 0: ": more seeds alone would hardly decide"}.get(self.needed, probably)
         return {
             "better": f"better by {low:.1f} to {high:.1f} points",
             "worse": f"worse by {-high:.1f} to {-low:.1f} points",
             "equal": f"practically equal {interval}",
-            "undecided": f"undecided {interval}{self._outlook}",
+            "undecided": f"undecided {interval}{outlook}",
         }[self.outcome]
-
-    @property
-    def _outlook(self) -> str:
-        if self.needed is None:
-            return ""
-        if self.needed:
-            return f": {self.needed} seeds of each would probably decide"
-        return ": more seeds alone would hardly decide"

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -14,13 +13,9 @@ from segrefine.runs.summary import Summary
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FoldedRun(Run):
-    """The runs of all folds as one run. Every image is scored by the network that was not trained on it.
+    """The runs of all folds as one run. Every image is scored by the network that was not trained on it."""
 
-    Attributes:
-        parts: the runs, one for each fold. Curves and gains are means over them. The cost is that of one.
-    """
-
-    parts: tuple[Run, ...]
+    parts: tuple[Run, ...]  # one for each fold; curves and gains are means over them, the cost is that of one
 
     @property
     def trained(self) -> tuple[Run, ...]:
@@ -67,10 +62,9 @@ def _merge(parts: Sequence[Run]) -> FoldedRun:
     if len(folds) > len(wanted):
         raise UserError(f"{what} has a fold twice: remove one.")
     counts = np.concatenate([part.counts for part in parts])
-    config: dict[str, Any] = {**first.config, "datamodule": {**first.config["datamodule"], "fold": "all"}}
     return FoldedRun(
         folder=first.folder,
-        config=config,
+        config={**first.config, "datamodule": {**first.config["datamodule"], "fold": "all"}},
         summary=_without_scores(first.summary, len(counts)),
         images=tuple(image for part in parts for image in part.images),
         classes=first.classes,

@@ -21,17 +21,11 @@ SMALLEST = 1e-5
 
 @dataclass(frozen=True)
 class Moderated:
-    """Variances of seeds after moderation, for V variants.
+    """Variances of seeds after moderation, for V variants."""
 
-    Attributes:
-        variances: (V,) moderated; NaN where a variant of one seed has nothing to borrow.
-        own: (V,) degrees of freedom of each variant's own variance, the number of seeds minus one.
-        prior: degrees of freedom of the common variance; 0 if each variant keeps its own.
-    """
-
-    variances: np.ndarray
-    own: np.ndarray
-    prior: float
+    variances: np.ndarray  # (V,) moderated; NaN where a variant of one seed has nothing to borrow
+    own: np.ndarray  # (V,) degrees of freedom of each variant's own variance, the number of seeds minus one
+    prior: float  # degrees of freedom of the common variance; 0 if each variant keeps its own
 
     def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
         """Draw the factors by which the moderated variances might have come out differently.
@@ -51,11 +45,7 @@ class Moderated:
 
 
 def _chi_square(freedom: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw chi-square values over their degrees of freedom (V,).
-
-    Returns:
-        (V, R), and 1 where there are no degrees of freedom.
-    """
+    """Draw chi-square values over their degrees of freedom (V,), as (V, R); 1 where there are no degrees of freedom."""
     drawn = rng.chisquare(np.maximum(freedom, 1)[:, None], (len(freedom), resamples))
     return np.where(freedom[:, None] > 0, drawn / np.maximum(freedom, 1)[:, None], 1.0)
 

@@ -26,17 +26,11 @@ Settings = dict[Key, str]
 
 @dataclass(frozen=True)
 class Names:
-    """Names of runs. Runs of one variant share theirs.
+    """Names of runs. Runs of one variant share theirs."""
 
-    Attributes:
-        labels: one for each run.
-        shared: text on what holds for each variant unless its name says otherwise.
-        whole: label -> everything that sets the variant apart, for labels that were shortened.
-    """
-
-    labels: tuple[str, ...]
-    shared: str
-    whole: Mapping[str, str]
+    labels: tuple[str, ...]  # one for each run
+    shared: str  # what holds for each variant unless its name says otherwise
+    whole: Mapping[str, str]  # label -> everything that sets the variant apart, for labels that were shortened
 
 
 def name_runs(runs: Sequence[Run]) -> Names:
@@ -118,10 +112,8 @@ def _parts(settings: Settings, usual: Settings) -> list[str]:
     """Return the parts of a name: model, backbone, and options from the shortest to the longest."""
     unusual = {key[0]: value for key, value in settings.items() if usual.get(key) != value}
     first = [unusual.pop(name) for name in ("model.name", "backbone.name") if name in unusual]
-    return [
-        *first,
-        *sorted((f"{_last(key)}={value}" for key, value in unusual.items()), key=lambda part: (len(part), part)),
-    ]
+    others = [f"{_last(key)}={value}" for key, value in unusual.items()]
+    return [*first, *sorted(others, key=lambda part: (len(part), part))]
 
 
 def _shorten(names: list[list[str]]) -> list[str]:

@@ -33,30 +33,18 @@ MOST_ROWS = 1_500
 
 @dataclass(frozen=True)
 class Page:
-    """Content of the page. The template escapes all texts.
-
-    Attributes:
-        answer: sentences that say what was found and what was not.
-        shared: what holds for each variant unless its name says otherwise.
-        ranking: the variants, the best first.
-        front: the text of an SVG file, shown beside the ranking.
-        differences: the requested ones.
-        plots: the text of SVG files by title.
-        pictures: images side by side, or None.
-        tables: DataFrames of text by title.
-        notes: what a reader has to know.
-    """
+    """Content of the page. The template escapes all texts."""
 
     title: str
-    answer: Sequence[str]
-    shared: str
+    answer: Sequence[str]  # sentences that say what was found and what was not
+    shared: str  # what holds for each variant unless its name says otherwise
     ranking: Sequence[Ranked]
-    front: str
+    front: str  # the text of an SVG file, shown beside the ranking
     differences: Sequence[Difference]
-    plots: Mapping[str, str]
+    plots: Mapping[str, str]  # the text of SVG files by title
     pictures: Pictures | None
-    tables: Mapping[str, pd.DataFrame]
-    notes: Sequence[str]
+    tables: Mapping[str, pd.DataFrame]  # of text, by title
+    notes: Sequence[str]  # what a reader has to know
 
 
 def write_page(path: Path, page: Page) -> None:
@@ -135,29 +123,28 @@ def _describe_all(pictures: Pictures) -> dict[str, Any]:
     """Return what page.js shows."""
     names = [*pictures.classes, *(["void"] * (VOID + 1 - len(pictures.classes)))]
     colors = colorize(np.arange(VOID + 1)[None], pictures.palette)[0]
-    content: dict[str, Any] = {
+    images = [_describe(picture, pictures.palette) for picture in pictures.items]
+    return {
         "models": [printable(label) for label in pictures.labels],
         "classes": [{"name": printable(name), "color": _hex(color)} for name, color in zip(names, colors, strict=True)],
         "error": [
             {"name": "wrong", "color": _hex(WRONG_COLOR)},
             {"name": "void (in errors)", "color": _hex(VOID_ERROR_COLOR)},
         ],
-        "images": [_describe(picture, pictures.palette) for picture in pictures.items],
+        "images": images,
+        "shown": sorted({index for image in images for index in image["classes"]}),
     }
-    content["shown"] = sorted({index for image in content["images"] for index in image["classes"]})
-    return content
 
 
 def _describe(picture: Picture, palette: np.ndarray) -> dict[str, Any]:
     nothing = np.zeros_like(picture.truth)
     height, width = nothing.shape
-    faded = error_map(picture.image, nothing, nothing)[..., 0]
     return {
         "id": printable(picture.id),
         "width": width,
         "height": height,
         "input": _jpeg(picture.image),
-        "faded": _jpeg(faded),
+        "faded": _jpeg(error_map(picture.image, nothing, nothing)[..., 0]),
         "truth": _label_png(picture.truth, palette),
         "predictions": [_label_png(labels, palette) for labels in picture.predictions],
         "errors": [_error_png(picture.truth, labels) for labels in picture.predictions],

@@ -24,33 +24,21 @@ MAX_SIDE = 512
 
 @dataclass(frozen=True)
 class Shares:
-    """Fractions in [0, 1] of an image's pixels that are not void.
+    """Fractions in [0, 1] of an image's pixels that are not void."""
 
-    Attributes:
-        differing: (V, V) those that two variants predict differently.
-        wrong: (V,) those that a variant predicts wrongly.
-    """
-
-    differing: np.ndarray  # (V, V)
-    wrong: np.ndarray  # (V,)
+    differing: np.ndarray  # (V, V), those that two variants predict differently
+    wrong: np.ndarray  # (V,), those that a variant predicts wrongly
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image, reduced to `MAX_SIDE`, and the predictions of V variants for it.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        truth: (H, W) uint8, 0..K-1 or VOID.
-        predictions: (V, H, W) uint8, 0..K-1.
-        shares: computed on the image at full size.
-    """
+    """One image, reduced to `MAX_SIDE`, and the predictions of V variants for it."""
 
     id: str
     image: np.ndarray = field(repr=False)  # (H, W, 3) uint8 RGB
     truth: np.ndarray = field(repr=False)  # (H, W) uint8, 0..K-1 or VOID
     predictions: np.ndarray = field(repr=False)  # (V, H, W) uint8, 0..K-1
-    shares: Shares = field(repr=False)
+    shares: Shares = field(repr=False)  # of the image at full size
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,5 @@ def choose_pictures(variants: Sequence[Variant], limit: int = LIMIT) -> tuple[Pi
 
 def _predicting_run(variant: Variant) -> Run | None:
     """Return the variant's first run that saved a label map of any image, or None."""
-    for run in (each for whole in variant.runs for each in whole.trained):
-        if any(run.folder.labels(name).is_file() for name in run.images):
-            return run
-    return None
+    trained = (run for whole in variant.runs for run in whole.trained)
+    return next((run for run in trained if any(run.folder.labels(name).is_file() for name in run.images)), None)

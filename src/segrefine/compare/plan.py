@@ -25,18 +25,12 @@ RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Plan:
-    """The power of a comparison with `seeds` seeds of every variant: what it would find in 80 % of cases, in points.
-
-    Attributes:
-        typical: the smallest difference that the median pair would show.
-        worst: the smallest difference that every pair would show.
-        decided: the number of pairs, undecided now, that would be decided if they keep their present differences.
-    """
+    """The power of a comparison with `seeds` seeds of every variant: what it would find in 80 % of cases, in points."""
 
     seeds: int
-    typical: float
-    worst: float
-    decided: int
+    typical: float  # the smallest difference that the median pair would show
+    worst: float  # the smallest difference that every pair would show
+    decided: int  # pairs, undecided now, that would be decided if they keep their present differences
 
 
 class Planner:

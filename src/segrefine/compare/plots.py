@@ -66,10 +66,7 @@ def draw_costs(
 
 
 def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> Figure:
-    """Plot the score over multiply-adds, to stand beside the ranking.
-
-    Each point shows its variant's rank.
-    """
+    """Plot the score over multiply-adds, to stand beside the ranking. Each point shows its variant's rank."""
     figure, (axis,) = new_figure(1, 1, width=5.0, height=3.6)
     points = [(variant.summary.flops / 1e9, _mean_score(variant, metric)) for variant in ranked]
     front = pareto_front(points)
@@ -122,10 +119,7 @@ def _apart(values: Sequence[float]) -> list[float]:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of the points (cost, score) that no other point beats, sorted by rising cost.
-
-    No other point has a higher score at the same cost or less.
-    """
+    """Return the indices of the points (cost, score) without a better one at the same cost or less, by rising cost."""
     order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
     front: list[int] = []
     for index in order:
@@ -179,10 +173,7 @@ def have_curves(variants: Sequence[Variant]) -> bool:
 
 
 def learning_curves(variants: Sequence[Variant]) -> Figure:
-    """Plot validation mIoU over the steps: a thin line for each seed, and a thick one for their mean.
-
-    The mean is drawn only if all seeds were validated at the same steps.
-    """
+    """Plot validation mIoU over the steps: a thin line for each seed, and their mean if they share all steps."""
     figure, (axis,) = new_figure(1, 1, width=6.0)
     for variant, (color, marker, _) in styled(variants):
         curves = [curve for run in variant.runs if len((curve := run.curve("val/mIoU"))[0])]
@@ -215,10 +206,7 @@ def difference_bars(found: Sequence[Difference]) -> Figure:
 
 
 def gradients(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
-    """Plot the gradient norm of every encoder stage over the steps, for the runs that logged it.
-
-    Each variant gets a panel.
-    """
+    """Plot the gradient norm of every encoder stage over the steps, a panel for each variant that logged it."""
     logged = [variant for variant in variants if len(variant.runs[0].curve(f"gradient/{STAGES[0]}")[0])]
     figure, axes = new_figure(1, max(len(logged), 1), width=1.5 + 3.5 * max(len(logged), 1))
     means = []

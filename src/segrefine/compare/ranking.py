@@ -17,17 +17,13 @@ TOLD_APART = ("better", "worse")
 
 @dataclass(frozen=True)
 class Ranked:
-    """A variant with its mean score over the seeds and its 95 % interval, as fractions; NaN where undefined.
-
-    Attributes:
-        letters: two variants that share a letter are not told apart. Empty unless every pair was compared.
-    """
+    """A variant with its mean score over the seeds and its 95 % interval, as fractions; NaN where undefined."""
 
     variant: Variant
     score: float
     low: float
     high: float
-    letters: str
+    letters: str  # two variants that share one are not told apart; empty unless every pair was compared
 
 
 def rank_variants(bootstrap: Bootstrap, metric: str, found: Sequence[Difference]) -> list[Ranked]:

@@ -38,26 +38,18 @@ TITLES = {
     "classes": "Classes",
 }
 
-Pair = tuple[Variant, Variant]
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants compared in one score, and the results.
-
-    Attributes:
-        found: a difference for every requested pair.
-        by_class: the same for the IoU of every class.
-        plans: what more seeds would find; empty unless asked for.
-    """
+    """Variants compared in one score, and the results."""
 
     variants: Sequence[Variant]
     metric: str
     baseline: str | None
     bootstrap: Bootstrap
-    found: Sequence[Difference]
-    by_class: Sequence[Difference]
-    plans: Sequence[Plan]
+    found: Sequence[Difference]  # for every requested pair
+    by_class: Sequence[Difference]  # the same for the IoU of every class
+    plans: Sequence[Plan]  # what more seeds would find; empty unless asked for
 
 
 def compare(cfg: DictConfig) -> None:
@@ -65,8 +57,7 @@ def compare(cfg: DictConfig) -> None:
     length = None if cfg.block_length == "auto" else cfg.block_length
     settings = Settings(cfg.resamples, block_length=length, equivalence=cfg.equivalence, plan=cfg.plan)
     if cfg.claims is not None:
-        given = [name for name in ("runs", "wandb", "output", "baseline", "labels") if cfg[name] is not None]
-        if given:
+        if given := [name for name in ("runs", "wandb", "output", "baseline", "labels") if cfg[name] is not None]:
             raise UserError(f"claims={cfg.claims} writes beside that file: remove {given[0]}=.")
         write_claims(Path(cfg.claims), settings)
         return
@@ -79,8 +70,7 @@ def compare(cfg: DictConfig) -> None:
         runs = find_runs(cfg.runs)
     else:
         entity, project, wandb_group = (*str(cfg.wandb).split("/", 2), "", "")[:3]
-        folders = download_runs(f"{entity}/{project}", output / "wandb", wandb_group or None)
-        runs = [read_run(folder) for folder in folders]
+        runs = [*map(read_run, download_runs(f"{entity}/{project}", output / "wandb", wandb_group or None))]
     written = compare_runs(runs, output, cfg.metric, cfg.baseline, cfg.labels, settings)
     if cfg.wandb_report:
         log_report(output, written, "/".join(cfg.wandb.split("/")[:2]) if cfg.wandb else "segrefine")
@@ -115,7 +105,7 @@ def compare_runs(
     return write_report(output, analyze(variants, metric, baseline, settings or Settings()))
 
 
-def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[Pair]:
+def choose_pairs(variants: Sequence[Variant], baseline: str | None) -> list[tuple[Variant, Variant]]:
     """Pair every variant with the baseline, or every two, the later one first."""
     if baseline is None:
         return [(one, other) for other, one in combinations(variants, 2)]
@@ -163,7 +153,7 @@ def write_report(output: Path, comparison: Comparison) -> dict[str, pd.DataFrame
         log.info(f"{difference.one} against {difference.other}, {comparison.metric}: {difference.verdict}")
     if "plan" in written:
         log.info(tables.to_markdown(written["plan"]))
-    log.info("".join(f"{sentence} " for sentence in page.answer).strip())
+    log.info(" ".join(page.answer))
     log.info(f"everything is in {output}; open {output / 'comparison.html'} in a browser")
     return written
 
@@ -173,10 +163,8 @@ def make_page(
 ) -> Page:
     """Assemble the page, the answer first."""
     variants, metric, found = comparison.variants, comparison.metric, comparison.found
-    count = len(variants)
     ranking = rank_variants(comparison.bootstrap, metric, found)
-    summary = variants[0].summary
-    front = as_svg(accuracy_and_flops([one.variant for one in ranking], metric, comparison.bootstrap))
+    count, summary = len(variants), variants[0].summary
     details = {
         "Scores and costs": written["variants"],
         f"Differences in {metric}, points": written["differences"],
@@ -189,7 +177,7 @@ def make_page(
         answer=[*answer(ranking, metric, found, comparison.baseline), *_caution(comparison)],
         shared=name_runs([run for variant in variants for run in variant.runs]).shared,
         ranking=ranking,
-        front=front,
+        front=as_svg(accuracy_and_flops([one.variant for one in ranking], metric, comparison.bootstrap)),
         differences=found,
         plots=plots,
         pictures=pictures,
@@ -218,10 +206,11 @@ def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap:
     """Return notes that a reader needs to interpret the numbers."""
     first, settings = variants[0], bootstrap.settings
     several = any(len(variant.runs) > 1 for variant in variants)
+    family = f"all {len(found)} pairs" if len(found) > 1 else "the one pair"
     return [
         f"Scores of {len(first.runs[0].images)} images of {first.summary.split} of {first.summary.datamodule}"
         + (", with mean and standard deviation over the seeds." if several else "."),
-        f"Differences have 95 % intervals that hold together for {_family(found)} of a table. They come from "
+        f"Differences have 95 % intervals that hold together for {family} of a table. They come from "
         f"{settings.resamples} resamples of the images, the same for all variants"
         + (", and from the variance between seeds" if several else "")
         + ". Verdicts follow from these intervals, and p is below 0.05 if the interval excludes zero. In plots, the "
@@ -235,10 +224,6 @@ def explain(variants: Sequence[Variant], found: Sequence[Difference], bootstrap:
         *(f"{variant.label} is, in full: {variant.whole}." for variant in variants if variant.whole),
         "Images/s and peak memory were measured during each run. Compare them only between runs on the same machine.",
     ]
-
-
-def _family(found: Sequence[Difference]) -> str:
-    return f"all {len(found)} pairs" if len(found) > 1 else "the one pair"
 
 
 def _explain_images(bootstrap: Bootstrap) -> list[str]:
@@ -255,12 +240,10 @@ def _explain_seeds(variants: Sequence[Variant], found: Sequence[Difference]) -> 
     single = [variant.label for variant in variants if len(variant.runs) == 1]
     if not single or not found:
         return []
+    what = "The variance between seeds is taken from the other variants."
     if any(ONE_SEED in entry.note for entry in found):
-        return [
-            f"One seed only: {', '.join(single)}. Verdicts on these hold for the networks as trained. How much another "
-            "seed would change is unknown."
-        ]
-    return [f"One seed only: {', '.join(single)}. The variance between seeds is taken from the other variants."]
+        what = "Verdicts on these hold for the networks as trained. How much another seed would change is unknown."
+    return [f"One seed only: {', '.join(single)}. {what}"]
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -18,17 +18,11 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class Blocks:
-    """How the images are drawn: in blocks of `length` neighbors of a sequence.
+    """How the images are drawn: in blocks of `length` neighbors of a sequence."""
 
-    Attributes:
-        sequences: the indices of each sequence's images in their order; an image of no sequence is one by itself.
-        length: images of a block, 1 for independent ones; a shorter sequence is a block as a whole.
-        correlation: of neighbors, at lag 1; `inflation` uses it to correct for what blocks of this length miss.
-    """
-
-    sequences: tuple[np.ndarray, ...]
-    length: int = 1
-    correlation: float = 0.0
+    sequences: tuple[np.ndarray, ...]  # the indices of each one's images; an image of no sequence is one by itself
+    length: int = 1  # images of a block, 1 for independent ones; a shorter sequence is a block as a whole
+    correlation: float = 0.0  # of neighbors, at lag 1: `inflation` corrects for what blocks of this length miss
 
     @property
     def count(self) -> int:
@@ -36,21 +30,16 @@ class Blocks:
         return sum(map(len, self.sequences))
 
     def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw resamples of N images.
-
-        Returns:
-            (R, N) uint16, how often each resample holds each image.
-        """
-        parts = [self._draw(min(CHUNK, resamples - at), rng) for at in range(0, resamples, CHUNK)]
-        return np.concatenate(parts)
+        """Draw resamples of N images: how often each resample holds each image, (R, N) uint16."""
+        return np.concatenate([self._draw(min(CHUNK, resamples - at), rng) for at in range(0, resamples, CHUNK)])
 
     def _draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
         count = self.count
         if self.length == 1:
             return rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.uint16)
         order = np.concatenate(self.sequences)
-        sizes = np.concatenate([np.full(len(one), len(one)) for one in self.sequences])
-        firsts = np.concatenate([np.full(len(one), at) for one, at in zip(self.sequences, self._offsets, strict=True)])
+        each = np.array([len(one) for one in self.sequences])
+        sizes, firsts = np.repeat(each, each), np.repeat(np.cumsum(each) - each, each)
         lengths = np.minimum(sizes, self.length)
         # A block starts at any image, less often where blocks are long, so that every image is drawn equally often.
         chance = (1 / lengths) / (1 / lengths).sum()
@@ -63,10 +52,6 @@ class Blocks:
         row = np.arange(resamples)[:, None, None] * count
         drawn = (row + order[places])[steps < taken[..., None]]
         return np.bincount(drawn, minlength=resamples * count).reshape(resamples, count).astype(np.uint16)
-
-    @property
-    def _offsets(self) -> np.ndarray:
-        return np.cumsum([0, *map(len, self.sequences[:-1])])
 
     @property
     def inflation(self) -> float:

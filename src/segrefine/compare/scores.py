@@ -88,10 +88,7 @@ def image_scores(run: Run) -> np.ndarray:
 
 
 def worst_mean(values: np.ndarray, share: float, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the mean of the lowest `share` of values (N,), skipping NaN.
-
-    Without weights the result is a number; with weights (R, N) of resamples it is (R,).
-    """
+    """Return the mean of the lowest `share` of values (N,), skipping NaN: a number, or (R,) with weights (R, N)."""
     known = np.flatnonzero(np.isfinite(values))
     order = known[np.argsort(values[known], kind="stable")]
     if weights is None:

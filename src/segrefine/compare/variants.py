@@ -18,16 +18,11 @@ STILL_LEARNING = 0.005
 
 @dataclass(frozen=True)
 class Variant:
-    """Runs that differ only in their seed, sorted by seed.
+    """Runs that differ only in their seed, sorted by seed."""
 
-    Attributes:
-        label: how they differ from the others.
-        whole: everything that sets them apart, if the label was shortened.
-    """
-
-    label: str
+    label: str  # how they differ from the others
     runs: tuple[Run, ...]
-    whole: str = ""
+    whole: str = ""  # everything that sets them apart, if the label was shortened
 
     @property
     def summary(self) -> Summary:
@@ -97,7 +92,12 @@ def check_same_images(runs: Sequence[Run]) -> None:
                     f"{getattr(first.summary, name)}: compare only runs on the same images."
                 )
         if run.classes != first.classes or run.images != first.images:
-            _refuse_other_fold(run, first)
+            one, other = _name_fold(run), _name_fold(first)
+            if one != other:
+                raise UserError(
+                    f"{run.folder.path} is of {one}, {first.folder.path} of {other}, so they are scored on different "
+                    "images. Compare the runs of each fold by themselves."
+                )
             raise UserError(f"{both} are not scored on the same images and classes.")
         # Labels have as many pixels of each class, inside and on boundaries, whatever a network predicts.
         differ = (run.truth != first.truth).any((1, 2))
@@ -109,27 +109,13 @@ def check_same_images(runs: Sequence[Run]) -> None:
             )
 
 
-def _refuse_other_fold(run: Run, first: Run) -> None:
-    """Raise UserError if the runs have different images because their folds differ."""
-    one, other = _name_fold(run), _name_fold(first)
-    if one != other:
-        raise UserError(
-            f"{run.folder.path} is of {one}, {first.folder.path} of {other}, so they are scored on different images. "
-            "Compare the runs of each fold by themselves."
-        )
-
-
 def _name_fold(run: Run) -> str:
     fold = find_fold(run)
     return "no fold" if fold is None else f"fold {fold} of {run.config['datamodule'].get('folds')}"
 
 
 def find_variant(variants: Sequence[Variant], label: str) -> Variant:
-    """Return the variant called `label`.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the variant called `label`, or raise UserError if there is none."""
     named = {variant.label: variant for variant in variants}
     if label not in named:
         raise UserError(f"There is no variant {label!r} among the runs.{did_you_mean(label, named)}")
