@@ -1,6 +1,7 @@
 """Draw colored label maps, overlays, legends, contact sheets, and panels of input, truth, prediction and error.
 
-Shapes: H W size, K classes.
+Images and pictures are (H, W, 3) uint8, label maps (H, W) with values 0..K-1 or VOID, and palettes (K, 3) uint8, for K
+classes.
 """
 
 import math
@@ -30,12 +31,7 @@ BACKGROUND, INK = (255, 255, 255), (32, 32, 32)
 
 
 def colorize(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Return the colors (H, W, 3) uint8 of labels.
-
-    Args:
-        labels: (H, W) integers 0..255; values of K and more get VOID_COLOR.
-        palette: (K, 3) uint8.
-    """
+    """Return the colors (H, W, 3) uint8 of labels 0..255. Those of K and more get VOID_COLOR."""
     table = np.empty((256, 3), np.uint8)
     table[:] = VOID_COLOR
     table[: min(len(palette), VOID)] = palette[:VOID]
@@ -50,10 +46,7 @@ def overlay(image: np.ndarray, colors: np.ndarray, alpha: float = 0.5) -> np.nda
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return a picture (H, W, 3) uint8 of the errors: wrong pixels red, void gray.
-
-    Correct pixels show the image, (H, W, 3) uint8, faded to light gray tones.
-    """
+    """Return a picture of the errors: wrong pixels red, void gray, correct ones the image in light gray tones."""
     faded = np.repeat(image.mean(axis=2, keepdims=True) * 0.4 + 255 * 0.6, 3, axis=2)
     picture = np.rint(faded).astype(np.uint8)
     picture[truth != prediction] = WRONG_COLOR
@@ -71,22 +64,14 @@ def panel(
     """Draw one row per image: input, truth, prediction, error. Below are the colors of the classes that occur.
 
     Sizes may differ from row to row. Small images are enlarged by whole factors, large ones reduced to `MAX_SIDE`.
-
-    Args:
-        images: (H, W, 3) uint8.
-        truths: (H, W) 0..K-1 or VOID.
-        predictions: (H, W) 0..K-1.
-        palette: (K, 3) uint8.
-        class_names: K names.
     """
     rows = [
         [
             _fitted(image, Image.Resampling.BOX),
             _fitted(colorize(truth, palette), Image.Resampling.NEAREST),
             _fitted(colorize(prediction, palette), Image.Resampling.NEAREST),
-            _fitted(
-                error_map(image, truth, prediction), Image.Resampling.BOX
-            ),  # a thin error fades, but never vanishes
+            # A thin error fades, but never vanishes.
+            _fitted(error_map(image, truth, prediction), Image.Resampling.BOX),
         ]
         for image, truth, prediction in zip(images, truths, predictions, strict=True)
     ]
@@ -99,14 +84,7 @@ def panel(
 def contact_sheet(
     images: Sequence[np.ndarray], labels: Sequence[np.ndarray], palette: np.ndarray, class_names: Sequence[str]
 ) -> Image.Image:
-    """Draw images beside their labels in two columns, with the colors of the classes below.
-
-    Args:
-        images: (H, W, 3) uint8.
-        labels: (H, W) 0..K-1 or VOID.
-        palette: (K, 3) uint8.
-        class_names: K names.
-    """
+    """Draw images beside their labels in two columns, with the colors of the classes below."""
     pairs = [
         [_fitted(image, Image.Resampling.BOX), _fitted(colorize(label, palette), Image.Resampling.NEAREST)]
         for image, label in zip(images, labels, strict=True)
@@ -116,12 +94,7 @@ def contact_sheet(
 
 
 def legend(class_names: Sequence[str], palette: np.ndarray) -> Image.Image:
-    """Draw the colors of all classes with their names, in the order of the classes.
-
-    Args:
-        class_names: K names.
-        palette: (K, 3) uint8.
-    """
+    """Draw the colors of all classes with their names, in the order of the classes."""
     entries = _entries([np.arange(len(class_names))], palette, class_names)
     drawn = _legend(entries, max(LEGEND_WIDTH, *(2 * GAP + _length(name) for name, _ in entries)))
     used = ImageChops.difference(drawn, Image.new("RGB", drawn.size, BACKGROUND)).getbbox()
