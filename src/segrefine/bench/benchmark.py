@@ -5,19 +5,20 @@ import importlib.util
 import json
 import logging
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segrefine.bench.measure import Traffic, copy_rate, matmul_rate, profile_step, render_profile, step_memory, wait
+from segrefine.bench.measure import Traffic, clock, copy_rate, matmul_rate, profile_step, render_profile, step_memory
+from segrefine.compare.tables import to_markdown
 from segrefine.core.errors import UserError, did_you_mean
 from segrefine.engine.precision import autocast_dtype, choose_device
 from segrefine.io.atomic import write_text
@@ -157,11 +158,7 @@ def _timed(
 
 
 def load_peer(path: str) -> nn.Module:
-    """Return the network that `module:function` or `file.py:function` returns.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the network that `module:function` or `file.py:function` returns, or raise UserError without one."""
     place, colon, function = path.rpartition(":")
     if not colon:
         raise UserError(f"peer={path} should be module:function or file.py:function.")
@@ -190,26 +187,17 @@ def compare(
     `ceilings` are operations per second of each precision, and `bandwidth` is bytes per second.
     """
     work: list[Callable[[], None]] = [getattr(network, step) for network in networks]
+    device = networks[0].images.device
     for _ in range(WARM_UP):
-        started = time.perf_counter()
-        for function in work:
-            function()
-        wait(networks[0].images.device)
-    log.info(f"{step}: {rounds} rounds, about {rounds * (time.perf_counter() - started):.0f} s")
-    seconds: list[list[float]] = [[] for _ in networks]
-    for _ in range(rounds):
-        for function, taken in zip(work, seconds, strict=True):
-            wait(networks[0].images.device)
-            started = time.perf_counter()
-            function()
-            wait(networks[0].images.device)
-            taken.append(time.perf_counter() - started)
+        once = sum(clock(function, device) for function in work)
+    log.info(f"{step}: {rounds} rounds, about {rounds * once:.0f} s")
+    seconds = [[clock(function, device) for function in work] for _ in range(rounds)]
     rows = []
-    for network, function, taken in zip(networks, work, seconds, strict=True):
+    for network, function, *times in zip(networks, work, *seconds, strict=True):
         with FlopCounterMode(display=False) as counter, Traffic() as traffic:
             function()
         count = len(network.images)
-        low, median, high = statistics.quantiles(taken, n=4, method="inclusive") if len(taken) > 1 else taken * 3
+        low, median, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
         rows.append(
             {
                 "network": network.name,
@@ -217,7 +205,7 @@ def compare(
                 "precision": str(network.precision or torch.float32).removeprefix("torch."),
                 "images_per_second": count / median,
                 "quartiles": [count / high, count / low],
-                "memory_bytes": step_memory(function, network.images.device),
+                "memory_bytes": step_memory(function, device),
                 "held_bytes": network.held_bytes(),
                 "multiply_adds_per_image": counter.get_total_flops() // 2 // count,
                 "share_of_matmul_rate": counter.get_total_flops() / median / ceilings[network.precision],
@@ -229,24 +217,19 @@ def compare(
 
 def render(rows: list[dict[str, Any]]) -> str:
     """Return a Markdown table. The ratio is to the last network of the same step."""
-    lines = [
-        "| network | step | precision | images/s (quartiles) | memory | G multiply-adds | of matmul rate "
-        "| of copy rate | ratio |"
-    ]
-    lines.append("| --- " * 9 + "|")
     last = {row["step"]: row["images_per_second"] for row in rows}
-    for row in rows:
-        low, high = row["quartiles"]
-        cells = (
-            row["network"],
-            row["step"],
-            row["precision"],
-            f"{row['images_per_second']:.3g} ({low:.3g} to {high:.3g})",
-            f"{row['memory_bytes'] / 2**20:.0f} MiB",
-            f"{row['multiply_adds_per_image'] / 1e9:.2f}",
-            f"{row['share_of_matmul_rate']:.0%}",
-            f"{row['share_of_copy_rate']:.0%}",
-            f"{row['images_per_second'] / last[row['step']]:.2f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = [
+        {
+            "network": row["network"],
+            "step": row["step"],
+            "precision": row["precision"],
+            "images/s (quartiles)": "{:.3g} ({:.3g} to {:.3g})".format(row["images_per_second"], *row["quartiles"]),
+            "memory": f"{row['memory_bytes'] / 2**20:.0f} MiB",
+            "G multiply-adds": f"{row['multiply_adds_per_image'] / 1e9:.2f}",
+            "of matmul rate": f"{row['share_of_matmul_rate']:.0%}",
+            "of copy rate": f"{row['share_of_copy_rate']:.0%}",
+            "ratio": f"{row['images_per_second'] / last[row['step']]:.2f}",
+        }
+        for row in rows
+    ]
+    return to_markdown(pd.DataFrame(cells)).strip()

@@ -1,6 +1,7 @@
 """Measure what a step needs, and what the machine can do: rates, memory, and where the time goes."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from segrefine.compare.tables import new_table, to_markdown
+
 
 def wait(device: torch.device) -> None:
     """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def clock(step: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that a step takes, until a GPU has finished its work."""
+    wait(device)
+    started = time.perf_counter()
+    step()
+    wait(device)
+    return time.perf_counter() - started
 
 
 def matmul_rate(device: torch.device, precision: torch.dtype | None, side: int | None = None, tries: int = 8) -> float:
@@ -26,31 +38,14 @@ def matmul_rate(device: torch.device, precision: torch.dtype | None, side: int |
     """
     side = side or (8192 if device.type == "cuda" else 2048)
     factors = torch.randn(2, side, side, device=device, dtype=precision or torch.float32)
-    best = float("inf")
-    for _ in range(tries):
-        wait(device)
-        started = time.perf_counter()
-        factors[0] @ factors[1]
-        wait(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * side**3 / best
+    return 2 * side**3 / min(clock(lambda: factors[0] @ factors[1], device) for _ in range(tries))
 
 
 def copy_rate(device: torch.device, size: int | None = None, tries: int = 8) -> float:
-    """Return the bytes read and written per second in copying `size` bytes, the best of several.
-
-    The default is 256 MiB, on a GPU 1 GiB.
-    """
+    """Return the bytes read and written per second in copying `size` (256 MiB, on a GPU 1 GiB), the best of several."""
     size = size or (2**30 if device.type == "cuda" else 2**28)
     source, target = torch.zeros(2, size, dtype=torch.uint8, device=device)
-    best = float("inf")
-    for _ in range(tries):
-        wait(device)
-        started = time.perf_counter()
-        target.copy_(source)
-        wait(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size / best
+    return 2 * size / min(clock(lambda: target.copy_(source), device) for _ in range(tries))
 
 
 class Traffic(TorchDispatchMode):
@@ -95,29 +90,27 @@ def profile_step(
     """
     with FlopCounterMode(display=False) as counter:
         step()
-    flops: dict[str, int] = {}
+    flops = defaultdict[str, int](int)
     for operation, count in counter.get_flop_counts()["Global"].items():
-        kind = _kind(str(operation))
-        flops[kind] = flops.get(kind, 0) + count
+        flops[_kind(str(operation))] += count
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as profiler:
         for _ in range(tries):
             step()
         wait(device)
-    seconds: dict[str, float] = {}
+    seconds = defaultdict[str, float](float)
     for event in profiler.key_averages():
-        if event.device_type != DeviceType.CPU:
-            continue  # a GPU's kernels, whose time counts for the operations that started them
-        taken = event.self_device_time_total if cuda else event.self_cpu_time_total
-        seconds[_kind(event.key)] = seconds.get(_kind(event.key), 0.0) + taken / 1e6 / tries
+        if event.device_type == DeviceType.CPU:  # the time of a GPU's kernels counts for what started them
+            taken = event.self_device_time_total if cuda else event.self_cpu_time_total
+            seconds[_kind(event.key)] += taken / 1e6 / tries
     total = sum(seconds.values())
     return [
         {
             "operation": kind,
             "seconds": taken,
             "share": taken / total,
-            "share_of_matmul_rate": flops[kind] / taken / ceiling if flops.get(kind) and taken else None,
+            "share_of_matmul_rate": flops[kind] / taken / ceiling if flops[kind] and taken else None,
         }
         for kind, taken in sorted(seconds.items(), key=lambda pair: -pair[1])
     ]
@@ -133,9 +126,9 @@ def _kind(operation: str) -> str:
 
 def render_profile(rows: list[dict[str, Any]]) -> str:
     """Return the rows of `profile_step` as a Markdown table."""
-    lines = ["| operation | ms | share | of matmul rate |", "| --- " * 4 + "|"]
-    for row in rows:
-        rate = row["share_of_matmul_rate"]
-        reached = "" if rate is None else f"{rate:.0%}"
-        lines.append(f"| {row['operation']} | {1000 * row['seconds']:.0f} | {row['share']:.0%} | {reached} |")
-    return "\n".join(lines)
+    rates = ["" if (rate := row["share_of_matmul_rate"]) is None else f"{rate:.0%}" for row in rows]
+    cells = [
+        (row["operation"], f"{1000 * row['seconds']:.0f}", f"{row['share']:.0%}", rate)
+        for row, rate in zip(rows, rates, strict=True)
+    ]
+    return to_markdown(new_table(("operation", "ms", "share", "of matmul rate"), cells)).strip()
