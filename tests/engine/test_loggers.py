@@ -362,7 +362,7 @@ def test_online_without_a_key_is_offline_and_no_question(monkeypatch: pytest.Mon
 def test_a_killed_run_goes_on_under_its_id(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from segrefine.engine.loggers import create_loggers\n"
-        "from segrefine.runs import RunFolder\n"
+        "from segrefine.runs.folder import RunFolder\n"
         f"create_loggers({OPTIONS!r}, RunFolder(Path(sys.argv[1])), {{}}); os.kill(os.getpid(), 9)"
     )
     alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # with a client of its own

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from segrefine.core.errors import UserError
-from segrefine.runs import Summary
 from segrefine.runs.options import changed_options
-from segrefine.runs.summary import SCHEMA_VERSION
+from segrefine.runs.summary import SCHEMA_VERSION, Summary
 
 LEAST: dict[str, Any] = {"model": "fcn8s", "backbone": "resnet18", "datamodule": "shapes", "split": "val", "seed": 3}
 LEAST |= {"params": 11, "flops": 7, "mIoU": 0.25}

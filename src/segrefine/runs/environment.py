@@ -10,16 +10,8 @@ from pathlib import Path
 import torch
 
 PACKAGES = (
-    "segrefine",
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "hydra-core",
-    "omegaconf",
-    "wandb",
-    "numpy",
-    "pillow",
+    *("segrefine", "torch", "torchvision", "lightning", "torchmetrics"),
+    *("hydra-core", "omegaconf", "wandb", "numpy", "pillow"),
 )
 
 

@@ -19,9 +19,19 @@ NAME_BYTES = 200
 """The most bytes of a part of a result's path that is named after the image. File systems allow 255 with extensions."""
 
 
+class File:
+    """An attribute of a run's folder: the path of a file in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: "RunFolder", kind: type) -> Path:
+        return run.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's files. The constants are names relative to the folder, and the properties are paths."""
+    """A run's files. The constants are names relative to the folder, and the attributes are paths."""
 
     path: Path
 
@@ -44,51 +54,21 @@ class RunFolder:
     WANDB_ID: ClassVar[str] = "wandb_run_id.txt"
     OFFLINE_RUNS: ClassVar[str] = "wandb/offline-run-*"
 
+    summary = File(SUMMARY)
+    per_image = File(PER_IMAGE)
+    metrics = File(METRICS)
+    environment = File(ENVIRONMENT)
+    best = File(BEST)  # the checkpoint with the best mIoU on val
+    last = File(LAST)  # the checkpoint that the run resumes from
+    before_nonfinite = File(f"{CHECKPOINTS}/before_nonfinite.ckpt")  # before a step whose loss was not finite
+    predictions = File(PREDICTIONS)
+    wandb_id = File(WANDB_ID)  # with the id of the W&B run, so that a resumed run continues it
+
     @property
     def config(self) -> Path:
         """The resolved config. Results kept in a repository call it config.yml."""
         kept = self.path / "config.yml"
         return kept if kept.is_file() else self.path / self.CONFIG
-
-    @property
-    def summary(self) -> Path:
-        return self.path / self.SUMMARY
-
-    @property
-    def per_image(self) -> Path:
-        return self.path / self.PER_IMAGE
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / self.METRICS
-
-    @property
-    def environment(self) -> Path:
-        return self.path / self.ENVIRONMENT
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint with the best mIoU on val."""
-        return self.path / self.BEST
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint that the run resumes from."""
-        return self.path / self.LAST
-
-    @property
-    def before_nonfinite(self) -> Path:
-        """The checkpoint of the weights before a step whose loss was not finite."""
-        return self.path / self.CHECKPOINTS / "before_nonfinite.ckpt"
-
-    @property
-    def predictions(self) -> Path:
-        return self.path / self.PREDICTIONS
-
-    @property
-    def wandb_id(self) -> Path:
-        """The file with the id of the W&B run, so that a resumed run continues it."""
-        return self.path / self.WANDB_ID
 
     @property
     def finished(self) -> bool:

@@ -97,11 +97,7 @@ def read_run(path: Path) -> Run:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the config of a run, and replace the class paths of older versions by names.
-
-    Raises:
-        UserError: the file is missing or broken.
-    """
+    """Read the config of a run, with names for the class paths of older versions. Raise UserError if that fails."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _YAML)
     except OSError as error:

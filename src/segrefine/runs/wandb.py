@@ -82,10 +82,7 @@ def _asked(path: str, question: Callable[[], T]) -> T:
 
 
 def _fetch(run: Any, path: str, folder: Path) -> bool:
-    """Download the files of a run to `folder`. Return False if the run keeps none.
-
-    The summary comes last, so if it is there, all files are.
-    """
+    """Download the files of a run to `folder`, the summary last. Return False if the run keeps none."""
     wanted = [f"{KEPT_BELOW}/{name}" for name in KEPT]
     files = {file.name: file for file in _asked(path, lambda: list(run.files(wanted)))}
     if not {f"{KEPT_BELOW}/{name}" for name in NEEDED} <= files.keys():
