@@ -35,18 +35,13 @@ class Archive:
 
     GitHub packs archives on demand and guarantees only their content. Such an archive has no `md5` but the `sha256` of
     its folder.
-
-    Attributes:
-        md5: of the archive.
-        folder: what the archive unpacks to. If it or a folder of `also` exists, the data is there.
-        sha256: of the folder, by `checksum`.
     """
 
     url: str
     md5: str | None
-    folder: str
-    sha256: str | None = None
-    also: tuple[str, ...] = ()
+    folder: str  # what the archive unpacks to
+    sha256: str | None = None  # of the folder, by `checksum`
+    also: tuple[str, ...] = ()  # if one of these folders exists, or `folder`, the data is there
 
 
 def provide(archives: tuple[Archive, ...], root: Path) -> None:
@@ -133,8 +128,7 @@ def unpack(path: Path, root: Path, folder: str, sha256: str | None = None) -> No
 
 def _unzip(path: Path, folder: str, free: int) -> None:
     with zipfile.ZipFile(path) as archive:
-        strange = [name for name in archive.namelist() if _leaves(name)]
-        if strange:
+        if strange := [name for name in archive.namelist() if _leaves(name)]:
             raise UserError(f"{path} was not unpacked: it holds {strange[0]!r}, outside its folder.")
         # zipfile takes no more from a member than is declared for it, and writes links as plain files.
         _refuse_too_much(path, free, sum(member.file_size for member in archive.infolist()))

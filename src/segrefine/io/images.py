@@ -46,10 +46,7 @@ def list_images(
 ) -> list[Path]:
     """Return an image file, or those of a folder, sorted. Hidden files and other extensions are skipped.
 
-    Args:
-        place: a file or a folder.
-        extensions: in lower case, with the dot.
-        ignored_folder: a folder below `place` that may hold images.
+    Extensions are in lower case, with the dot. `ignored_folder`, below `place`, may hold images.
 
     Raises:
         UserError: There is no such file or folder, or a folder below it holds images, which would be missed.
@@ -59,10 +56,8 @@ def list_images(
     if not place.is_dir():
         raise UserError(f"There is no file or folder {place}.")
     seen = sorted(path for path in place.iterdir() if not path.name.startswith("."))
-    for folder in seen:
-        # Only what does not look like an image is asked whether it is a folder, which takes a call each.
-        if folder.suffix.lower() in extensions or not folder.is_dir():
-            continue
+    # Only what does not look like an image is asked whether it is a folder, which takes a call each.
+    for folder in (path for path in seen if path.suffix.lower() not in extensions and path.is_dir()):
         below = (path for path in folder.rglob("*") if path.suffix.lower() in extensions)
         if any(ignored_folder is None or ignored_folder.resolve() not in path.resolve().parents for path in below):
             raise UserError(
@@ -183,18 +178,15 @@ def read_label(path: Path) -> np.ndarray:
         if image.format == "JPEG":
             raise BadFileError(f"{path} is a JPEG, which changes label values. Save labels as PNG.")
         values = np.array(image)
+    advice = "Labels must hold class numbers: convert it to a palette or grey PNG."
     if values.ndim == 3:
         # Grey may be stored as LA, RGB or RGBA; the last of two or four channels is transparency.
         channels = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
         if (channels != channels[..., :1]).any():
-            raise BadFileError(
-                f"{path} is a color picture. Labels must hold class numbers: convert it to a palette or grey PNG."
-            )
+            raise BadFileError(f"{path} is a color picture. {advice}")
         values = channels[..., 0]
     if values.dtype.kind == "f":
-        raise BadFileError(
-            f"{path} holds fractions. Labels must hold class numbers: convert it to a palette or grey PNG."
-        )
+        raise BadFileError(f"{path} holds fractions. {advice}")
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
@@ -239,19 +231,13 @@ def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Save `image` in the format of the path's extension and create its folder.
-
-    An interrupted write leaves no broken file.
-    """
+    """Save `image` in the format of the path's extension, completely or not at all, and create its folder."""
     with replacing(path) as part:
         image.save(part)
 
 
 def _open(path: Path) -> Image.Image:
-    """Open an image file that is read at once.
-
-    Pillow itself reads in dozens of small steps, each a wait on a slow file system.
-    """
+    """Read a file at once, and open it. Pillow reads in dozens of small steps, each a wait on a slow file system."""
     return Image.open(BytesIO(_read(path, 8 * MAX_PIXELS)))  # none has more bytes: four channels of 16 bits
 
 

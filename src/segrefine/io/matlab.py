@@ -38,12 +38,7 @@ class MatFile:
     """The content of a file. Every method raises ValueError with a reason if it cannot read something."""
 
     def __init__(self, content: bytes, most: int) -> None:
-        """Check the header of the file.
-
-        Args:
-            content: the bytes of the file.
-            most: the most bytes of an array after decompression.
-        """
+        """Check the header of the file. An array may have `most` bytes after decompression."""
         if content[124:128] not in (b"\x00\x01IM", b"\x01\x00MI"):
             raise ValueError("it is no MATLAB file of version 5 to 7; MATLAB writes one with save -v7")
         self.order = "<" if content[126:128] == b"IM" else ">"

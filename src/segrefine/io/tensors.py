@@ -62,9 +62,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def find_tensors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a file's content by name.
-
-    Training scripts often keep them in a dictionary beside other things.
+    """Return the tensors in a file's content by name. Training scripts often keep them in a dictionary beside others.
 
     Raises:
         UserError: an entry is not a tensor with a name.
@@ -72,12 +70,11 @@ def find_tensors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model_state_dict", "model", "segmenter"):
         if isinstance(content.get(key), dict):
             content = content[key]
-    numbered = [key for key in content if not isinstance(key, str)]
-    if numbered:
+    if numbered := [key for key in content if not isinstance(key, str)]:
         raise UserError(f"{path}: a tensor in it is named by {numbered[0]!r}, not by a word.")
-    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    if strangers:
-        raise UserError(f"{path}: {strangers[0]!r} is a {type(content[strangers[0]]).__name__}, not a tensor.")
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor.")
     if content and all(key.startswith(_PARALLEL) for key in content):
         content = {key.removeprefix(_PARALLEL): value for key, value in content.items()}
     return content

@@ -78,15 +78,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def restore(
     checkpoint: Checkpoint, model: dict[str, Any], backbone: dict[str, Any], num_classes: int | None = None
 ) -> SegmentationModel:
-    """Build the network that the configs describe, with the checkpoint's weights.
+    """Build the network that the config groups `model` and `backbone` describe, with the checkpoint's weights.
 
-    The backbone's own file of weights is not needed.
-
-    Args:
-        checkpoint: the weights.
-        model: the options of the group `model`.
-        backbone: the options of the group `backbone`.
-        num_classes: that of the checkpoint, unless given.
+    The backbone's own file of weights is not needed. The number of classes is the checkpoint's, unless given.
 
     Raises:
         UserError: the model, the backbone or the number of classes is unknown, or the weights do not fit.

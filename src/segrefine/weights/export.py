@@ -53,11 +53,7 @@ class FromImages(nn.Module):
 
 
 def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
-    """Write the file that `conf/export.yaml` describes.
-
-    Args:
-        cfg: the config.
-        checkpoint: what `cfg.checkpoint` holds, if it was already read.
+    """Write the file that `conf/export.yaml` describes. `checkpoint` is what it names, if that was already read.
 
     Raises:
         UserError: an option is missing or invalid, or the file does not give the network's outputs.
@@ -88,10 +84,8 @@ def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
                 )
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error}") from error
-    size = output.stat().st_size / 2**20
-    log.info(
-        f"{output}: {cfg.format}, {size:.1f} MiB; its outputs differ from the network's by {found:.1e} of the largest"
-    )
+    what = f"{output}: {cfg.format}, {output.stat().st_size / 2**20:.1f} MiB"
+    log.info(f"{what}; its outputs differ from the network's by {found:.1e} of the largest")
 
 
 def least_side(net: SegmentationModel) -> int:
@@ -101,10 +95,7 @@ def least_side(net: SegmentationModel) -> int:
 
 @torch.no_grad()
 def largest_difference(network: FromImages, other: Network, least: int = LEAST) -> float:
-    """Compare the two on random images of `least` pixels and more.
-
-    Returns:
-        The largest difference over the largest output; NaN if an output is NaN.
+    """Return the largest difference over the largest output, NaN if one is NaN, on images of `least` pixels and more.
 
     Raises:
         UserError: the outputs differ in shape.
@@ -153,16 +144,9 @@ def _onnx(net: SegmentationModel, config: dict[str, Any], path: Path) -> Network
         )
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every node that they improve
-    torch.onnx.export(
-        _program(net),  # of a network, PyTorch's own capture gets RefineNet's two scales wrong
-        (),
-        path,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    program = _program(net)  # of a network, PyTorch's own capture gets RefineNet's two scales wrong
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+    torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False, **names)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 

@@ -37,31 +37,21 @@ _FIRST = "encoder.features.0"  # VGG's conv1_1
 class PublishedFormat:
     """The weights of one published code base.
 
-    Attributes:
-        name: as in `format=` of `segrefine.export`.
-        title: for messages.
-        marker: a tensor by which its files are recognized.
-        scores: the tensor whose first dimension is the number of classes.
-        decoder: the class of decoder that a network must have.
-        encoder: the class of encoder that a network must have.
-        options: how a user asks for such a network.
-        layers: returns our names of a network's layers, or of whole parts of it -> the published names.
-        departure: returns how the network's computation differs from the published one; "" if it does not.
-        ignored: prefixes of published tensor names that have no counterpart in a network for inference.
-        caffe_input: whether the input is BGR, 0..255 minus `CAFFE_MEAN`, instead of torchvision's.
+    `layers` returns our names of a network's layers, or of whole parts of it -> the published names. `departure`
+    returns how the network's computation differs from the published one; "" if it does not.
     """
 
-    name: str
-    title: str
-    marker: str
-    scores: str
-    decoder: type[nn.Module]
+    name: str  # as in `format=` of `segrefine.export`
+    title: str  # for messages
+    marker: str  # a tensor by which its files are recognized
+    scores: str  # the tensor whose first dimension is the number of classes
+    decoder: type[nn.Module]  # that a network must have
     encoder: type[nn.Module]
-    options: str
+    options: str  # how a user asks for such a network
     layers: Callable[[SegmentationModel], dict[str, str]]
     departure: Callable[[SegmentationModel], str]
-    ignored: tuple[str, ...] = ()
-    caffe_input: bool = False
+    ignored: tuple[str, ...] = ()  # prefixes of published tensor names without a counterpart in a network for inference
+    caffe_input: bool = False  # whether the input is BGR, 0..255 minus `CAFFE_MEAN`, instead of torchvision's
 
     def tensor_names(self, net: SegmentationModel) -> dict[str, str]:
         """Return our names of all tensors except `INPUT_TENSORS` -> the published names.
@@ -230,10 +220,7 @@ def _fcn_layers(net: SegmentationModel) -> dict[str, str]:
 
 
 def _refinenet_layers(net: SegmentationModel) -> dict[str, str]:
-    """Return our layer names -> the port's, which are those of the authors' MatConvNet release.
-
-    g1 is the coarsest block.
-    """
+    """Return our layer names -> the port's, which are the authors' (MatConvNet release): g1 is the coarsest block."""
     assert isinstance(net.decoder, RefineNetDecoder)
     layers = {"encoder": "", "decoder.classifier": "clf_conv"}
     for index, block in enumerate(net.decoder.blocks):
@@ -258,8 +245,7 @@ def _rename(name: str, layers: Mapping[str, str]) -> str:
     """Return the name with its longest prefix that `layers` knows replaced."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
-        head = ".".join(parts[:cut])
-        if head in layers:
+        if (head := ".".join(parts[:cut])) in layers:
             return ".".join(filter(None, (layers[head], *parts[cut:])))
     return name
 
