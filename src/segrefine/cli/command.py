@@ -22,7 +22,6 @@ from segrefine.cli.jobs import program, run_job
 from segrefine.cli.options import check_flags, check_options, explain, register_plugins
 from segrefine.cli.sweeps import add_overrides, describe_sweep, sweep_folder, sweep_options
 from segrefine.core.config import CONFIG_FOLDER
-from segrefine.core.errors import UserError
 from segrefine.core.text import printable
 from segrefine.runs.folder import RunFolder, owner
 
@@ -36,9 +35,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler of `segrefine be
 MISTAKE = 2
 """Exit status after a user's mistake, or after a failure of the machine that a user can fix."""
 
-
 Task = Callable[[DictConfig, Path], Any]
-
 Prepare = Callable[[list[str]], None]
 
 
@@ -69,24 +66,19 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # whoever reads the output has seen enough, such as `head`
-        _stop_printing()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (HydraException, OmegaConfBaseException, OSError, ValueError, RuntimeError) as error:
         # The last three are mistakes in Hydra's own options, such as hydra.job_logging, or a folder for the log that
         # takes none, but also bugs in a job.
-        explained = error if isinstance(error, UserError) else explain_failure(error)
-        known = isinstance(error, (HydraException, OmegaConfBaseException, UserError))
-        if job.started and explained is None and not known:
+        explained = explain_failure(error)
+        if job.started and explained is None and not isinstance(error, (HydraException, OmegaConfBaseException)):
             raise
         print(printable(f"error: {explained or explain(error, name)}"), file=sys.stderr)
         sys.exit(MISTAKE)
     finally:
         for text in describe_sweep(sweep) if sweep else []:
             print(text, file=sys.stderr)
-
-
-def _stop_printing() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(128 + signal.SIGPIPE)
 
 
 class _Job:
@@ -105,8 +97,7 @@ class _Job:
             check_options(cfg, self.options)
             self.task(cfg, folder)
         except Exception as error:
-            explained = error if isinstance(error, UserError) else explain_failure(error)
-            if explained is None:
+            if (explained := explain_failure(error)) is None:
                 raise
             sys.unraisablehook = lambda _: None  # what is cleaned up now may fail for the same reason, at length
             log.error(f"error: {explained}")
@@ -116,12 +107,8 @@ class _Job:
 
 
 def forget(folder: Path) -> None:
-    """Remove the folder of a run that produced nothing but Hydra's record and a log of the message just printed.
-
-    A folder that the user named is kept.
-    """
-    named = any(argument.startswith(("hydra.run.dir=", "hydra.sweep")) for argument in sys.argv)
-    if not named and RunFolder(folder).abandoned:
+    """Remove the folder of a run that produced nothing but a log of the message printed, unless the user named it."""
+    if not any(word.startswith(("hydra.run.dir=", "hydra.sweep")) for word in sys.argv) and RunFolder(folder).abandoned:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # the day's, if there was nothing else

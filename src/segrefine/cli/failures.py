@@ -23,55 +23,37 @@ _MEMORY = (
     "datamodule.num_workers; for large images evaluate and predict take window=512."
 )
 
+_DISK_WORDS = ("No space left on device", "PytorchStreamWriter failed", "unexpected pos ", "iostream error")
+_MEMORY_WORDS = (
+    *("out of memory", "_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: "),
+    *("Cannot allocate memory", "Unable to allocate "),
+)
+_UNWRITABLE = (
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
+
 # What happened, what to do, the numbers of an OSError and the words of any error that show it. The first that fits is
 # reported: where shared memory is full there is "no space left on device" too, and a worker without it dies like any
 # other. The words are those of PyTorch 2 (aten/src/ATen/MapAllocator.cpp, torch/utils/data/_utils/signal_handling.py,
 # caffe2/serialize/inline_container.cc, c10/core/impl/alloc_cpu.cpp) and of the C library.
 _FAULTS: tuple[tuple[str, str, tuple[int, ...], tuple[str, ...]], ...] = (
     ("The shared memory is full", _SHARED, (), ("shared memory", "file </torch_", "/dev/shm")),
-    (
-        "The disk is full",
-        _SPACE,
-        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-        ("No space left on device", "PytorchStreamWriter failed", "unexpected pos ", "iostream error"),
-    ),
+    ("The disk is full", _SPACE, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _DISK_WORDS),
     ("Too many files are open", _FILES, (errno.EMFILE, errno.ENFILE), ("Too many open files", "of ancdata")),
-    (
-        "The memory ran out",
-        _MEMORY,
-        (errno.ENOMEM,),
-        (
-            "out of memory",
-            "_STATUS_ALLOC_FAILED",
-            "DefaultCPUAllocator: ",
-            "Cannot allocate memory",
-            "Unable to allocate ",
-        ),
-    ),
+    ("The memory ran out", _MEMORY, (errno.ENOMEM,), _MEMORY_WORDS),
     ("A process that reads data died, most often for want of memory", _MEMORY, (), ("DataLoader worker (pid",)),
-    (
-        "A file or folder cannot be written",
-        _PLACE,
-        (
-            errno.ENOENT,
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EISDIR,
-            errno.EEXIST,
-            errno.ENAMETOOLONG,
-        ),
-        ("Permission denied", "Read-only file system"),
-    ),
+    ("A file or folder cannot be written", _PLACE, _UNWRITABLE, ("Permission denied", "Read-only file system")),
 )
 
 
 def explain_failure(error: BaseException) -> UserError | None:
-    """Return one message for the machine's failure behind an error, or None if there is none.
+    """Return a UserError as it is, and otherwise one for the machine's failure behind an error; None if there is none.
 
     It is searched for in the error and in those that led to it.
     """
+    if isinstance(error, UserError):
+        return error
     for link in _chain(error):
         for what, remedy, numbers, words in _FAULTS:
             if _fits(link, numbers, words):
@@ -82,10 +64,7 @@ def explain_failure(error: BaseException) -> UserError | None:
 
 
 def _fits(error: BaseException, numbers: tuple[int, ...], words: tuple[str, ...]) -> bool:
-    """Return whether an error shows a failure with these error numbers or words.
-
-    An OSError is judged by its number, if it has one. A data loader's worker sends only its words.
-    """
+    """Judge an OSError by its number, if it has one. A data loader's worker sends only its words."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in numbers
     return isinstance(error, (OSError, RuntimeError, MemoryError)) and any(word in str(error) for word in words)
