@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -37,10 +38,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
     benchmark(cfg)
 
 
-def main() -> None:
-    """Run the command."""
-    run_command("benchmark", task, Options)
-
+main = partial(run_command, "benchmark", task, Options)
 
 if __name__ == "__main__":
     main()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,10 +38,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
     compare(cfg)
 
 
-def main() -> None:
-    """Run the command."""
-    run_command("compare", task, Options)
-
+main = partial(run_command, "compare", task, Options)
 
 if __name__ == "__main__":
     main()

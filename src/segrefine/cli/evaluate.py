@@ -1,6 +1,7 @@
 """Run `segrefine evaluate`: score a checkpoint on a split."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -34,10 +35,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
     evaluate(cfg, folder, given.checkpoint)
 
 
-def main() -> None:
-    """Run the command."""
-    run_command("evaluate", task, Options, given.register)
-
+main = partial(run_command, "evaluate", task, Options, given.register)
 
 if __name__ == "__main__":
     main()

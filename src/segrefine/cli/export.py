@@ -1,6 +1,7 @@
 """Run `segrefine export`: write a trained network in the format of other code."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -27,10 +28,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
     export(cfg, given.checkpoint)
 
 
-def main() -> None:
-    """Run the command."""
-    run_command("export", task, Options, given.register)
-
+main = partial(run_command, "export", task, Options, given.register)
 
 if __name__ == "__main__":
     main()

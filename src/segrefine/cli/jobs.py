@@ -98,11 +98,7 @@ class Job:
         return self.process is not None and self.process.poll() is None
 
     def result(self) -> float | None:
-        """Wait for the end and return the run's validation mIoU, which a search maximizes.
-
-        Raises:
-            UserError: the job failed.
-        """
+        """Wait for the end and return the run's validation mIoU, for a search. Raise UserError if the job failed."""
         if self.process and (status := self.process.wait()):
             raise UserError(f"a job of the sweep ended with status {status}: {self.folder.path}")
         return Summary.read(self.folder.summary).val_mIoU if self.folder.finished else None
@@ -155,9 +151,7 @@ def _refuse_other_options(folder: RunFolder, cfg: DictConfig) -> None:
     """Raise UserError if the finished run of this folder had other options, because files have changed since."""
     before: Any = rename_classes(yaml.safe_load(folder.config.read_text())) if folder.config.is_file() else {}
     now: Any = OmegaConf.to_container(cfg, resolve=True)
-    for config in (before, now):
-        config.pop("logger", None)
-    if changed := changed_options(before, now):
+    if changed := changed_options(before | {"logger": None}, now | {"logger": None}):
         raise UserError(
             f"{folder.path} was finished with other options: {', '.join(changed)}. Remove it, or give the sweep "
             "another folder with hydra.sweep.dir=FOLDER."

@@ -60,14 +60,11 @@ def main() -> None:
     elif command == "--completion" and len(rest) == 1 and rest[0] in SHELLS:
         print(SHELLS[rest[0]].format(commands=" ".join(COMMANDS)))
     else:
-        print(f"error: {_complaint(command, rest)}", file=sys.stderr)
+        complaint = f"There is no command {command!r}.{did_you_mean(command, COMMANDS)}"
+        if command == "--completion":
+            complaint = f"--completion takes the name of a shell: {' or '.join(SHELLS)}."
+        print(f"error: {complaint}", file=sys.stderr)
         sys.exit(2)
-
-
-def _complaint(command: str, rest: list[str]) -> str:
-    if command == "--completion":
-        return f"--completion takes the name of a shell: {' or '.join(SHELLS)}."
-    return f"There is no command {command!r}.{did_you_mean(command, COMMANDS)}"
 
 
 if __name__ == "__main__":

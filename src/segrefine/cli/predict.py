@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -40,10 +41,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
         sys.exit(1)
 
 
-def main() -> None:
-    """Run the command."""
-    run_command("predict", task, Options, given.register)
-
+main = partial(run_command, "predict", task, Options, given.register)
 
 if __name__ == "__main__":
     main()

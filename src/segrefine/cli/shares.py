@@ -33,12 +33,8 @@ class Shares:
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that CUDA would find, from the environment and the driver.
-
-    Asking torch would allocate memory on them.
-    """
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
+    """Return the GPUs that CUDA would find, by environment and driver: asking torch would allocate memory on them."""
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=True)

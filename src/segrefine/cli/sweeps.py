@@ -27,13 +27,10 @@ NO_DIFFERENCE = re.compile(r"hydra[./]launcher|hydra\.(sweep\.dir|sweeper\.(n_tr
 
 
 def slug(text: str) -> str:
-    """Return a folder name for a run's options that needs no quotes on a command line.
+    """Return a folder name for a run's options, as Hydra writes them, that needs no quotes on a command line.
 
     `+experiment/shapes=fcn8s,seed=0` becomes `experiment-shapes-fcn8s_seed-0`. Different options give different names:
     a digest follows if a value had to be changed or the whole to be cut.
-
-    Args:
-        text: the options as Hydra writes them.
     """
 
     def item(match: re.Match[str]) -> str:
@@ -65,15 +62,12 @@ def sweep_options(command: str, arguments: list[str]) -> list[str]:
     if not MULTIRUN & set(arguments):
         return []
     overrides = _parse(arguments)
-    constant = [
-        override.key_or_group
-        for override in overrides
-        if not override.is_sweep_override() and not override.key_or_group.startswith("hydra")
-    ]
-    options = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]"]
-    if overrides and not any(override.key_or_group == "hydra.sweep.dir" for override in overrides):
+    constant = [each.key_or_group for each in overrides if not each.is_sweep_override()]
+    shared = ",".join(key for key in constant if not key.startswith("hydra"))
+    options = [f"hydra.job.config.override_dirname.exclude_keys=[{shared}]"]
+    if overrides and not any(each.key_or_group == "hydra.sweep.dir" for each in overrides):
         asked = sorted(str(each.input_line) for each in overrides if not NO_DIFFERENCE.match(each.key_or_group))
-        swept = sorted(str(override.input_line) for override in overrides if override.is_sweep_override())
+        swept = sorted(str(each.input_line) for each in overrides if each.is_sweep_override())
         searched = [str(each.value()) for each in overrides if each.key_or_group == "hydra/sweeper"]
         name = _words("_".join([*([command] if command != "train" else []), *searched, *swept]))
         digest = _digest("\n".join([command, *asked]))
@@ -82,7 +76,7 @@ def sweep_options(command: str, arguments: list[str]) -> list[str]:
 
 
 def add_overrides(arguments: list[str], added: list[str]) -> list[str]:
-    """Return the arguments with more overrides before those of the user, which take precedence, and with `-m` first.
+    """Return the arguments with `-m` first, and more overrides before the user's, which take precedence.
 
     argparse accepts overrides only in one block.
     """

@@ -1,6 +1,7 @@
 """Run `segrefine train`: train a network and score the best checkpoint."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,10 +47,7 @@ def task(cfg: DictConfig, folder: Path) -> None:
     train(cfg, folder)
 
 
-def main() -> None:
-    """Run the command."""
-    run_command("train", task, Options)
-
+main = partial(run_command, "train", task, Options)
 
 if __name__ == "__main__":
     main()
