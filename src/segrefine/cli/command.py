@@ -108,7 +108,8 @@ class _Job:
 
 def forget(folder: Path) -> None:
     """Remove the folder of a run that produced nothing but a log of the message printed, unless the user named it."""
-    if not any(word.startswith(("hydra.run.dir=", "hydra.sweep")) for word in sys.argv) and RunFolder(folder).abandoned:
+    named = any(word.startswith(("hydra.run.dir=", "hydra.sweep")) for word in sys.argv)
+    if not named and RunFolder(folder).abandoned:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # the day's, if there was nothing else

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from segrefine.compare.difference import Difference
 from segrefine.compare.figures import COLORS, add_legend, new_figure, plain, styled, wrap
-from segrefine.compare.scores import CLASS, score
+from segrefine.compare.scores import CLASS, mean_score
 from segrefine.compare.statistics import Bootstrap
 from segrefine.compare.variants import Variant
 from segrefine.metrics.scores import REGIONS, SIZES, TRIMAP_WIDTHS
@@ -52,7 +52,7 @@ def draw_costs(
 ) -> None:
     """Plot the score over a cost, one of `COSTS`. Variants on the Pareto front are filled."""
     title, unit = COSTS[cost]
-    points = [(getattr(variant.summary, cost) / unit, _mean_score(variant, metric)) for variant in variants]
+    points = [(getattr(variant.summary, cost) / unit, mean_score(variant.runs, metric)) for variant in variants]
     front = pareto_front(points)
     axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
     for index, (variant, style) in enumerate(styled(variants)):
@@ -68,7 +68,7 @@ def draw_costs(
 def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> Figure:
     """Plot the score over multiply-adds, to stand beside the ranking. Each point shows its variant's rank."""
     figure, (axis,) = new_figure(1, 1, width=5.0, height=3.6)
-    points = [(variant.summary.flops / 1e9, _mean_score(variant, metric)) for variant in ranked]
+    points = [(variant.summary.flops / 1e9, mean_score(variant.runs, metric)) for variant in ranked]
     front = pareto_front(points)
     axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
     for index, ((x, y), variant) in enumerate(zip(points, ranked, strict=True)):
@@ -136,7 +136,7 @@ def regions(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     names = [size.replace("_up", " and more").replace("_", " to ") for size in SIZES]
     for axis, keys, ticks in zip(axes, (widths, sizes), (map(str, TRIMAP_WIDTHS), names), strict=True):
         for variant, (color, marker, _) in styled(variants):
-            values = [_mean_score(variant, key) for key in keys]
+            values = [mean_score(variant.runs, key) for key in keys]
             ends = np.array([bootstrap.interval(variant, key) for key in keys])
             axis.plot(range(len(keys)), values, marker=marker, color=color, label=wrap(variant.label))
             axis.fill_between(range(len(keys)), ends[:, 0], ends[:, 1], color=color, alpha=0.12, linewidth=0)
@@ -154,7 +154,7 @@ def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     figure, (axis,) = new_figure(1, 1, width=max(11.0, 0.16 * len(classes) * (len(variants) + 1)))
     width = 0.8 / len(variants)
     for place, (variant, style) in enumerate(styled(variants)):
-        values = np.array([_mean_score(variant, f"{CLASS}{name}") for name in classes])
+        values = np.array([mean_score(variant.runs, f"{CLASS}{name}") for name in classes])
         ends = np.array([bootstrap.interval(variant, f"{CLASS}{name}") for name in classes]).T
         bars = np.nan_to_num(np.abs(ends - values).clip(0))
         at = np.arange(len(classes)) + (place - (len(variants) - 1) / 2) * width
@@ -234,7 +234,3 @@ PLOTS: dict[str, Callable[[Sequence[Variant], Bootstrap], Figure]] = {
     "gradients": gradients,
 }
 """The plots that a claim can show."""
-
-
-def _mean_score(variant: Variant, metric: str) -> float:
-    return float(np.mean([score(run, metric) for run in variant.runs]))

@@ -7,7 +7,7 @@ from string import ascii_lowercase
 import numpy as np
 
 from segrefine.compare.difference import Difference
-from segrefine.compare.scores import score
+from segrefine.compare.scores import mean_score
 from segrefine.compare.statistics import Bootstrap
 from segrefine.compare.variants import Variant
 from segrefine.core.errors import listing
@@ -28,7 +28,7 @@ class Ranked:
 
 def rank_variants(bootstrap: Bootstrap, metric: str, found: Sequence[Difference]) -> list[Ranked]:
     """Return the variants of the comparison, the highest score first."""
-    means = [float(np.mean([score(run, metric) for run in variant.runs])) for variant in bootstrap.variants]
+    means = [mean_score(variant.runs, metric) for variant in bootstrap.variants]
     order = sorted(range(len(means)), key=lambda place: (np.isnan(means[place]), -means[place]))
     variants = [bootstrap.variants[place] for place in order]
     letters = [""] * len(order)

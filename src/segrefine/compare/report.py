@@ -70,7 +70,8 @@ def compare(cfg: DictConfig) -> None:
         runs = find_runs(cfg.runs)
     else:
         entity, project, wandb_group = (*str(cfg.wandb).split("/", 2), "", "")[:3]
-        runs = [*map(read_run, download_runs(f"{entity}/{project}", output / "wandb", wandb_group or None))]
+        folders = download_runs(f"{entity}/{project}", output / "wandb", wandb_group or None)
+        runs = [read_run(folder) for folder in folders]
     written = compare_runs(runs, output, cfg.metric, cfg.baseline, cfg.labels, settings)
     if cfg.wandb_report:
         log_report(output, written, "/".join(cfg.wandb.split("/")[:2]) if cfg.wandb else "segrefine")

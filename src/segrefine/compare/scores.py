@@ -44,6 +44,11 @@ def score(run: Run, metric: str) -> float:
     return float(scores([run], metric)[0])
 
 
+def mean_score(runs: Sequence[Run], metric: str) -> float:
+    """Return the mean score of runs, such as the seeds of a variant; NaN if there is nothing to score."""
+    return float(np.mean([score(run, metric) for run in runs]))
+
+
 def scores(runs: Sequence[Run], metric: str, weights: np.ndarray | None = None) -> np.ndarray:
     """Return the scores of runs on the same images.
 
