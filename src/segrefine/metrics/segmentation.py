@@ -59,8 +59,8 @@ def boundary_counts(predictions: Tensor, labels: Tensor, num_classes: int) -> Te
     """
     height, width = labels.shape[-2:]
     distance = max(1, round(BOUNDARY_WIDTH * math.hypot(height, width)))
-    bands = near_others(torch.stack([predictions, labels]), distance, beyond=VOID) & (labels != VOID)
-    return count_within(predictions, labels, *bands, num_classes)
+    in_prediction, in_truth = near_others(torch.stack([predictions, labels]), distance, beyond=VOID) & (labels != VOID)
+    return count_within(predictions, labels, in_prediction, in_truth, num_classes)
 
 
 class SegmentationMetrics(Metric):
