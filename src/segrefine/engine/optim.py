@@ -49,7 +49,7 @@ def create_optimizer(groups: list[dict[str, Any]], recipe: "Recipe", fused: bool
 def filters(net: "SegmentationModel", which: Literal["decoder", "all"]) -> list[Tensor]:
     """Return the weights of the trained convolutions, (C out, C in, k, k), without transposed ones.
 
-    Nor those with filters of a single weight, which would never change.
+    Filters of a single weight, which would never change, are left out, too.
     """
     part = net.decoder if which == "decoder" else net
     layers = [module.weight for module in part.modules() if isinstance(module, nn.Conv2d)]

@@ -129,9 +129,9 @@ class Checkpointing(Checkpoint):
 
 
 def _may_save(trainer: Trainer, batch_index: int) -> bool:
-    """Return whether Lightning resumes exactly from here: after a whole optimizer step, within an epoch.
+    """Return whether Lightning resumes exactly from here.
 
-    Not right before a validation either, which it would skip.
+    It does after a whole optimizer step, within an epoch, and not right before a validation, which it would skip.
     """
     if trainer.is_last_batch or trainer.should_stop or (batch_index + 1) % trainer.accumulate_grad_batches:
         return False
