@@ -83,8 +83,8 @@ A summed loss of val grows with the batch | engine/recipe.py | engine/test_modul
 - factor / count if name == "sum" else factor
 + factor
 Norms are frozen in frozen stages alone | engine/module.py | engine/test_train.py::test_frozen_norms_keep_their_statistics
-- self._recipe.frozen_norm or not module.weight.requires_grad)
-+ self._recipe.frozen_norm and not module.weight.requires_grad)
+- (frozen or not module.weight.requires_grad)
++ (frozen and not module.weight.requires_grad)
 Gradients are not clipped | engine/module.py | engine/test_train.py::test_a_clipped_step_is_as_long_as_the_rate_times_the_limit
 - float("inf") if clip_norm is None else clip_norm)
 + float("inf"))
@@ -143,8 +143,8 @@ The boundary band's width is rounded down | metrics/segmentation.py | metrics/te
 - distance = max(1, round(BOUNDARY_WIDTH * math.hypot(height, width)))
 + distance = max(1, int(BOUNDARY_WIDTH * math.hypot(height, width)))
 The edge of the image is a trimap's boundary | metrics/regions.py | metrics/test_regions.py
-- (width,) * 4, value=0)
-+ (width,) * 4, value=VOID)
+- near_others(labels, width, beyond=0)
++ near_others(labels, width, beyond=VOID)
 A region as large as a limit counts below it | metrics/regions.py | metrics/test_regions.py
 - sizes = np.digitize(np.sqrt(areas), SIZE_LIMITS)
 + sizes = np.digitize(np.sqrt(areas), SIZE_LIMITS, right=True)
@@ -164,8 +164,8 @@ The image is mirrored without its label | data/transforms.py | data/test_transfo
 - image, label = image.flip(-1), label.flip(-1)
 + image = image.flip(-1)
 Padding is of class 0, not void | data/transforms.py | data/test_transforms.py
-- torch.full(size, VOID, dtype=torch.uint8)
-+ torch.full(size, 0, dtype=torch.uint8)
+- fill=VOID)
++ fill=0)
 Label values that mean nothing are void | data/label_code.py | data/test_files.py
 - np.where(self.table < 0, _STRANGE, self.table)
 + np.where(self.table < 0, VOID, self.table)

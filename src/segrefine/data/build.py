@@ -32,11 +32,7 @@ def create_datamodule(
 def build_datamodule(
     config: Mapping[str, Any], run_seed: int = 0, test_split: str | None = None
 ) -> SegmentationDataModule:
-    """Build the data module that a file of `conf/datamodule` describes, and download its data if asked to.
-
-    Raises:
-        UserError: the kind is unknown or no data module, or an option is unknown or invalid.
-    """
+    """Build the data module that a file of `conf/datamodule` describes; UserError for a wrong option."""
     kind = DATAMODULES.find(config.get(DATAMODULES.key))
     if not issubclass(kind, SegmentationDataModule):
         name = f"datamodule.{DATAMODULES.key}={config[DATAMODULES.key]}"
@@ -44,5 +40,5 @@ def build_datamodule(
     given = {key: value for key, value in config.items() if key != DATAMODULES.key}
     options = make_options(kind.Options, given, f"datamodule={config.get('name')}", "datamodule.")
     datamodule = kind(options, run_seed, test_split)
-    datamodule.prepare_data()
+    datamodule.prepare_data()  # downloads if asked to
     return datamodule

@@ -34,11 +34,7 @@ class Cache:
         self.meaning = hashlib.sha1(meaning + (b"" if channels == RGB else bytes([channels]))).digest()
 
     def get(self, sources: Sequence[Path], decode: Callable[[], Pair]) -> Pair:
-        """Return the result of `decode()` for these files, from the cache if it is there.
-
-        Raises:
-            UserError: the folder cannot be written to.
-        """
+        """Return `decode()` of these files, from the cache if it is there; UserError if that cannot be written to."""
         try:
             path = self.folder / f"{self._key(sources)}.bin"
         except OSError:  # a source is not there, which decoding says better
@@ -47,10 +43,10 @@ class Cache:
             stored = np.memmap(path, np.uint8, mode="c")  # its pages are shared until somebody writes to them
             height, width = stored[:HEADER].view(np.int32).tolist()
             image, label = np.split(stored[HEADER:], [self.channels * height * width])
-            pair = image.reshape(height, width, self.channels), label.reshape(height, width)
+            image, label = image.reshape(height, width, self.channels), label.reshape(height, width)
         except (OSError, ValueError):  # not there, or damaged
             return self._put(path, decode())
-        return torch.from_numpy(pair[0]).permute(2, 0, 1), torch.from_numpy(pair[1])
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
 
     def _put(self, path: Path, pair: Pair) -> Pair:
         """Write height, width, the image with channels last, and the label."""

@@ -60,7 +60,6 @@ def render(reports: list[SplitReport], classes: list[str]) -> str:
 
 
 def _check_split(datamodule: SegmentationDataModule, split: str) -> SplitReport:
-    report = SplitReport(split, {}, Counter(), np.zeros((0, datamodule.num_classes), np.int64), np.zeros(0, np.int64))
     dataset = datamodule.dataset(split)
 
     def read(index: int) -> np.ndarray | str:
@@ -70,17 +69,15 @@ def _check_split(datamodule: SegmentationDataModule, split: str) -> SplitReport:
         except BadFileError as error:
             return str(error)
 
-    histograms = []
+    bad, sizes, histograms = dict[str, str](), Counter[tuple[int, ...]](), []
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
         found_all = pool.map(read, range(len(dataset)))
         found_all = tqdm(found_all, split, len(dataset), leave=False, disable=None)  # silent but on a terminal
         for name, found in zip(dataset.ids, found_all, strict=True):
             if isinstance(found, str):
-                report.bad[name] = found
+                bad[name] = found
             else:
-                report.sizes[found.shape] += 1
+                sizes[found.shape] += 1
                 histograms.append(np.bincount(found.ravel(), minlength=VOID + 1))
-    if histograms:
-        counts = np.stack(histograms)
-        report.pixels, report.void = counts[:, : datamodule.num_classes], counts[:, VOID]
-    return report
+    counts = np.array(histograms, np.int64).reshape(-1, VOID + 1)
+    return SplitReport(split, bad, sizes, counts[:, : datamodule.num_classes], counts[:, VOID])

@@ -57,7 +57,8 @@ class ClassEpochs:
     def _draw(self) -> None:
         """Draw the next epoch."""
         generator = np.random.default_rng(mix(self.seed, self._drawn))
-        order = self._order(generator)
+        order = generator.permutation(len(self._classes))
+        order = order[np.argsort(~self._fresh[order], kind="stable")]  # the fresh ones first
         taken = np.array(self._by_class(order), np.int64)
         left = order[~np.isin(order, taken)]
         size = min(max(len(taken), self._limits[0]), self._limits[1])
@@ -66,11 +67,6 @@ class ClassEpochs:
         if not self._fresh.any():
             self._fresh[:] = True
         self._drawn += 1
-
-    def _order(self, generator: np.random.Generator) -> np.ndarray:
-        """Return all examples in random order, the fresh ones first."""
-        order = generator.permutation(len(self._classes))
-        return np.concatenate((order[self._fresh[order]], order[~self._fresh[order]]))
 
     def _by_class(self, order: np.ndarray) -> list[int]:
         """Return the examples that add to a class with too few examples so far."""

@@ -4,11 +4,9 @@ import numpy as np
 
 
 def class_pixels(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum the pixels of each class from the pixels of each class in each image, (N, K).
+    """Return the pixels of each class, and those of all classes in the images that it occurs in, both (K,) int64.
 
-    Returns:
-        The pixels of each class over all images, and the non-void pixels of only the images that it occurs in. Both are
-        (K,) int64.
+    `histograms` are the pixels of each class in each image, (N, K).
     """
     totals = histograms.sum(axis=1, keepdims=True)
     return histograms.sum(axis=0), (totals * (histograms > 0)).sum(axis=0)
@@ -19,10 +17,7 @@ def median_frequency(counts: np.ndarray, presence: np.ndarray) -> np.ndarray:
 
     A frequency is the class's fraction of the pixels of those images that it occurs in (Eigen & Fergus, ICCV 2015,
     section 6.3.2). Void does not count. SegNet's weights for CamVid counted void as a twelfth class.
-
-    Args:
-        counts: pixels of each class, (K,), as `class_pixels` returns them.
-        presence: pixels of the images that each class occurs in, (K,), from the same function.
+    `counts` and `presence` are what `class_pixels` returns.
     """
     occurs = counts > 0
     weights = np.zeros(len(counts), np.float32)

@@ -114,11 +114,7 @@ class SegmentationDataModule(LightningDataModule):
         return height, width
 
     def setup(self, stage: str | None = None) -> None:
-        """Run cheap checks of the splits that the stage needs.
-
-        Raises:
-            UserError: a check failed.
-        """
+        """Run cheap checks of the splits that the stage needs; UserError if one fails."""
         needed = {"fit": ("train", "val"), "validate": ("val",), "predict": ()}
         splits = (self.test_split,) if stage == "test" else needed[stage] if stage else SPLITS
         for split in splits:
@@ -169,12 +165,12 @@ class SegmentationDataModule(LightningDataModule):
         return self._eval_dataloader(self.test_split)
 
     def class_pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return `class_weights.class_pixels` of the train split. Reads every label."""
+        """Return `class_weights.class_pixels` of the train split."""
         return class_pixels(self._histograms)
 
     @cached_property
     def _histograms(self) -> np.ndarray:
-        """Pixels of each class in each image of the train split, (N, K). Reads every label, once."""
+        """Pixels of each class in each image of the train split, (N, K), from every label."""
         dataset = self.dataset("train")
 
         def histogram(index: int) -> np.ndarray:
@@ -207,13 +203,11 @@ class SegmentationDataModule(LightningDataModule):
 
     def _eval_batch_size(self, split: str, dataset: SegmentationDataset) -> int:
         """Return `eval_batch_size`, or 1 if images differ in size and cannot form a batch. Checks each split once."""
-        if split not in self._eval_batch_sizes:
-            size = self.eval_batch_size
-            if size > 1 and not dataset.one_size():
-                log.info(f"The images of {split} differ in size, so they are scored one by one, not {size} at a time.")
-                size = 1
-            self._eval_batch_sizes[split] = size
-        return self._eval_batch_sizes[split]
+        size = self._eval_batch_sizes.get(split, self.eval_batch_size)
+        if size > 1 and split not in self._eval_batch_sizes and not dataset.one_size():
+            log.info(f"The images of {split} differ in size, so they are scored one by one, not {size} at a time.")
+            size = 1
+        return self._eval_batch_sizes.setdefault(split, size)
 
     def _place(self) -> tuple[int, int]:
         """Return the rank of this process and the number of processes."""
@@ -248,11 +242,7 @@ def outlive_signals(worker: int) -> None:
 
 
 def collate(items: list[Item], remedy: str) -> dict:
-    """Stack items into a batch.
-
-    Raises:
-        UserError: the images differ in size. The message ends in `remedy`.
-    """
+    """Stack items into a batch; UserError, which ends in `remedy`, if the images differ in size."""
     sizes = {item["id"]: tuple(item["label"].shape) for item in items}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())

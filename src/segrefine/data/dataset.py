@@ -39,15 +39,10 @@ class SegmentationDataset(Dataset[Item]):
             raise UserError(
                 "A split holds no images. Check datamodule.root and the options that set the splits' sizes."
             )
-        self.ids = ids
-        self.transform = transform
+        self.ids, self.transform = ids, transform
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Read the image (C, H, W) uint8 and the label (H, W) uint8 of one example.
-
-        Raises:
-            BadFileError: a file cannot be used.
-        """
+        """Read an example's image (C, H, W) uint8 and label (H, W) uint8; BadFileError if a file cannot be used."""
         raise NotImplementedError
 
     def read_label(self, index: int) -> Tensor:

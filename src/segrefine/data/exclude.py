@@ -16,11 +16,7 @@ REASON = "  # "
 
 
 def read_exclude(path: Path) -> dict[str, set[str]]:
-    """Return the ids that the file names, by split.
-
-    Raises:
-        UserError: The file is missing, or a line does not name a split and an id.
-    """
+    """Return the ids that the file names, by split; UserError if it is missing, or a line names no split and id."""
     if not path.is_file():
         raise UserError(
             f"datamodule.exclude={path}: there is no such file. Write it with segrefine data check write_exclude=FILE, "

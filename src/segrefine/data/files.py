@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -18,9 +19,8 @@ from segrefine.data.dataset import SegmentationDataset, Transform
 from segrefine.data.exclude import read_exclude
 from segrefine.data.folds import FoldOptions, take_fold
 from segrefine.data.label_code import LabelCode
-from segrefine.data.pairing import Example, pair_files
 from segrefine.io.download import Archive, alone, provide
-from segrefine.io.images import NameOf, check_channels, image_size, read_channels, read_label, stem_of
+from segrefine.io.images import NameOf, check_channels, find_images, image_size, read_channels, read_label, stem_of
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,23 @@ LABELS_CHECKED = 8
 
 ReadValues = Callable[[Path], np.ndarray]
 """Reads the stored values (H, W) of a label file, integers from 0 up."""
+
+
+class Example(NamedTuple):
+    """An image file with its label file; the id names it within its split.
+
+    `extra` is the file of the channels behind red, green and blue, where the data has any.
+    """
+
+    id: str
+    image: Path
+    label: Path
+    extra: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the example."""
+        return [path for path in (self.image, self.label, self.extra) if path is not None]
 
 
 class FileDataset(SegmentationDataset):
@@ -45,15 +62,12 @@ class FileDataset(SegmentationDataset):
     ) -> None:
         super().__init__([example.id for example in examples], transform)
         self.cache = Cache(cache, code.table.tobytes(), in_channels) if cache else None
-        self.examples, self.in_channels = examples, in_channels
-        self.code = code
-        self.read_values = read_values
+        self.examples, self.code, self.read_values, self.in_channels = examples, code, read_values, in_channels
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        example = self.examples[index]
         if self.cache is None:
             return self._decode(index)
-        return self.cache.get(example.files, partial(self._decode, index))
+        return self.cache.get(self.examples[index].files, partial(self._decode, index))
 
     def _decode(self, index: int) -> tuple[Tensor, Tensor]:
         example = self.examples[index]
@@ -66,12 +80,9 @@ class FileDataset(SegmentationDataset):
         return self.code.decode(self.read_values(path), path)
 
     def check(self) -> None:
-        """Check that every file exists, and check a sample spread over the split.
+        """Raise UserError for a missing file, or an unusable one of a sample spread over the split.
 
         The sample compares the sizes and channels of images and labels by their headers, and decodes labels.
-
-        Raises:
-            UserError: a file is missing or unusable.
         """
         files = [path for example in self.examples for path in example.files]
         absent = [str(path) for path in files if not path.is_file()]
@@ -104,9 +115,8 @@ class FileDataset(SegmentationDataset):
     def _check_size(example: Example, image: tuple[int, ...], label: tuple[int, ...]) -> None:
         if image == label:
             return
-        stored = image_size(example.image, upright=False)
         hint = ""
-        if stored == label:
+        if (stored := image_size(example.image, upright=False)) == label:
             hint = f" As stored, before the turn its EXIF tag asks for, the image is {stored}: save it without the tag."
         raise BadFileError(
             f"{example.image} is {image} (height, width), but its label {example.label} is {label}.{hint}"
@@ -144,10 +154,9 @@ class FileDataModule(SegmentationDataModule):
         return bool(self.archives)
 
     def prepare_data(self) -> None:
-        """Download what is missing, if asked to. Lightning calls this before `setup`, once on each machine.
+        """Download what is missing, if asked to; UserError if that cannot be done.
 
-        Raises:
-            UserError: the data cannot be downloaded, `root` is not given, or the download failed.
+        Lightning calls this before `setup`, once on each machine.
         """
         if not self.options.download:
             return
@@ -165,11 +174,7 @@ class FileDataModule(SegmentationDataModule):
 
     @property
     def root(self) -> Path:
-        """The folder of the data.
-
-        Raises:
-            UserError: it is not given or does not exist.
-        """
+        """The folder of the data; UserError if it is not given or does not exist."""
         if self.options.root is None:
             raise UserError(f"Set datamodule.root to the data's folder. {self.expects}")
         root = Path(self.options.root).expanduser()
@@ -243,11 +248,7 @@ class FileDataModule(SegmentationDataModule):
         return FileDataset(self.list_once(split), self.code, transform, self.read_values, self.cache, self.in_channels)
 
     def folder(self, *places: str) -> Path:
-        """Return the first of `places`, relative to `root`, that is a folder.
-
-        Raises:
-            UserError: none is.
-        """
+        """Return the first of `places`, relative to `root`, that is a folder; UserError if none is."""
         for place in places:
             if (self.root / place).is_dir():
                 return self.root / place
@@ -260,11 +261,7 @@ class FileDataModule(SegmentationDataModule):
         return [Example(stem, images / f"{stem}.jpg", labels / (stem + label_end)) for stem in self.stems(file)]
 
     def stems(self, file: Path) -> list[str]:
-        """Return the lines of a list file.
-
-        Raises:
-            UserError: there is no such file, or it is not text.
-        """
+        """Return the lines of a list file; UserError if there is no such file, or it is not text."""
         if not file.is_file():
             raise UserError(f"There is no list file {file}. {self.expects}")
         return " ".join(read_lines(file)).split()
@@ -272,19 +269,25 @@ class FileDataModule(SegmentationDataModule):
     def pairs(
         self, images: Path, labels: Path, image_id: NameOf = stem_of, label_id: NameOf = stem_of
     ) -> list[Example]:
-        """Call `pair_files`, with a message about the expected folders if one is missing."""
+        """Pair the images and labels that have the same id, by default their stem; UserError if there are no images.
+
+        A file without an id is skipped. An image without a label, or a label without an image, is paired with the
+        missing name, ID.*. The missing file is then reported by name when it is read or checked.
+        """
         for folder in (images, labels):
             if not folder.is_dir():
                 raise UserError(f"There is no folder {folder}. {self.expects}")
-        return pair_files(images, labels, image_id, label_id)
+        image_files, label_files = find_images(images, image_id), find_images(labels, label_id)
+        if not image_files:
+            raise UserError(f"There are no image files in {images}.")
+        return [
+            Example(name, image_files.get(name, images / f"{name}.*"), label_files.get(name, labels / f"{name}.*"))
+            for name in sorted(image_files.keys() | label_files.keys())
+        ]
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file.
-
-    Raises:
-        UserError: the file is not UTF-8 text.
-    """
+    """Return the lines of a text file; UserError if it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()  # Windows' Notepad marks the order of bytes
     except UnicodeDecodeError as error:

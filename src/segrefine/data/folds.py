@@ -105,13 +105,9 @@ def take_fold(own: Mapping[str, Iterable[str]], options: FoldOptions, kind: str 
 
 
 def pool(own: Mapping[str, Iterable[str]], options: Mapping[str, Any]) -> list[Member]:
-    """Collect the images of several splits.
+    """Collect the images of several splits: split -> ids. `options` are those of `find_frame`.
 
     If two splits share ids, each name gets its split in front, as in `train_0001`.
-
-    Args:
-        own: split -> ids.
-        options: see `find_frame`.
     """
     pairs = [(split, name) for split, names in own.items() for name in names]
     unique = len({name for _, name in pairs}) == len(pairs)
@@ -133,10 +129,7 @@ def number_folds(members: Sequence[Member], folds: int) -> dict[str, int]:
 
     Fold k gets the k-th block of each sequence, and of the images by themselves in their random order. A sequence that
     is too short for blocks of `MIN_BLOCK` frames goes whole to the smallest fold. Without these the folds differ by one
-    image at most.
-
-    Raises:
-        UserError: a fold would have no image.
+    image at most. UserError if a fold would have no image.
     """
     if folds > len(members):
         raise UserError(f"datamodule.folds={folds} is more than the {len(members)} images of train and val.")

@@ -42,11 +42,7 @@ class LabelCode:
         return np.array(values, np.uint8)[label]
 
     def decode(self, values: np.ndarray, path: Path) -> Tensor:
-        """Return the label (H, W) uint8 of the stored values.
-
-        Raises:
-            BadFileError: a value has no meaning. The message names the file.
-        """
+        """Return the label (H, W) uint8 of the stored values of a file; BadFileError if one has no meaning."""
         if values.dtype == np.uint8 and self.num_classes <= _STRANGE:  # nearly always, and several times as fast
             label = values.tobytes().translate(self._bytes)
             if _STRANGE not in label:
@@ -60,8 +56,7 @@ class LabelCode:
             strange = values[label < 0]
         raise BadFileError(
             f"{path} holds label value {listing(np.unique(strange).tolist())}, which is neither one of the "
-            f"{self.num_classes} classes nor void. Known values: "
-            f"{ranges(np.flatnonzero(self.table >= 0))}."
+            f"{self.num_classes} classes nor void. Known values: {ranges(np.flatnonzero(self.table >= 0))}."
         )
 
 

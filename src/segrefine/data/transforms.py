@@ -50,11 +50,7 @@ class Augmentation:
 
 
 def parse_crop_size(crop_size: Size) -> tuple[int, int] | None:
-    """Return height and width in pixels from one number or `[height, width]`, or None from None.
-
-    Raises:
-        UserError: the list does not have two numbers.
-    """
+    """Return height and width in pixels from one number or `[height, width]`, or None; UserError for another list."""
     if crop_size is None or isinstance(crop_size, int):
         return None if crop_size is None else (crop_size, crop_size)
     if len(crop_size) != 2:
@@ -74,14 +70,10 @@ class TrainTransform:
                 "datamodule.augment.scale and class_sampled need datamodule.crop_size: without a crop the images of a "
                 "batch would differ in size. Set crop_size, or augment.scale=null and augment.class_sampled=false."
             )
-        self.crop_size = crop_size
-        self.augment = augment
+        self.crop_size, self.augment = crop_size, augment
 
     def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform an image (C, H, W) and label (H, W), both uint8, to crop_size.
-
-        The label is 255 where the image was padded.
-        """
+        """Transform an image (C, H, W) and label (H, W), both uint8, to crop_size. The label of padding is 255."""
         if self.crop_size is not None:
             scale = _uniform(*self.augment.scale) if self.augment.scale else 1.0
             image, label = random_crop(image, label, self.crop_size, scale, self.augment.class_sampled)
@@ -128,11 +120,8 @@ def pad(image: Tensor, label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Te
     if (height, width) == size:
         return image, label
     color = [round(value) for value in spread(PAD_COLOR, len(image))]
-    padded = torch.tensor(color, dtype=torch.uint8)[:, None, None].repeat(1, *size)
-    padded[:, :height, :width] = image
-    padded_label = torch.full(size, VOID, dtype=torch.uint8)
-    padded_label[:height, :width] = label
-    return padded, padded_label
+    sides = [0, 0, size[1] - width, size[0] - height]
+    return functional.pad(image, sides, fill=color), functional.pad(label[None], sides, fill=VOID)[0]
 
 
 def color_jitter(image: Tensor, strength: float) -> Tensor:

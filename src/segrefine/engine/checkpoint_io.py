@@ -33,7 +33,7 @@ def keep_previous(path: Path) -> None:
 
 
 def link(path: Path, second_name: Path) -> None:
-    """Give a file another name, so that a file of that name is there all the time. Copy it if there are no links."""
+    """Give a file another name, at which there is a file all the time. Copy it where there are no links."""
     with replacing(second_name) as part:
         try:
             os.link(path, part)

@@ -2,8 +2,9 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from segrefine.core.errors import UserError, did_you_mean
@@ -19,37 +20,34 @@ from segrefine.engine.trainer import create_trainer, peak_memory, reset_peak_mem
 from segrefine.io.atomic import write_text
 from segrefine.models.cost import measure_cost
 from segrefine.models.crf import create_refinement
-from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import TestTimeAugmentation
 from segrefine.runs.folder import RunFolder
 from segrefine.runs.summary import Summary
 from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
 
-if TYPE_CHECKING:
-    from lightning import Callback
-
 log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) -> Summary:
-    """Score a checkpoint as `conf/evaluate.yaml` says.
+    """Score a checkpoint as `conf/evaluate.yaml` says, with results in the folder `path`.
 
-    Args:
-        cfg: the composed config.
-        path: the folder for the results.
-        checkpoint: what `cfg.checkpoint` holds, if that was read before.
+    Where `cfg.checkpoint` was read before, `checkpoint` is what it holds.
     """
     if cfg.checkpoint is None:
         raise UserError(f"Give checkpoint=PATH, such as {RunFolder.BEST} of a run.")
     reset_peak_memory()
-    folder, config = RunFolder(path), _plain(cfg)
+    folder = RunFolder(path)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
     datamodule = _check_data(config, checkpoint)
     net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
-    module = _create_module(net, config)
+    refine = create_refinement(net, config["post"], config["crf"])
+    inference = TestTimeAugmentation(net, **config["tta"], window=config["window"], refine=refine)
+    module = SegmentationModule(net, inference=inference, calibrated=True)
     check_benchmark(cfg.submission, datamodule.num_classes)
     callbacks = [timer := Throughput(), *_choose_callbacks(cfg, folder, datamodule)]
-    trainer = create_trainer(_for_split(config["trainer"], cfg.split), path, callbacks)
+    limit = config["trainer"][f"limit_{cfg.split}_batches"]  # for the split is scored as the trainer's test split
+    trainer = create_trainer(config["trainer"] | {"limit_test_batches": limit}, path, callbacks)
     if trainer.is_global_zero:
         write_text(folder.config, OmegaConf.to_yaml(cfg, resolve=True))
     cost = measure_cost(net, datamodule.image_size(cfg.split))
@@ -71,7 +69,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     return summary
 
 
-def _choose_callbacks(cfg: DictConfig, folder: RunFolder, datamodule: SegmentationDataModule) -> list["Callback"]:
+def _choose_callbacks(cfg: DictConfig, folder: RunFolder, datamodule: SegmentationDataModule) -> list[Callback]:
     """Make the callbacks that the options ask for: pictures, and lines in the log in place of a progress bar."""
     callbacks: list[Callback] = []
     if cfg.save_predictions or cfg.submission:
@@ -81,29 +79,8 @@ def _choose_callbacks(cfg: DictConfig, folder: RunFolder, datamodule: Segmentati
     return callbacks
 
 
-def _for_split(options: dict[str, Any], split: str) -> dict[str, Any]:
-    """Return the options of the trainer with the limit of the split, which is scored as the trainer's test split."""
-    return options | {"limit_test_batches": options[f"limit_{split}_batches"]}
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    return config
-
-
-def _create_module(net: SegmentationModel, config: dict[str, Any]) -> SegmentationModule:
-    """Create the module that scores the network by the options of the views and of what comes after them."""
-    refine = create_refinement(net, config["post"], config["crf"])
-    inference = TestTimeAugmentation(net, **config["tta"], window=config["window"], refine=refine)
-    return SegmentationModule(net, inference=inference, calibrated=True)
-
-
 def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationDataModule:
-    """Return the data module, with `config["split"]` as its test split.
-
-    Raises:
-        UserError: the split or the data is unknown, or the checkpoint has other classes.
-    """
+    """Return the data module, with `config["split"]` as its test split; UserError if it does not fit the checkpoint."""
     split, given = config["split"], config["datamodule"]
     if split not in SPLITS:
         raise UserError(f"There is no split {split!r}.{did_you_mean(split, SPLITS)}")

@@ -98,20 +98,14 @@ class SegmentationModule(LightningModule):
     def train(self, mode: bool = True) -> "SegmentationModule":
         """Set the mode as `nn.Module.train` does, but keep the encoder's batch norm in eval mode if it is frozen."""
         super().train(mode)
+        frozen = self._recipe is None or self._recipe.frozen_norm
         for module in self.net.encoder.modules():
-            if (
-                mode
-                and isinstance(module, _BatchNorm)
-                and (self._recipe is None or self._recipe.frozen_norm or not module.weight.requires_grad)
-            ):
+            if mode and isinstance(module, _BatchNorm) and (frozen or not module.weight.requires_grad):
                 module.eval()
         return self
 
     def images(self, batch: Batch) -> Tensor:
-        """Return the batch's images as the network expects them: (B, C, H, W) float32, normalized and in its layout.
-
-        Small images are padded.
-        """
+        """Return the batch's images as the network takes them: (B, C, H, W) float32, normalized, small ones padded."""
         images = batch["image"].to(memory_format=self.net.layout)
         return pad_small(self.net.preprocess(images.float() / 255))
 
@@ -141,10 +135,7 @@ class SegmentationModule(LightningModule):
         return loss
 
     def _may_look(self, loss: Tensor, batch_index: int) -> bool:
-        """Return whether to look at a value.
-
-        A GPU has to wait for that, so there it happens only as often as the log is written.
-        """
+        """Return whether to look at a value: on a GPU, which waits for that, only as often as the log is written."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         last = batch_index + 1 == self.trainer.num_training_batches
         return loss.device.type == "cpu" or batch_index % every == 0 or last
@@ -240,8 +231,7 @@ class SegmentationModule(LightningModule):
                 f"Warm-up takes {min(warmup, steps)} of the {steps} steps, so the network learns little. Train longer, "
                 f"or set recipe.schedule.warmup_steps={steps // 10}."
             )
-        factor = recipe.schedule.factor(steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.schedule.factor(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

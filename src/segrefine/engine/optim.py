@@ -49,7 +49,7 @@ def create_optimizer(groups: list[dict[str, Any]], recipe: "Recipe", fused: bool
 def filters(net: "SegmentationModel", which: Literal["decoder", "all"]) -> list[Tensor]:
     """Return the weights of the trained convolutions, (C out, C in, k, k), without transposed ones.
 
-    Filters of a single weight, which would never change, are not among them either.
+    Filters of a single weight, which would never change, are left out, too.
     """
     part = net.decoder if which == "decoder" else net
     layers = [module.weight for module in part.modules() if isinstance(module, nn.Conv2d)]
@@ -105,14 +105,7 @@ class Schedule:
             )
 
     def factor(self, total_steps: int) -> Callable[[int], float]:
-        """Return the function step -> factor that `torch.optim.lr_scheduler.LambdaLR` takes.
-
-        Args:
-            total_steps: optimizer steps of the whole training.
-
-        Raises:
-            UserError: There is no step.
-        """
+        """Return the function step -> factor that `LambdaLR` takes, for so many optimizer steps; UserError for none."""
         if total_steps < 1:
             raise UserError(f"A schedule needs at least 1 training step, got {total_steps}.")
 

@@ -15,21 +15,17 @@ def choose_precision(wanted: str | int, accelerator: str, option: str = "precisi
     """Return `wanted`, or for "auto" bfloat16 autocast if the device computes in it.
 
     Such devices are recent GPUs and CPUs with AMX or AVX512-BF16. Warns if a CPU has to emulate the requested 16 bits:
-    it uses bfloat16 for either kind.
-
-    Raises:
-        UserError: `wanted` is unknown.
+    it uses bfloat16 for either kind. UserError if `wanted` is unknown.
     """
     if str(wanted) not in PRECISIONS:
         raise UserError(f"{option}={wanted} is not known.{did_you_mean(str(wanted), PRECISIONS)}")
     gpu = accelerator != "cpu" and torch.cuda.is_available()
-    if wanted != "auto":
-        if wanted in ("bf16-mixed", "16-mixed") and not gpu and not cpu_computes_bfloat16():
-            log.warning(f"{option}={wanted}: this CPU emulates bfloat16, many times slower than {option}=32-true.")
-        return str(wanted)
-    if gpu:
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if cpu_computes_bfloat16() else "32-true"
+    computes = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else cpu_computes_bfloat16()
+    if wanted == "auto":
+        return "bf16-mixed" if computes else "32-true"
+    if wanted in ("bf16-mixed", "16-mixed") and not gpu and not computes:
+        log.warning(f"{option}={wanted}: this CPU emulates bfloat16, many times slower than {option}=32-true.")
+    return str(wanted)
 
 
 def cpu_computes_bfloat16() -> bool:

@@ -45,14 +45,9 @@ Photo = tuple[str, Path, Tensor | str]
 
 
 def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
-    """Segment every image as `conf/predict.yaml` says.
+    """Segment every image as `conf/predict.yaml` says; `checkpoint` is as in `evaluate`.
 
-    Args:
-        cfg: the composed config.
-        checkpoint: what `cfg.checkpoint` holds, if that was read before.
-
-    Returns:
-        How many images could not be read, each named in the log; of several processes the first one knows.
+    Return how many images could not be read, each named in the log; of several processes the first one knows.
     """
     for option in ("checkpoint", "input", "output"):
         if cfg[option] is None:
@@ -83,13 +78,7 @@ def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
 
 
 class Segmenter(LightningModule):
-    """Reads images and segments them.
-
-    Args:
-        net: the network.
-        files: the images.
-        views, window: options of `TestTimeAugmentation`.
-    """
+    """Reads images and segments them by `views` and `window`, options of `TestTimeAugmentation`."""
 
     def __init__(self, net: SegmentationModel, files: Files, views: dict[str, Any], window: Any) -> None:
         super().__init__()
@@ -125,23 +114,19 @@ class PhotoWriter(Callback):
     def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.stop.listen()  # Lightning would continue after SIGTERM
 
-    def on_predict_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
+    def on_predict_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         name, path, image = batch
         if isinstance(image, str):
             self.bad += 1
             log.error(f"skipped: {image}")
             return
-        net: Any = module.net
-        write_pictures(self.folder, name, image.cpu(), outputs.cpu(), net.palette, self.submission)
+        write_pictures(self.folder, name, image.cpu(), outputs.cpu(), module.net.palette, self.submission)
         log.info(f"{path}: {image.shape[2]}x{image.shape[1]}")
 
     @rank_zero_only
-    def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_predict_end(self, trainer: Trainer, module: Any) -> None:
         if self.submission is None:
-            net: Any = module.net
-            write_legend(self.folder, net.classes, net.palette)
+            write_legend(self.folder, module.net.classes, module.net.palette)
 
 
 @torch.inference_mode()
@@ -167,10 +152,8 @@ def _read(file: tuple[str, Path, Path | None], in_channels: int) -> Photo:
 def _add_extra(files: dict[str, Path], extra: str | None, in_channels: int) -> Files:
     """Pair the images with the files of their channels behind RGB, by their stems.
 
-    An image without such a file gets a name that is not there, which reading then reports.
-
-    Raises:
-        UserError: `extra` is missing, or the network has no use for it.
+    An image without such a file gets a name that is not there, which reading then reports. UserError if `extra` is
+    missing, or the network has no use for it.
     """
     if in_channels not in get_args(Channels):
         raise UserError(f"Images of 1, 3, 4 or 6 channels can be read; the network takes {in_channels}.")

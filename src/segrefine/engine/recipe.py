@@ -57,14 +57,9 @@ class Recipe:
         return make_options(cls, config, "recipe", "recipe.")
 
     def resolve(self, pretrained: bool, datamodule: SegmentationDataModule) -> "Recipe":
-        """Work out the encoder's rate and the class weights.
+        """Work out the encoder's `auto` rate and, from the labels, the class weights; UserError if these do not fit.
 
-        Args:
-            pretrained: whether the run starts from weights that were trained, for the `auto` rate of the encoder.
-            datamodule: whose labels are counted for `median_frequency`.
-
-        Raises:
-            UserError: The class weights do not fit the data's classes.
+        `pretrained` is whether the run starts from weights that were trained.
         """
         multiplier = self.encoder_lr_multiplier
         if multiplier == "auto":

@@ -21,9 +21,7 @@ log = logging.getLogger(__name__)
 def checkpoint_to_resume(
     ckpt_path: str | None, folder: RunFolder, config: dict[str, Any], classes: list[str]
 ) -> Path | None:
-    """Return the path of the checkpoint that `ckpt_path` means, or None to start a new run.
-
-    The checkpoint is complete and of such a run.
+    """Return the path of the checkpoint that `ckpt_path` means, whole and of such a run, or None to start a new run.
 
     Raises:
         UserError: there is no such checkpoint, it is damaged, or it is of another run.
@@ -32,20 +30,16 @@ def checkpoint_to_resume(
     if checkpoint is None:
         return None
     refuse_other_run(checkpoint, config, classes)
-    changed = changed_options(complete(checkpoint.config), complete(config))
-    if changed:
+    if changed := changed_options(complete(checkpoint.config), complete(config)):
         log.warning(f"Resuming with other options than before, so to another end: {', '.join(changed)}.")
     return checkpoint.path
 
 
 def find_checkpoint(ckpt_path: str | None, folder: RunFolder) -> Checkpoint | None:
-    """Return the checkpoint to resume from, or None to start a new run.
+    """Return the checkpoint to resume from, or None to start a new run; UserError for no file or a damaged one.
 
     `last` means the one in the run's own folder, or the one before it if that is damaged. A folder without a checkpoint
     starts a new run, so that a scheduler's script can be one line. Either is logged.
-
-    Raises:
-        UserError: `ckpt_path` is no file, or the checkpoint is damaged.
     """
     if ckpt_path is None:
         return None

@@ -36,14 +36,9 @@ def score(
         for logger in trainer.loggers:
             logger.log_metrics(logged, trainer.global_step)
             logger.finalize("success")
-    per_class = {name: finite(iou) for name, iou in zip(datamodule.classes, scores["per_class"].tolist(), strict=True)}
-    return {
-        "split": split,
-        "num_images": len(scores["indices"]),
-        **values,
-        "per_class": per_class,
-        "weights": fingerprint(module.net.state_dict()),
-    }
+    per_class = zip(datamodule.classes, map(finite, scores["per_class"].tolist()), strict=True)
+    rest = {"per_class": dict(per_class), "weights": fingerprint(module.net.state_dict())}
+    return {"split": split, "num_images": len(scores["indices"]), **values, **rest}
 
 
 def report(summary: Summary, folder: RunFolder) -> None:

@@ -3,8 +3,7 @@
 import logging
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ def train(cfg: DictConfig, path: Path) -> Summary:
     """Train and score what `conf/train.yaml` composes, in the folder `path`."""
     folder, succeeded = RunFolder(path), False
     try:
-        with StopRequest() as stop, _alone(folder):
+        with StopRequest() as stop, folder.alone() if is_rank_zero() else nullcontext():
             job = check(cfg, folder)
             training = build(job, stop)
             begin(job, cfg, training)
@@ -103,22 +102,8 @@ def train(cfg: DictConfig, path: Path) -> Summary:
         finish_wandb(succeeded)
 
 
-@contextmanager
-def _alone(folder: RunFolder) -> Iterator[None]:
-    """Keep other runs out of the folder; of several processes of one run the first does."""
-    if not is_rank_zero():
-        yield
-        return
-    with folder.alone():
-        yield
-
-
 def check(cfg: DictConfig, folder: RunFolder) -> Job:
-    """Check every option before anything is computed or written.
-
-    Raises:
-        UserError: An option is wrong, or does not fit the data or the network.
-    """
+    """Check every option before anything is computed or written; UserError for a wrong one."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_trainer(config["trainer"])
     if not is_rank_zero():  # the first process speaks for all of them
@@ -171,10 +156,7 @@ def _check_batch_norm(net: SegmentationModel, recipe: Recipe, datamodule: Segmen
 def _build_network(
     config: dict[str, Any], datamodule: SegmentationDataModule, resumed: Path | None
 ) -> SegmentationModel:
-    """Build the network with the weights that a new run starts from.
-
-    A resumed run gets all of them from its checkpoint.
-    """
+    """Build the network with the weights that a new run starts from; a resumed one gets all from its checkpoint."""
     init_from, strict = config["init_from"], config["strict"]
     if not resumed and not strict and not init_from:
         raise UserError("strict=false applies to init_from. Give init_from=CHECKPOINT.")
@@ -206,12 +188,11 @@ def begin(job: Job, cfg: DictConfig, training: Training) -> None:
 def describe_network(job: Job) -> str:
     """Return the network's names and cost in one line."""
     cost, (height, width) = job.cost, job.cost["flops_size"]
-    parts = ", ".join(
-        f"{count_parameters(getattr(job.net, part)) / 1e6:.2f} M {part}" for part in ("encoder", "decoder")
-    )
+    encoder, decoder = (count_parameters(part) / 1e6 for part in (job.net.encoder, job.net.decoder))
     return (
         f"{job.config['model']['name']} over {job.config['backbone']['name']}: {cost['params'] / 1e6:.2f} M parameters "
-        f"({parts}), {cost['flops'] / 1e9:.2f} G multiply-adds at {height}x{width}"
+        f"({encoder:.2f} M encoder, {decoder:.2f} M decoder), {cost['flops'] / 1e9:.2f} G multiply-adds at "
+        f"{height}x{width}"
     )
 
 
@@ -228,10 +209,12 @@ def build(job: Job, stop: StopRequest) -> Training:
     callbacks: list[Callback] = [timer, steps, checkpointing, EpochLine(timer)]
     callbacks.append(TrainingBar(timer, steps) if shows_bar(config["trainer"]) else ScoringLines(data.test_split))
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
-    callbacks += _chosen_callbacks(job)
+    ema, patience = job.recipe.ema, config["trainer"].get("early_stopping")
+    callbacks += [GradientNorms()] if config["log_gradients"] else []
+    callbacks += [WeightEMA(ema)] if ema is not None else []
+    callbacks += [Patience(patience)] if patience else []
     dead_units = DeadUnits() if config["log_dead_units"] else None
-    if dead_units:
-        callbacks.append(dead_units)
+    callbacks += [dead_units] if dead_units else []
     return Training(
         trainer=create_trainer(config["trainer"], folder.path, callbacks, config["deterministic"]),
         module=module,
@@ -239,18 +222,6 @@ def build(job: Job, stop: StopRequest) -> Training:
         timer=timer,
         dead_units=dead_units,
     )
-
-
-def _chosen_callbacks(job: Job) -> list[Callback]:
-    """Make the callbacks that an option asks for and nothing else needs."""
-    callbacks: list[Callback] = []
-    if job.config["log_gradients"]:
-        callbacks.append(GradientNorms())
-    if job.recipe.ema is not None:
-        callbacks.append(WeightEMA(job.recipe.ema))
-    if patience := job.config["trainer"].get("early_stopping"):
-        callbacks.append(Patience(patience))
-    return callbacks
 
 
 def fit(job: Job, training: Training) -> None:

@@ -42,7 +42,6 @@ _TALKATIVE = (
     "fabric.utilities.distributed",
 )
 
-
 Limit = Count | Share
 """A number of batches, or a share of them."""
 

@@ -6,33 +6,26 @@ They add up over images in the same way.
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
 from segrefine.core.labels import VOID
-from segrefine.metrics.counting import count_per_image, window_max
+from segrefine.metrics.counting import count_within, near_others
 from segrefine.metrics.scores import SIZE_LIMITS, SIZES, TRIMAP_WIDTHS
 
 _NEIGHBORS = np.ones((3, 3), bool)  # eight of them: a line one pixel wide stays whole as it turns
 
 
 def count_regions(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Count intersection, truth and prediction within each of `REGIONS`.
+    """Count intersection, truth and prediction within each of `REGIONS`, (B, 3 * len(REGIONS), K) int64.
 
-    Args:
-        predictions: (B, H, W) from `segrefine.metrics.segmentation.mark_void`.
-        labels: (B, H, W) from the same.
-        num_classes: K.
-
-    Returns:
-        (B, 3 * len(REGIONS), K) int64.
+    The maps (B, H, W) are from `segrefine.metrics.segmentation.mark_void`.
     """
     trimaps = [_trimap_counts(predictions, labels, width, num_classes) for width in TRIMAP_WIDTHS]
-    sizes = np.zeros((len(labels), len(SIZES), 3, num_classes), np.int64)
-    for image, pair in enumerate(zip(predictions.numpy(force=True), labels.numpy(force=True), strict=True)):
-        sizes[image] = size_counts(*pair, num_classes)
-    return torch.cat([*trimaps, torch.from_numpy(sizes).flatten(1, 2).to(labels.device)], dim=1)
+    pairs = zip(predictions.numpy(force=True), labels.numpy(force=True), strict=True)
+    sizes = np.array([size_counts(*pair, num_classes) for pair in pairs], np.int64)
+    sizes = sizes.reshape(len(labels), 3 * len(SIZES), num_classes)
+    return torch.cat([*trimaps, torch.from_numpy(sizes).to(labels.device)], dim=1)
 
 
 def _trimap_counts(predictions: Tensor, labels: Tensor, width: int, num_classes: int) -> Tensor:
@@ -41,26 +34,17 @@ def _trimap_counts(predictions: Tensor, labels: Tensor, width: int, num_classes:
     A pixel counts if its square of side 2 `width` + 1 holds another value of the truth, void included. The edge of the
     image is no boundary.
     """
-    maps = F.pad(torch.stack([labels, ~labels]), (width,) * 4, value=0)  # 0 is never the largest value
-    maps = window_max(window_max(maps, 2 * width + 1, dim=-1), 2 * width + 1, dim=-2)
-    band = (maps[0] != ~maps[1]) & (labels != VOID)
-    counted = [(labels, band & (predictions == labels)), (labels, band), (predictions, band)]
-    return torch.stack([count_per_image(values.long(), mask, num_classes) for values, mask in counted], dim=1)
+    band = near_others(labels, width, beyond=0) & (labels != VOID)
+    return count_within(predictions, labels, band, band, num_classes)
 
 
 def size_counts(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count the pixels of one image by the size of the truth's connected regions.
+    """Count the pixels of one image by the size of the truth's connected regions, (len(SIZES), 3, K) int64.
 
     If a region of a predicted class touches regions of that class in the truth, it belongs to the one that it covers
     most of. Its pixels outside of them count at that one's size. A region that touches none counts at no size.
 
-    Args:
-        prediction: (H, W) uint8 from `mark_void`.
-        truth: (H, W) uint8 from the same.
-        num_classes: K.
-
-    Returns:
-        (len(SIZES), 3, K) int64.
+    The maps (H, W) uint8 are from `mark_void`.
     """
     counts = np.zeros((len(SIZES), 3, num_classes), np.int64)
     for number in np.unique(truth[truth != VOID]):

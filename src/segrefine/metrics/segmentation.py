@@ -6,15 +6,15 @@ Shapes: B images, K classes, H W size.
 import math
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID
-from segrefine.metrics.counting import count_per_image, window_max
+from segrefine.metrics.counting import count_per_image, count_within, near_others
 from segrefine.metrics.regions import count_regions
 from segrefine.metrics.scores import scores_from_counts
 
@@ -24,13 +24,7 @@ BOUNDARY_WIDTH = 0.02
 
 
 def image_counts(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Return `COUNTS` for each image, (B, 6, K) int64.
-
-    Args:
-        predictions: (B, H, W) 0..K-1.
-        labels: (B, H, W) 0..K-1 or VOID.
-        num_classes: K.
-    """
+    """Return `COUNTS` for each image, (B, 6, K) int64, from maps (B, H, W) of 0..K-1, in the labels VOID, too."""
     predictions, labels = mark_void(predictions, labels, num_classes)
     regions = region_counts(image_confusions(predictions, labels, num_classes))
     return torch.cat([regions, boundary_counts(predictions, labels, num_classes)], dim=1)
@@ -65,15 +59,8 @@ def boundary_counts(predictions: Tensor, labels: Tensor, num_classes: int) -> Te
     """
     height, width = labels.shape[-2:]
     distance = max(1, round(BOUNDARY_WIDTH * math.hypot(height, width)))
-    # The smallest value in a window is what the largest is among the complements, so one filter finds both.
-    maps = torch.stack([labels, ~labels, predictions, ~predictions])
-    maps = F.pad(maps, (distance,) * 4, value=VOID)
-    maps = window_max(window_max(maps, 2 * distance + 1, dim=-1), 2 * distance + 1, dim=-2)
-    in_truth = (maps[0] != ~maps[1]) & (labels != VOID)
-    in_prediction = (maps[2] != ~maps[3]) & (labels != VOID)
-    in_both = in_truth & in_prediction & (predictions == labels)
-    counted = [(labels, in_both), (labels, in_truth), (predictions, in_prediction)]
-    return torch.stack([count_per_image(values.long(), mask, num_classes) for values, mask in counted], dim=1)
+    in_prediction, in_truth = near_others(torch.stack([predictions, labels]), distance, beyond=VOID) & (labels != VOID)
+    return count_within(predictions, labels, in_prediction, in_truth, num_classes)
 
 
 class SegmentationMetrics(Metric):
@@ -95,20 +82,11 @@ class SegmentationMetrics(Metric):
     rows: list[Tensor]
 
     def __init__(self, num_classes: int, keep_images: bool = False) -> None:
-        """Create empty counts.
-
-        Args:
-            num_classes: K.
-            keep_images: whether to keep the counts of each image.
-
-        Raises:
-            UserError: `num_classes` is not in 1..255, the classes that uint8 has besides VOID.
-        """
+        """Create empty counts; UserError if `num_classes` is not in 1..255, the classes that uint8 has besides VOID."""
         super().__init__()
         if not 1 <= num_classes <= VOID:
             raise UserError(f"The number of classes must be between 1 and {VOID}, got {num_classes}.")
-        self.num_classes = num_classes
-        self.keep_images = keep_images
+        self.num_classes, self.keep_images = num_classes, keep_images
         counts = {"confusion": (num_classes, num_classes), "boundary": (3, num_classes), "unknown": ()}
         for name, shape in counts.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
@@ -117,13 +95,7 @@ class SegmentationMetrics(Metric):
             self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, predictions: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
-        """Count predictions against labels.
-
-        Args:
-            predictions: (B, H, W).
-            labels: (B, H, W) uint8 or int64.
-            indices: (B,) into the set; required with `keep_images`.
-        """
+        """Count predictions against labels, (B, H, W). `keep_images` needs the `indices` (B,) of the images."""
         maps = mark_void(predictions, labels, self.num_classes)
         confusions, boundary = (count(*maps, self.num_classes) for count in (image_confusions, boundary_counts))
         self.confusion += confusions.sum(0)
@@ -152,15 +124,14 @@ class SegmentationMetrics(Metric):
                 f"(0..{self.num_classes - 1}) nor void ({VOID}): check the data set's classes."
             )
         if not self.keep_images:
-            return _scores(torch.cat([region_counts(self.confusion[None])[0], self.boundary]))
+            return _scores(torch.cat([region_counts(self.confusion[None])[0], self.boundary]).numpy(force=True))
         indices, order = dim_zero_cat(self.indices).sort(stable=True)
         first = torch.ones_like(indices, dtype=torch.bool)
         first[1:] = indices[1:] != indices[:-1]
-        rows = dim_zero_cat(self.rows)[order][first]
-        images = {"indices": indices[first], "image_counts": rows}
-        return _scores(rows.sum(0)) | {name: value.numpy(force=True) for name, value in images.items()}
+        rows = dim_zero_cat(self.rows)[order][first].numpy(force=True)
+        return _scores(rows.sum(0)) | {"indices": indices[first].numpy(force=True), "image_counts": rows}
 
 
-def _scores(counts: Tensor) -> dict[str, Any]:
-    scores = scores_from_counts(counts.numpy(force=True))
-    return {name: value if value.ndim else torch.tensor(value, dtype=torch.float64) for name, value in scores.items()}
+def _scores(counts: np.ndarray) -> dict[str, Any]:
+    scores = scores_from_counts(counts).items()
+    return {name: value if value.ndim else torch.tensor(value, dtype=torch.float64) for name, value in scores}

@@ -79,9 +79,8 @@ def build_model(
             raise UserError(f"{count} must be a whole number of at least 1, not {number!r}.")
     kind = DECODERS.find(model.get(DECODERS.key))
     if not issubclass(kind, Decoder):
-        raise UserError(
-            f"model.{DECODERS.key}={model[DECODERS.key]}: {kind.__qualname__} must extend segrefine.Decoder."
-        )
+        name = f"model.{DECODERS.key}={model[DECODERS.key]}"
+        raise UserError(f"{name}: {kind.__qualname__} must extend segrefine.Decoder.")
     given = {key: value for key, value in model.items() if key not in NAMES}
     shared = {field.name: given.pop(field.name) for field in fields(NetworkOptions) if field.name in given}
     network = make_options(NetworkOptions, shared, f"model={model['name']}", "model.")

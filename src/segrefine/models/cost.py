@@ -35,11 +35,9 @@ def count_multiply_adds(net: nn.Module, size: tuple[int, int], in_channels: int 
 
 
 def measure_cost(net: SegmentationModel, size: tuple[int, int]) -> dict[str, Any]:
-    """Return the costs for summary.json.
+    """Return the costs for summary.json: `params`, `flops` (multiply-adds) and the (H, W) that these hold for.
 
-    Returns:
-        `params`, `flops` (multiply-adds) and `flops_size`, the (H, W) that they hold for: `size`, with small sides
-        padded.
+    This `flops_size` is `size`, with small sides padded.
     """
     height, width = (max(side, MIN_SIDE) for side in size)
     flops = count_multiply_adds(net, (height, width), net.in_channels)

@@ -9,7 +9,7 @@ Letters: B batch, K classes, C colors, H W image size, h w cells, N = h * w, M p
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from segrefine.core.errors import UserError
 from segrefine.core.options import CRFOptions, make_options
-
-if TYPE_CHECKING:
-    from segrefine.models.network import SegmentationModel
+from segrefine.models.network import SegmentationModel
 
 BLOCK = 2**22
 """Entries of a kernel computed at a time: 16 MiB of float32, which the caches of a server's processor hold."""
@@ -89,7 +87,8 @@ class Kernels:
         # Rounding grows with the square of the features, so they are measured from their middle.
         colors = (colors - colors.mean((2, 3), keepdim=True)) / options.theta_beta
         axes = [torch.arange(side, dtype=colors.dtype, device=colors.device) - side / 2 for side in self.size]
-        cell_axes = [_middles(axis, options.stride) for axis in axes]
+        # The middle of each cell; the last one may have fewer pixels.
+        cell_axes = [torch.stack([part.mean() for part in axis.split(options.stride)]) for axis in axes]
         cells = _features(pool(colors, options.stride), cell_axes, options.theta_alpha)
         self._between = _Bilateral(cells, cells)
         self._to_pixels = self._between
@@ -171,11 +170,6 @@ def _blocks(points: Tensor, cells: Tensor, step: int) -> Iterator[tuple[slice, T
         yield slice(top, top + step), weights, weights.sum(2, keepdim=True)
 
 
-def _middles(axis: Tensor, stride: int) -> Tensor:
-    """Return the middle of each cell on an axis: of so many positions, of the last cell maybe fewer."""
-    return torch.stack([part.mean() for part in axis.split(stride)])
-
-
 def _features(colors: Tensor, axes: list[Tensor], theta: float) -> Tensor:
     """Colors (B, C, h, w) and positions over `theta`, (B, h * w, C + 2)."""
     places = torch.stack(torch.meshgrid(*axes, indexing="ij")) / theta
@@ -196,11 +190,7 @@ def potts(options: CRFOptions, spatial: Tensor, bilateral: Tensor) -> Tensor:
 
 
 def refine(logits: Tensor, colors: Tensor, options: CRFOptions) -> Tensor:
-    """Refine logits (B, K, H, W) of images with `colors` (B, C, H, W) in 0..255, as `post=crf` does.
-
-    Raises:
-        UserError: An image has more cells than can be joined in a reasonable time.
-    """
+    """Refine logits (B, K, H, W) of images with `colors` (B, C, H, W) in 0..255; UserError for too large an image."""
     height, width = logits.shape[2:]
     if height * width > MOST_CELLS * options.stride**2:
         least = math.ceil(math.sqrt(height * width / MOST_CELLS))
@@ -211,12 +201,8 @@ def refine(logits: Tensor, colors: Tensor, options: CRFOptions) -> Tensor:
     return mean_field(logits, colors, options, options.steps, partial(potts, options))
 
 
-def create_refinement(net: "SegmentationModel", post: str | None, crf: Mapping[str, Any]) -> Refinement | None:
-    """Return what a network's scores go through by the options `post` and `crf` of a command.
-
-    Raises:
-        UserError: Options of the CRF are given without `post=crf`.
-    """
+def create_refinement(net: SegmentationModel, post: str | None, crf: Mapping[str, Any]) -> Refinement | None:
+    """Return what scores go through by the options `post` and `crf`; UserError for options `crf` without `post=crf`."""
     options = make_options(CRFOptions, crf, "crf", "crf.")
     if post == "crf":
         return lambda logits, images: refine(logits, net.colors(images), options)
@@ -254,11 +240,9 @@ class CRFLayer(nn.Module):
         return mean_field(logits, colors, self.options, steps, self._messages)
 
     def _messages(self, spatial: Tensor, bilateral: Tensor) -> Tensor:
-        matrices = (each.to(spatial.dtype) for each in (self.spatial_weights, self.bilateral_weights))
-        total = sum(_mix(*pair) for pair in zip(matrices, (spatial, bilateral), strict=True))
-        return -_mix(self.compatibility.to(spatial.dtype), total)  # type: ignore[arg-type]
+        return -_mix(self.compatibility, _mix(self.spatial_weights, spatial) + _mix(self.bilateral_weights, bilateral))
 
 
 def _mix(matrix: Tensor, maps: Tensor) -> Tensor:
     """Apply (K, K) to the classes of (B, K, h, w)."""
-    return torch.einsum("kc,bchw->bkhw", matrix, maps)
+    return torch.einsum("kc,bchw->bkhw", matrix.to(maps.dtype), maps)

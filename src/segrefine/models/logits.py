@@ -1,6 +1,7 @@
 """A network's logits for a batch, and the loss and the classes computed from them. B batch, K classes, H W size."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -16,7 +17,6 @@ BAND = 2**22
 Loss = LossName | Mapping[LossName, float]
 LossAt = Literal["pixels", "scores"]
 Found = TypeVar("Found")
-
 
 Terms = Mapping[str, float]
 """Losses by name, and what each is multiplied by."""
@@ -104,7 +104,7 @@ class Logits:
     @torch.no_grad()
     def classes(self) -> Tensor:
         """Find the class with the highest logit for every pixel, (B, H, W) uint8."""
-        return torch.cat([_best(logits) for logits in self], 1)
+        return torch.cat([best_classes(logits) for logits in self], 1)
 
     @torch.no_grad()
     def loss_and_classes(
@@ -114,10 +114,8 @@ class Logits:
         if self._last.scores is not None:
             return self.loss(labels, class_weights, loss), self.classes()
         terms = by_name(loss)
-        found = self._map(
-            self._last,
-            lambda logits, rows: (_keep(terms, logits, labels[:, rows], class_weights), _best(logits)),
-        )
+        keep = partial(_keep, terms, class_weights=class_weights)
+        found = self._map(self._last, lambda logits, rows: (keep(logits, labels[:, rows]), best_classes(logits)))
         kept, classes = zip(*found, strict=True)
         return _finish(terms, kept, labels, class_weights), torch.cat(classes, 1)
 
@@ -137,7 +135,8 @@ class Logits:
         return ((top, min(top + self.step, height)) for top in range(0, height, self.step))
 
 
-def _best(logits: Tensor) -> Tensor:
+def best_classes(logits: Tensor) -> Tensor:
+    """Return the class with the highest of (B, K, h, w), (B, h, w) uint8."""
     return logits.argmax(1).to(torch.uint8)
 
 

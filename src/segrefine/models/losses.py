@@ -73,10 +73,6 @@ def _tiny(divisor: Tensor) -> Tensor:
     return divisor.clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _cross_entropy_band(logits: Tensor, labels: Tensor, weights: Weights) -> Tensor:
-    return _cross_entropy(logits, labels, weights).sum()
-
-
 def _mean(parts: Sequence[Tensor], labels: Tensor, weights: Weights) -> Tensor:
     """Divide by the number of valid pixels, or the sum of their weights."""
     if weights is None:
@@ -84,19 +80,10 @@ def _mean(parts: Sequence[Tensor], labels: Tensor, weights: Weights) -> Tensor:
     return _total(parts) / _tiny(_weigh(labels, weights).sum())
 
 
-def _sum(parts: Sequence[Tensor], labels: Tensor, weights: Weights) -> Tensor:
-    """FCN's unnormalized loss (Shelhamer et al., PAMI 2016, "heavy" learning; `normalize: false` in the release)."""
-    return _total(parts)
-
-
 def _focal_band(logits: Tensor, labels: Tensor, weights: Weights) -> Tensor:
     """(1 - p)^gamma times -log p of the true class (Lin et al., ICCV 2017, section 3.2, with softmax for sigmoid)."""
     losses = _cross_entropy(logits, labels)
     return (_weigh(labels, weights) * (-torch.expm1(-losses)) ** FOCUS * losses).sum()
-
-
-def _ohem_band(logits: Tensor, labels: Tensor, weights: Weights) -> Tensor:
-    return _cross_entropy(logits, labels)
 
 
 def _ohem(parts: Sequence[Tensor], labels: Tensor, weights: Weights) -> Tensor:
@@ -135,10 +122,6 @@ def _mean_of_present(losses: Tensor, truth: Tensor, weights: Weights) -> Tensor:
     return (shares * losses).sum() / _tiny(shares.sum())
 
 
-def _lovasz_band(logits: Tensor, labels: Tensor, weights: Weights) -> Tensor:
-    return logits.float().softmax(1)
-
-
 def _lovasz(parts: Sequence[Tensor], labels: Tensor, weights: Weights) -> Tensor:
     """Return the Lovasz-softmax of the classes that are present (Berman et al., CVPR 2018, section 2), over the batch.
 
@@ -157,10 +140,11 @@ def _lovasz(parts: Sequence[Tensor], labels: Tensor, weights: Weights) -> Tensor
 
 
 TERMS: dict[str, Term] = {
-    "mean": Term(_cross_entropy_band, _mean),
-    "sum": Term(_cross_entropy_band, _sum),
-    "ohem": Term(_ohem_band, _ohem),
+    "mean": Term(lambda *band: _cross_entropy(*band).sum(), _mean),
+    # FCN's unnormalized loss (Shelhamer et al., PAMI 2016, "heavy" learning; `normalize: false` in the release).
+    "sum": Term(lambda *band: _cross_entropy(*band).sum(), lambda parts, labels, weights: _total(parts)),
+    "ohem": Term(lambda logits, labels, weights: _cross_entropy(logits, labels), _ohem),
     "dice": Term(_dice_band, _dice),
     "focal": Term(_focal_band, _mean),
-    "lovasz": Term(_lovasz_band, _lovasz),
+    "lovasz": Term(lambda logits, labels, weights: logits.float().softmax(1), _lovasz),
 }

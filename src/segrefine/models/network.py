@@ -1,6 +1,6 @@
 """The assembly of any encoder with any decoder into a segmentation network."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,6 @@ from segrefine.core.labels import VOID, voc_color_map
 from segrefine.models.decoders.base import AuxiliaryHead, Decoder
 from segrefine.models.encoders.base import MIN_SIDE, Encoder, scaled_size
 from segrefine.models.upsampling import RowwiseUpsampling
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class SegmentationModel(nn.Module):
@@ -37,10 +34,9 @@ class SegmentationModel(nn.Module):
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.num_classes = decoder.num_classes
+        self.num_classes, self.in_channels = decoder.num_classes, len(encoder.mean)
         self.classes: list[str] = []
-        self.palette: np.ndarray = voc_color_map(decoder.num_classes)
-        self.in_channels = len(encoder.mean)
+        self.palette = voc_color_map(decoder.num_classes)
         self.register_buffer("mean", torch.tensor(encoder.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(encoder.std).view(-1, 1, 1))
 
@@ -159,21 +155,12 @@ class SegmentationModel(nn.Module):
 
     @property
     def has_rows(self) -> bool:
-        """Whether logits can be had by `rows`.
-
-        They can where upsampling is by a whole stride, ends at the image's size, and no CRF comes after it.
-        """
-        return (
-            self.encoder.scale == 1
-            and isinstance(self.decoder.to_pixels, RowwiseUpsampling)
-            and self.decoder.crf is None
-        )
+        """Whether there are `rows`: upsampling is by a whole stride, ends at the image's size, and no CRF follows."""
+        by_rows = isinstance(self.decoder.to_pixels, RowwiseUpsampling)
+        return by_rows and self.encoder.scale == 1 and self.decoder.crf is None
 
     def rows(self, scores: Tensor, width: int, top: int, bottom: int, to_pixels: nn.Module | None = None) -> Tensor:
-        """Return rows `top` to `bottom` of the result of `upsample`, and compute no others.
-
-        Their shape is (B, K, bottom - top, width), float32.
-        """
+        """Compute rows `top` to `bottom` of what `upsample` returns alone, (B, K, bottom - top, width) float32."""
         with _no_autocast(scores):
             to_pixels = to_pixels or self.decoder.to_pixels
             assert isinstance(to_pixels, RowwiseUpsampling)
@@ -181,10 +168,7 @@ class SegmentationModel(nn.Module):
 
 
 def _single(scores: Tensor) -> Tensor:
-    """Return the scores in float32: the metrics compare logits, and bilinear gradients are slow in bfloat16.
-
-    See pytorch issue 140096. A float64 network stays in float64.
-    """
+    """Return the scores in float32, or float64: bilinear gradients are slow in bfloat16 (pytorch issue 140096)."""
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 

@@ -10,12 +10,11 @@ from torch import Tensor
 from segrefine.core.errors import UserError
 from segrefine.models.crf import Refinement, log
 from segrefine.models.encoders.base import MIN_SIDE
-from segrefine.models.logits import Logits
+from segrefine.models.logits import Logits, best_classes
 
 TILE_STEP = 2 / 3
 """Step between sliding windows as a fraction of their size, so that neighbors overlap by a third (`stride_rate` in the
 evaluation code of PSPNet, Zhao et al., CVPR 2017)."""
-
 
 BAND_ROWS = 256
 """Rows of resized logits whose probabilities are computed at a time."""
@@ -98,13 +97,13 @@ class TestTimeAugmentation:
     def classes(self, images: Tensor) -> Tensor:
         """Find the best class of every pixel, (B, H, W) uint8; from one view, no more than a band of logits exists."""
         bands, _ = self._scored(images)
-        return torch.cat([_best(band) for band in bands], 1)
+        return torch.cat([best_classes(band) for band in bands], 1)
 
     @torch.no_grad()
     def classes_and_confidences(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Find `classes` and the probability of each, (B, H, W) float32, from the same bands."""
         bands, logits = self._scored(images)
-        found = [(_best(band), (band.float().softmax(1) if logits else band).amax(1)) for band in bands]
+        found = [(best_classes(band), (band.float().softmax(1) if logits else band).amax(1)) for band in bands]
         classes, confidences = zip(*found, strict=True)
         return torch.cat(classes, 1), torch.cat(confidences, 1)
 
@@ -184,7 +183,3 @@ def _tiles(length: int, window: int) -> tuple[list[int], int]:
     window = min(window, length)
     step = int(window * TILE_STEP)
     return [*range(0, length - window, step), length - window], window
-
-
-def _best(scores: Tensor) -> Tensor:
-    return scores.argmax(1).to(torch.uint8)

@@ -24,10 +24,7 @@ class RowwiseUpsampling:
     center: float
 
     def positions(self, cells: int, side: int) -> Tensor:
-        """Return where each of the cells on an axis looks, on the finer grid of `side` pixels: (cells,) float64.
-
-        Some positions lie outside the grid.
-        """
+        """Return where each cell of an axis looks, on a finer grid of `side` pixels or beside it: (cells,) float64."""
         return self._step() * torch.arange(cells, dtype=torch.float64) + self.center
 
     def rows(self, scores: Tensor, width: int, top: int, bottom: int) -> Tensor:
@@ -59,10 +56,7 @@ class Interpolate(RowwiseUpsampling, nn.Module):
         self.usual = center in (0.0, (stride - 1) / 2)
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, K, h, w) -> (B, K, *size) on the finer grid.
-
-        The size is at most stride * h + 1 at center 0, otherwise stride * (h + 1).
-        """
+        """(B, K, h, w) -> (B, K, *size), at most stride * h + 1 at center 0, otherwise stride * (h + 1)."""
         if not self.usual:
             classes, geometry = scores.shape[1], (self.stride, self.center)
             kernel = bilinear_kernel(_taps(*geometry), _peak(*geometry), like=scores).expand(classes, 1, -1, -1)
@@ -130,20 +124,25 @@ class TransposedConvolution(RowwiseUpsampling, nn.ConvTranspose2d):
     """
 
     def __init__(self, num_classes: int, stride: int, center: float, learned: bool = True) -> None:
-        self.center = center  # which `reset_parameters` asks for
+        self.peak = _peak(stride, center)  # which `reset_parameters` asks for
         super().__init__(num_classes, num_classes, _taps(stride, center), stride=stride, bias=False)
-        self.offset = _offset(stride, center)
+        self.center, self.offset = center, _offset(stride, center)
         self.weight.requires_grad_(learned)
 
     def reset_parameters(self) -> None:
-        start_bilinear(self, _peak(self.stride[0], self.center))
+        """Connect class c of the input to class c of the output alone, through a bilinear kernel."""
+        with torch.no_grad():
+            self.weight.zero_()
+            diagonal = torch.arange(self.in_channels)
+            self.weight[diagonal, diagonal] = bilinear_kernel(self.kernel_size[0], self.peak)
+
+    def whole(self, scores: Tensor) -> Tensor:
+        """(B, K, h, w) -> all that kernels reach, in the scores' dtype: float32 at a half-precision network's end."""
+        return F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.stride)
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         """(B, K, h, w) -> (B, K, *size) on the finer grid."""
-        scores = extend(scores, 1, 2)
-        # In the scores' dtype: a half-precision network's last upsampling is computed in float32.
-        scores = F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.stride)
-        return crop(scores, self.offset, size)
+        return crop(self.whole(extend(scores, 1, 2)), self.offset, size)
 
 
 def extend(scores: Tensor, before: int, after: int) -> Tensor:
@@ -171,33 +170,18 @@ def _offset(stride: int, center: float) -> int:
     return round(stride + _peak(stride, center) - center)
 
 
-def start_bilinear(layer: nn.ConvTranspose2d, peak: float | None = None) -> None:
-    """Class c of the input goes to class c of the output alone, through a bilinear kernel."""
-    with torch.no_grad():
-        layer.weight.zero_()
-        diagonal = torch.arange(layer.in_channels)
-        layer.weight[diagonal, diagonal] = bilinear_kernel(layer.kernel_size[0], peak)
-
-
-def bilinear_center(kernel: int) -> float:
-    """Return the tap on which a bilinear kernel is centered (Caffe, include/caffe/filler.hpp, BilinearFiller)."""
-    factor = (kernel + 1) // 2
-    return factor - 1 if kernel % 2 else factor - 0.5
-
-
 def bilinear_kernel(kernel: int, peak: float | None = None, like: Tensor | None = None) -> Tensor:
-    """Return (kernel, kernel) weights (1 - |i - peak| / factor)(1 - |j - peak| / factor).
+    """Return (kernel, kernel) weights (1 - |i - peak| / factor)(1 - |j - peak| / factor), float32 or as `like`.
 
-    They are those of Caffe's BilinearFiller, which has the peak in the middle: float32, or of the dtype and on the
-    device of `like`.
+    With the peak in the middle they are those of Caffe's BilinearFiller (include/caffe/filler.hpp).
     """
     factor = (kernel + 1) // 2
     steps = torch.arange(kernel) if like is None else torch.arange(kernel, dtype=like.dtype, device=like.device)
-    taps = 1 - (steps - (bilinear_center(kernel) if peak is None else peak)).abs() / factor
+    taps = 1 - (steps - ((kernel - 1) / 2 if peak is None else peak)).abs() / factor
     return taps[:, None] * taps[None, :]
 
 
-class CaffeUpsampling(RowwiseUpsampling, nn.ConvTranspose2d):
+class CaffeUpsampling(TransposedConvolution):
     """FCN's upsampling as released: a transposed convolution with 2 * stride taps and no padding, then a crop.
 
     `offset` is where the finer grid's cell 0 lies in what comes out. It is negative where the output begins within the
@@ -205,17 +189,8 @@ class CaffeUpsampling(RowwiseUpsampling, nn.ConvTranspose2d):
     """
 
     def __init__(self, num_classes: int, stride: int, center: float, learned: bool = True) -> None:
-        super().__init__(num_classes, num_classes, 2 * stride, stride=stride, bias=False)
-        self.center = center
-        self.offset = int(bilinear_center(2 * stride) - center)
-        self.weight.requires_grad_(learned)
-
-    def reset_parameters(self) -> None:
-        start_bilinear(self)
-
-    def whole(self, scores: Tensor) -> Tensor:
-        """(B, K, h, w) -> (B, K, stride * (h + 1), stride * (w + 1))."""
-        return F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.stride)
+        super().__init__(num_classes, stride, 0.5, learned)  # 2 * stride taps, with the peak in the middle
+        self.center, self.offset = center, int(stride - 0.5 - center)
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         """(B, K, h, w) -> (B, K, *size), from cell 0 of the finer grid on."""

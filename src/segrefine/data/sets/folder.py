@@ -22,8 +22,7 @@ from segrefine.core.registry import register_datamodule
 from segrefine.data.datamodule import SPLITS
 from segrefine.data.files import LABELS_CHECKED, Example, FileDataModule, has_files, read_lines, spread
 from segrefine.data.label_code import LabelCode
-from segrefine.data.pairing import with_extra
-from segrefine.io.images import EXTRA, Channels, read_label
+from segrefine.io.images import EXTRA, Channels, find_images, read_label
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +89,7 @@ class FolderDataModule(FileDataModule):
         if self.class_names is None:
             return [f"class {index}" for index in range(self._count_classes())]
         names = self._names_from_file(self.class_names) if isinstance(self.class_names, str) else self.class_names
-        repeated = [name for name, count in Counter(names).items() if count > 1]
-        if repeated:
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
             raise UserError(
                 f"datamodule.classes names {listing(repeated)} more than once. Give each class its own name."
             )
@@ -139,7 +137,8 @@ class FolderDataModule(FileDataModule):
                 f"datamodule.in_channels={self.in_channels}: there is no folder {folder}. It should hold a "
                 f"{EXTRA[self.in_channels]} image for each image, of the same name."
             )
-        return with_extra(pairs, folder)
+        files = find_images(folder)  # of the same ids; a missing one is reported as `pairs` has it
+        return [each._replace(extra=files.get(each.id, folder / f"{each.id}.*")) for each in pairs]
 
     def _names_from_file(self, name: str) -> list[str]:
         path = self.root / Path(name).expanduser()
@@ -163,8 +162,7 @@ class FolderDataModule(FileDataModule):
             values -= {self.void}
         count = max(values, default=-1) + 1
         log.info("datamodule.classes is null: counted %d classes in the masks.", count)
-        absent = sorted(set(range(count)) - values)
-        if absent:
+        if absent := sorted(set(range(count)) - values):
             log.warning(
                 f"The masks' highest value is {count - 1}, but {len(absent)} of the lower ones never occur: "
                 f"{listing(absent)}. If the values are not class numbers, give datamodule.classes or label_map."
@@ -183,10 +181,7 @@ def distinct(path: Path) -> np.ndarray | BadFileError:
 def read_list(path: Path, root: Path, extra: bool = False) -> list[Example]:
     """Read examples from lines "image mask", or with `extra` "image mask extra", with paths relative to `root`.
 
-    The id of an example is the image's path without its extension.
-
-    Raises:
-        UserError: there is no such file, or a line does not hold so many paths.
+    The id is the image's path without its extension. UserError for no such file, or a line of other than so many paths.
     """
     wanted = '"image mask extra", three paths' if extra else '"image mask", two paths'
     if not path.is_file():

@@ -105,11 +105,7 @@ def convert(root: Path) -> None:
 
 
 def open_hdf5(path: Path) -> Any:
-    """Open a file for reading. MATLAB's version 7.3 is HDF5.
-
-    Raises:
-        UserError: h5py is not installed.
-    """
+    """Open a file for reading, such as of MATLAB's version 7.3; UserError if h5py is not installed."""
     try:
         import h5py
     except ImportError:

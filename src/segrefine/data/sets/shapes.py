@@ -25,10 +25,7 @@ class ShapesDataModule(SegmentationDataModule):
 
     @dataclass(frozen=True, kw_only=True)
     class Options(SegmentationDataModule.Options):
-        """Options of `conf/datamodule/shapes.yaml`: scenes in each split, and a seed.
-
-        Another seed gives other scenes.
-        """
+        """Options of `conf/datamodule/shapes.yaml`: scenes in each split, and a seed, of which another gives others."""
 
         train_size: Count = 1500
         val_size: Count = 200

@@ -4,7 +4,7 @@ Liu, Yuen, Torralba: Nonparametric Scene Parsing, PAMI 2011; geometry: Tighe and
 """
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 import numpy as np
@@ -61,10 +61,7 @@ class SIFTFlowDataModule(FileDataModule):
         folder = self.folder("SiftFlowDataset", ".")
         kind = "GeoLabels" if self.geometric else "SemanticLabels"
         # Its lines are paths with Windows' separators.
-        held_out = {
-            line.replace("\\", "/").rpartition("/")[2].removesuffix(".jpg")
-            for line in self.stems(folder / "TestSet1.txt")
-        }
+        held_out = {PureWindowsPath(line).stem for line in self.stems(folder / "TestSet1.txt")}
         examples = self.pairs(folder / "Images" / PICTURES, folder / kind / PICTURES)
         return [example for example in examples if (example.id in held_out) == (split == "val")]
 

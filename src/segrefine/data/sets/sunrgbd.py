@@ -48,10 +48,7 @@ def number(path: Path) -> str:
 
 
 def number_in_half(half: str) -> NameOf:
-    """Return a function that gives a label's number within its half, for labels of both halves in one folder.
-
-    The function returns None for labels of the other half.
-    """
+    """Return a function: label of either half -> its number within `half`, or None for one of the other half."""
     first = TEST_IMAGES if half == "train" else 0
 
     def name(path: Path) -> str | None:

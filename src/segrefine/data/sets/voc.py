@@ -25,10 +25,6 @@ person, pottedplant, sheep, sofa, train, tvmonitor
 """)
 
 SBD_FOLDERS = ("benchmark_RELEASE/dataset", "SBD/dataset", "sbd")
-SBD_EXPECTED = (
-    "SBD's img/, cls/, train.txt and val.txt belong into benchmark_RELEASE/dataset (as its archive has them), "
-    "SBD/dataset or sbd."
-)
 
 
 def voc_folder(module: FileDataModule, year: int) -> Path:
@@ -86,7 +82,10 @@ class VOCWithSBDDataModule(VOCDataModule):
       images) (CVPR 2015, section 5).
     """
 
-    expects = f"{VOCDataModule.expects} {SBD_EXPECTED}"
+    expects = (
+        f"{VOCDataModule.expects} SBD's img/, cls/, train.txt and val.txt belong into benchmark_RELEASE/dataset (as "
+        "its archive has them), SBD/dataset or sbd."
+    )
 
     @dataclass(frozen=True, kw_only=True)
     class Options(VOCDataModule.Options):

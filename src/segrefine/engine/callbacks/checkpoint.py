@@ -42,8 +42,7 @@ class Checkpointing(Checkpoint):
     ) -> None:
         self.folder, self.best, self.last = folder, folder.best, folder.last
         self.every_minutes, self.stop, self.description = every_minutes, stop, description
-        self.best_score = -math.inf
-        self._saved_at = 0.0
+        self.best_score, self._saved_at = -math.inf, 0.0
         self._group: Any = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,9 +74,7 @@ class Checkpointing(Checkpoint):
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.stop.patient = False
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if not _may_save(trainer, batch_index):
             return
         minutes = (time.monotonic() - self._saved_at) / 60
@@ -111,10 +108,9 @@ class Checkpointing(Checkpoint):
 
     def _keep_for_inspection(self, trainer: Trainer) -> None:
         """Save the weights from before a step whose loss is not finite; they are for init_from, not for a resume."""
-        path = self.folder.before_nonfinite
         try:
-            _save(trainer, path)
-            log.warning(f"The weights as they were before that step are in {path}.")
+            _save(trainer, self.folder.before_nonfinite)
+            log.warning(f"The weights as they were before that step are in {self.folder.before_nonfinite}.")
         except (UserError, OSError, RuntimeError) as error:
             log.warning(f"The weights from before that step could not be saved: {error}")
 
@@ -158,11 +154,7 @@ def _check_interval(trainer: Trainer) -> None:
 
 
 def _save(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint.
-
-    Raises:
-        NonFiniteError: The weights hold values that are not finite, from which nothing could resume.
-    """
+    """Write a checkpoint; NonFiniteError for weights that are not finite, from which nothing could resume."""
     for name, tensor in trainer.lightning_module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise NonFiniteError(

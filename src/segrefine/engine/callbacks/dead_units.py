@@ -1,12 +1,13 @@
 """Measure how much of a network has died: channels that a ReLU sets to zero everywhere."""
 
 import logging
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from segrefine.models.network import SegmentationModel
 
@@ -37,14 +38,13 @@ class DeadUnits(Callback):
         self.shares = state_dict["shares"]
 
     def on_validation_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, *args: Any
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_index: int, *_: Any
     ) -> None:
         if batch_index > 0:
             return
-        net: Any = module.net
         # Hooks are not seen by a network that was compiled before they were set.
         with torch.compiler.set_stance("force_eager"), trainer.precision_plugin.forward_context():
-            alive = find_alive(net, module.images(batch))  # type: ignore[operator]
+            alive = find_alive(module.net, module.images(batch))
         # Alive in any process is alive.
         counts = {name: trainer.strategy.reduce(each.float(), reduce_op="max") for name, each in alive.items()}
         self.shares = {name: 1 - float(count.mean()) for name, count in counts.items()}
@@ -52,9 +52,8 @@ class DeadUnits(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         module.log_dict({f"dead/{name}": torch.tensor(share) for name, share in self.shares.items()})
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        net: Any = module.net
-        kept = find_frozen(net)  # as they came, so no training killed them
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        kept = find_frozen(module.net)  # as they came, so no training killed them
         dead = {name: share for name, share in self.shares.items() if share > TOO_MANY and name not in kept}
         if dead and trainer.is_global_zero:
             listed = ", ".join(f"{name} {share:.0%}" for name, share in dead.items())
@@ -66,30 +65,21 @@ class DeadUnits(Callback):
 
 def find_frozen(net: SegmentationModel) -> set[str]:
     """Return the names of the ReLUs that lie in stages of the encoder whose weights are frozen."""
-    frozen = [stage for stage in net.encoder.stages if not any(_learns(layer) for layer in stage)]
-    inside = {module for stage in frozen for layer in stage for module in layer.modules()}
+    stages = [nn.ModuleList(stage) for stage in net.encoder.stages]
+    frozen = [stage for stage in stages if not any(parameter.requires_grad for parameter in stage.parameters())]
+    inside = {module for stage in frozen for module in stage.modules()}
     return {name for name, relu in net.relus().items() if relu in inside}
-
-
-def _learns(layer: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def find_alive(net: SegmentationModel, images: Tensor) -> dict[str, Tensor]:
     """Return which channels (C,) of each of the network's ReLUs are positive anywhere in the images (B, 3, H, W)."""
     alive: dict[str, Tensor] = {}
 
-    def watch(name: str, relu: nn.Module) -> RemovableHandle:
-        def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            alive[name] = (output > 0).any(dim=3).any(dim=2).any(dim=0)
+    def look(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        alive[name] = (output > 0).any(dim=3).any(dim=2).any(dim=0)
 
-        return relu.register_forward_hook(look)
-
-    hooks = [watch(name, relu) for name, relu in net.relus().items()]
-    try:
-        with torch.no_grad():
-            net(images, upsampled=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, relu in net.relus().items():
+            hooks.enter_context(relu.register_forward_hook(partial(look, name)))
+        net(images, upsampled=False)
     return alive

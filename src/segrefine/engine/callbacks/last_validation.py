@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 
 
 class LastValidation(Callback):
@@ -11,9 +11,7 @@ class LastValidation(Callback):
     Lightning validates when training is asked to stop. At the last step, asking changes nothing else.
     """
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step == trainer.max_steps or (trainer.is_last_batch and last_epoch):
             trainer.check_val_every_n_epoch = 1

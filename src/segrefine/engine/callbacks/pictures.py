@@ -34,12 +34,9 @@ class PanelWriter(Callback):
         self.chosen = {index * count // self.IMAGES // world * world for index in range(self.IMAGES)}  # far apart
 
     @rank_zero_only
-    def on_validation_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
-        for index, image, label, prediction in zip(
-            batch["index"].tolist(), batch["image"], batch["label"], outputs, strict=True
-        ):
+    def on_validation_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        columns = batch["index"].tolist(), batch["image"], batch["label"], outputs
+        for index, image, label, prediction in zip(*columns, strict=True):
             if index in self.chosen:
                 row = (to_rgb(image).permute(1, 2, 0), label, prediction.to(torch.uint8))
                 self.rows.append(tuple(tensor.cpu().numpy() for tensor in row))  # type: ignore[arg-type]
@@ -63,9 +60,7 @@ class LabelWriter(Callback):
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
-    def on_test_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         for name, labels in zip(batch["id"], outputs, strict=True):
             save_image(Image.fromarray(labels.numpy(force=True)), self.folder.labels(name))
 
@@ -74,12 +69,9 @@ class PredictionWriter(Callback):
     """Writes pictures of the prediction for every image of a test."""
 
     def __init__(self, folder: RunFolder, classes: list[str], palette: np.ndarray, submission: str | None) -> None:
-        self.folder, self.classes, self.palette = folder.predictions, classes, palette
-        self.submission = submission
+        self.folder, self.classes, self.palette, self.submission = folder.predictions, classes, palette, submission
 
-    def on_test_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         for name, image, labels in zip(batch["id"], batch["image"], outputs, strict=True):
             write_pictures(self.folder, name, image.cpu(), labels.cpu(), self.palette, self.submission)
 
@@ -99,11 +91,7 @@ def write_legend(folder: Path, classes: list[str], palette: np.ndarray) -> None:
 
 
 def picture_paths(folder: Path, name: str, submission: str | None = None) -> list[Path]:
-    """Return the files that `write_pictures` writes for one image.
-
-    They are `NAME_label.png`, `NAME_colour.png` and `NAME_overlay.png`, or only the `NAME.png` that a benchmark
-    expects. NAME is `file_name(name)`.
-    """
+    """Return the files of one image: label, color and overlay, or only the NAME.png that a benchmark expects."""
     endings = ("_label", "_colour", "_overlay") if submission is None else ("",)
     return [folder / f"{file_name(name)}{ending}.png" for ending in endings]
 

@@ -42,9 +42,7 @@ class Throughput(Callback):
         if self._last is None:
             self._last = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         now = time.perf_counter()
         self.steps += 1
         if self.steps > self.WARM_UP and self._last is not None:
@@ -79,14 +77,11 @@ class StepLog(Callback):
     def __init__(self) -> None:
         self.last: dict[str, float] = {}
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         whole_step = trainer.is_last_batch or (batch_index + 1) % trainer.accumulate_grad_batches == 0
         if not whole_step or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        step_values: Any = module.step_values
-        self.last = {name: float(value) for name, value in step_values.items()}
+        self.last = {name: float(value) for name, value in module.step_values.items()}
         values = self.last | {"epoch": trainer.current_epoch}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step - 1)
@@ -160,8 +155,7 @@ class ScoringLines(Callback):
     SECONDS = 10.0
 
     def __init__(self, split: str) -> None:
-        self.split = split
-        self.said = 0.0
+        self.split, self.said = split, 0.0
 
     @rank_zero_only
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -170,7 +164,7 @@ class ScoringLines(Callback):
 
     @rank_zero_only
     def on_test_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, *args: Any
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_index: int, *_: Any
     ) -> None:
         count = int(sum(trainer.num_test_batches))
         before, done = (10 * batches // count for batches in (batch_index, batch_index + 1))

@@ -52,9 +52,7 @@ class LenientWandbLogger(WandbLogger):
         below.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             if (folder.path / name).is_file():
-                shutil.copyfile(
-                    folder.path / name, below / name
-                )  # W&B would link to it, and the link may outlive its end
+                shutil.copyfile(folder.path / name, below / name)  # to which W&B links: the run's file may go away
                 run.save(str(below / name), base_path=run.dir, policy="now", glob=False)
 
     def _attempt(self, call: Callable[..., None], *arguments: Any, **options: Any) -> None:
@@ -80,8 +78,7 @@ def start_wandb(options: dict[str, Any], folder: RunFolder, config: dict[str, An
         log.warning("W&B is not installed, so the run is logged without it (pip install wandb, or logger=csv).")
         return None
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # W&B's own statistics, which need not arrive
-    # The id is kept in the run's folder, so that a resumed run continues the same W&B run.
-    id_file = folder.wandb_id
+    id_file = folder.wandb_id  # so that a resumed run continues the same W&B run
     identity = (id_file.read_text().strip() if id_file.is_file() else "") or secrets.token_hex(4)
     settings = wandb.Settings(
         init_timeout=START_TIMEOUT,

@@ -29,7 +29,6 @@ class FCNDecoder(Decoder):
 
     Departure from the paper: with `upsample="learned"` the last upsampling is learned like the others; the paper
     fixes it to bilinear (section 4.3) and the release fixes all.
-
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -56,16 +55,14 @@ class FCNDecoder(Decoder):
         self.geometry = options.geometry
         self.strides = sorted(options.skips, reverse=True)
         self.skip_scales = dict(options.skip_scales)
-        absent = [stride for stride in [*self.strides, *self.skip_scales] if stride not in channels]
-        if absent or not self.strides:
+        if not self.strides or not channels.keys() >= {*self.strides, *self.skip_scales}:
             skips = list(options.skips)
             raise UserError(f"model.skips={skips} must be strides of the encoder's maps, which are {sorted(channels)}.")
         self.score = nn.ModuleDict(
             {str(stride): nn.Conv2d(channels[stride], num_classes, 1) for stride in self.strides}
         )
-        for layer in self.score.values():
-            for parameter in layer.parameters():
-                nn.init.zeros_(parameter)
+        for parameter in self.score.parameters():
+            nn.init.zeros_(parameter)
         self._add_upsampling(centers, options.upsample, options.geometry == "caffe")
 
     @classmethod

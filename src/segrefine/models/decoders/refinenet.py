@@ -143,16 +143,12 @@ class RefineNetBlock(nn.Module):
     Args:
         tap_channels: channels of the encoder maps that come in.
         tap_widths: the width each is adapted to; the block's own width is the smallest of all that is fused.
-        coarse_channels: channels of the coarser block's output, or None for the first block. That path has been through
+        coarse: channels of the coarser block's output, or None for the first block. That path has been through
             its own output units and is not adapted again (port).
     """
 
     def __init__(
-        self,
-        tap_channels: Sequence[int],
-        tap_widths: Sequence[int],
-        coarse_channels: int | None,
-        options: RefineNetOptions,
+        self, tap_channels: Sequence[int], tap_widths: Sequence[int], coarse: int | None, options: RefineNetOptions
     ) -> None:
         super().__init__()
         self.adapt = nn.ModuleList(
@@ -163,7 +159,7 @@ class RefineNetBlock(nn.Module):
             )
             for channels, width in zip(tap_channels, tap_widths, strict=True)
         )
-        widths = [*tap_widths, *([] if coarse_channels is None else [coarse_channels])]
+        widths = [*tap_widths, *([] if coarse is None else [coarse])]
         self.width = min(widths)
         self.fuse = MultiResolutionFusion(widths, self.width, options) if len(widths) > 1 else None
         self.pool = ChainedResidualPooling(self.width, options)
@@ -172,8 +168,7 @@ class RefineNetBlock(nn.Module):
     def forward(self, taps: Sequence[Tensor], coarse: Tensor | None) -> Tensor:
         """[(B, C_i, h_i, w_i)] and the coarser block's (B, C, h, w) -> (B, width, max h_i, max w_i)."""
         paths = [adapt(tap) for adapt, tap in zip(self.adapt, taps, strict=True)]
-        if coarse is not None:
-            paths.append(coarse)
+        paths += [] if coarse is None else [coarse]
         x = self.fuse(paths) if self.fuse is not None else paths[0]
         return self.refine(self.pool(x))
 
@@ -279,10 +274,7 @@ def _units(channels: int, count: int, options: RefineNetOptions) -> list[nn.Modu
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
-    """Create a convolution that keeps the size.
-
-    It has no bias: the port has none outside residual units and the classifier.
-    """
+    """Create a convolution that keeps the size, without bias: the port has none but in units and the classifier."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
 
 

@@ -28,22 +28,35 @@ class UnpoolingDecoder(Decoder):
         bottom: what the deepest map goes through first.
         stages: by the stride of its pool, what follows each unpooling, from coarse to fine.
         classifier: the layer that scores the pixels.
+        kernel: its size; one of 3 takes the place of the first convolution's mirror image.
     """
 
-    classifier: nn.Module
+    kernel: int
 
-    def __init__(self, channels: Mapping[int, int], depths: Mapping[int, int], num_classes: int, options: Any) -> None:
+    def __init__(
+        self,
+        channels: Mapping[int, int],
+        centers: Mapping[int, float],
+        num_classes: int,
+        options: Any,
+        depths: Mapping[int, int],
+    ) -> None:
         super().__init__(num_classes, options)
         self.bottom: nn.Module = nn.Identity()
         if channels.keys() != depths.keys():
             raise UserError("model.input_scales: a decoder that unpools takes one scale. Use model.input_scale.")
         self.stages = nn.ModuleDict()
         for stride in sorted(depths, reverse=True):
-            width = channels[stride]
-            widths = [*[width] * depths[stride], channels.get(stride // 2, width)]
+            width, count = channels[stride], depths[stride] - (stride == 2 and self.kernel == 3)
+            widths = [*[width] * count, channels.get(stride // 2, width)]
             layers = [layer for pair in pairwise(widths) for layer in convolution(*pair, size=3)]
             self.stages[str(stride)] = nn.Sequential(*layers)
         self.to_pixels = Pixels()
+        self._add_bottom(channels[32])
+        self.classifier = nn.Conv2d(channels[2], num_classes, self.kernel, padding=self.kernel // 2)
+
+    def _add_bottom(self, deepest: int) -> None:
+        """Set `bottom`, of so many channels."""
 
     @classmethod
     def needs(cls, options: Any) -> tuple[str, ...]:
@@ -65,17 +78,7 @@ class SegNetDecoder(UnpoolingDecoder):
     As in the release (alexgkendall/SegNet-Tutorial, Models/segnet_train.prototxt), over VGG-16 with batch norm.
     """
 
-    def __init__(
-        self,
-        channels: Mapping[int, int],
-        centers: Mapping[int, float],
-        num_classes: int,
-        options: Decoder.Options,
-        depths: Mapping[int, int],
-    ) -> None:
-        depths = {stride: depth - (stride == 2) for stride, depth in depths.items()}
-        super().__init__(channels, depths, num_classes, options)
-        self.classifier = nn.Conv2d(channels[2], num_classes, 3, padding=1)
+    kernel = 3
 
 
 @register_decoder("deconvnet")
@@ -101,22 +104,15 @@ class DeconvNetDecoder(UnpoolingDecoder):
 
         fc_channels: Count
 
-    def __init__(
-        self,
-        channels: Mapping[int, int],
-        centers: Mapping[int, float],
-        num_classes: int,
-        options: Options,
-        depths: Mapping[int, int],
-    ) -> None:
-        super().__init__(channels, depths, num_classes, options)
-        width, deepest = options.fc_channels, channels[32]
+    kernel = 1
+
+    def _add_bottom(self, deepest: int) -> None:
+        width = self.options.fc_channels
         self.bottom = nn.Sequential(
             *convolution(deepest, width, size=7),
             *convolution(width, width, size=1),
             *convolution(width, deepest, size=7),
         )
-        self.classifier = nn.Conv2d(channels[2], num_classes, 1)
 
 
 def convolution(width: int, out: int, size: int) -> list[nn.Module]:

@@ -72,12 +72,9 @@ def create_encoder(
         name: one of `BACKBONES`.
         weights: None for random, "imagenet" for torchvision's, "imagenet_v2" for its later ones of deep ResNets,
             "pretrained" for timm's, or the path of a .pth or .safetensors file.
-        needs: "classifier" asks a VGG for fc6 and fc7 (others have none to give); "caffe" asks a VGG for the geometry
-            of FCN's release; "large_fov" asks a VGG for the form that DeepLab-LargeFOV has; "indices" asks a VGG for
-            the indices of its pools; "dilation" asks a ResNet to stay at stride 8, and "stride16" any encoder to stay
-            at stride 16; "auxiliary" asks a ResNet for the map before its last stage, under that key; "stride2" asks
-            for the map at stride 2 where there is one, and "multiple_of_32" for maps of
-            whole strides, of images whose sides are lengthened to that.
+        needs: what `VGGEncoder`, `ResNetEncoder` and `TimmEncoder` list; "classifier" asks a VGG for fc6 and fc7
+            (others have none to give), and "multiple_of_32" any for maps of whole strides, of images whose sides are
+            lengthened to that.
         in_channels: of the images. Weights made for RGB are adapted (`segrefine.models.encoders.weights.adapt_input`),
             and so are mean and deviation.
         options: the others of `EncoderOptions`.

@@ -60,7 +60,10 @@ class Encoder(nn.Module, ABC):
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return images (B, C, H, W) as the layers take them: at `scale`, sides lengthened to the next `multiple`."""
-        return lengthen(resize(images, self.scale), self.multiple)
+        images = resize(images, self.scale)
+        height, width = images.shape[-2:]
+        ends = (0, -width % self.multiple, 0, -height % self.multiple)
+        return images if self.multiple == 1 else F.pad(images, ends, mode="replicate")
 
 
 def for_channels(layer: nn.Conv2d, channels: int) -> nn.Conv2d:
@@ -83,14 +86,6 @@ def resize(images: Tensor, scale: float) -> Tensor:
     if scale == 1:
         return images
     return F.interpolate(images, scaled_size(images.shape[-2:], scale), mode="bilinear", antialias=scale < 1)
-
-
-def lengthen(images: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column of (B, C, H, W) until both sides are a multiple of a number."""
-    if multiple == 1:
-        return images
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
 def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:

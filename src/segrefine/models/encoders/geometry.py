@@ -1,5 +1,6 @@
 """Where the cells of any network's maps look, worked out from the operations that an image runs through."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -61,12 +62,10 @@ class Watch(TorchDispatchMode):
         if not found:
             return None
         finest = min(place.stride for place, _ in found)
-        weights = {place.center: 0 for place, _ in found if place.stride == finest}
+        weights = Counter[float]()
         for place, count in found:
-            if place.stride == finest:
-                weights[place.center] += count
-        total = sum(weights.values()) or 1
-        return Place(finest, sum(center * count for center, count in weights.items()) / total)
+            weights[place.center] += count if place.stride == finest else 0
+        return Place(finest, sum(center * count for center, count in weights.items()) / (weights.total() or 1))
 
 
 def _after_layer(place: Place, args: Any, convolution: bool) -> Place:
@@ -97,15 +96,12 @@ def _stride(tensor: Tensor) -> int:
 
 
 def find_centers(net: nn.Module, maps: Mapping[int, int], in_channels: int = 3) -> dict[int, float]:
-    """Find where in the image cell 0 of each map looks, on both axes.
+    """Find where in the image cell 0 of each map looks, on both axes: `{stride: center}` in pixels.
 
     Args:
         net: a network on the meta device, in eval mode, images (B, C, H, W) -> a list of maps.
         maps: `{stride: place in the list}`.
         in_channels: C of the images.
-
-    Returns:
-        `{stride: center}` in pixels.
     """
     image = torch.empty(1, in_channels, *PROBE, device="meta")
     with torch.no_grad(), Watch(image) as watch:

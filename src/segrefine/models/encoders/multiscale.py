@@ -24,12 +24,8 @@ class MultiScaleEncoder(Encoder):
         self.encoders = nn.ModuleList(encoder for _, encoder in pairs)
         self.scale = pairs[0][0]
         self.mean, self.std = encoders[0].mean, encoders[0].std
-        self.channels = {
-            (stride, scale): count for scale, encoder in pairs for stride, count in encoder.channels.items()
-        }
-        self.centers = {
-            (stride, scale): center for scale, encoder in pairs for stride, center in encoder.centers.items()
-        }
+        self.channels = {(key, scale): count for scale, each in pairs for key, count in each.channels.items()}
+        self.centers = {(key, scale): center for scale, each in pairs for key, center in each.centers.items()}
 
     @property
     def scales(self) -> list[float]:

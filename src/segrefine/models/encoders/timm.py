@@ -124,8 +124,7 @@ class TimmEncoder(Encoder):
         found = {key: tensor for key, tensor in tensors.items() if key in wanted or key not in _all_names(self.name)}
         expected = {key: self.net.state_dict()[ours] for key, ours in wanted.items()}
         found = adapt_input(found, expected, self.in_channels)
-        problems = misfits(expected, found)
-        if problems:
+        if problems := misfits(expected, found):
             raise UserError(f"backbone.weights={weights} does not fit timm's {self.name}. {problems}.")
         self.net.load_state_dict({wanted[key]: tensor for key, tensor in found.items()}, strict=False)
         log.info(f"{self.name}: loaded {len(found)} tensors from {weights}, all that the encoder has")
@@ -146,12 +145,7 @@ def _check_name(name: str) -> None:
 
 @cache
 def find_layout(name: str, dilated: bool = False, in_channels: int = 3) -> Layout:
-    """Look at a network of timm without its weights, on the meta device.
-
-    Args:
-        name: as timm has it.
-        dilated: whether it is to stay at stride 16.
-        in_channels: of the images.
+    """Look at a network of timm without its weights, on the meta device; `dilated`, it stays at stride 16.
 
     Raises:
         UserError: It is unknown, or gives other maps than decoders take; the message says what is lacking.
@@ -175,10 +169,9 @@ def find_layout(name: str, dilated: bool = False, in_channels: int = 3) -> Layou
                 f"{', '.join(map(str, lacking))}, and decoders take 4, 8, 16 and 32."
             )
         if not (reason := _size_problem(net, strides, in_channels)):
-            places = {stride: place for place, stride in enumerate(strides)}
             taps, channels = net.feature_info.module_name(), net.feature_info.channels()
-            last = _channels_last(net)
-            return Layout(options, strides, channels, taps, last, find_centers(net, places, in_channels))
+            centers = find_centers(net, {stride: place for place, stride in enumerate(strides)}, in_channels)
+            return Layout(options, strides, channels, taps, _channels_last(net), centers)
     verb = "dilated to stride 16, which the model asks for" if dilated else "used"
     images = "" if in_channels == RGB else f" for images of {in_channels} channels"
     raise UserError(f"backbone.timm_name={name} cannot be {verb}{images}: {reason}.")

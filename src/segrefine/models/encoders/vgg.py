@@ -16,7 +16,6 @@ from segrefine.models.encoders.base import Encoder, for_channels
 
 VGGS = ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
 
-
 CAFFE_MEAN = (122.67892, 116.66877, 104.00699)
 """Mean red, green and blue, 0..255, that FCN's release takes from its images (voc_layers.py, as BGR)."""
 
@@ -55,7 +54,6 @@ class VGGEncoder(Encoder):
                 stage[-1].return_indices = True  # type: ignore[assignment]
             convolutions = [sum(isinstance(layer, nn.Conv2d) for layer in stage) for stage in self.stages]
             self.depths = dict(zip((2, 4, 8, 16, 32), convolutions, strict=True))
-        self.channels = self._find_channels(finest=2 if {"stride2", "indices"} & set(needs) else 4)
         if caffe:
             if not classifier_channels:
                 raise UserError("model.geometry=caffe pads for fc6: backbone.classifier_channels must be 1 or more.")
@@ -68,7 +66,10 @@ class VGGEncoder(Encoder):
         self.classifier: nn.Module = nn.Identity()
         if classifier_channels:
             self._add_classifier(classifier_channels, padded=not caffe)
-        self.centers = self._find_centers()
+        maps = self._find_maps()
+        taken = [stride for stride in maps if stride >= (2 if {"stride2", "indices"} & set(needs) else 4)]
+        self.channels = {stride: maps[stride][0] for stride in taken}
+        self.centers = {stride: maps[stride][1] for stride in taken}
 
     def _widen_view(self) -> None:
         """Give the features DeepLab-LargeFOV's pools, and dilation in place of the strides that these lose."""
@@ -85,44 +86,33 @@ class VGGEncoder(Encoder):
         # fc6 holds most of the numbers, and AdamW takes four times as long over them with channels last.
         self.cpu_layout = torch.contiguous_format
         self.classifier = nn.Sequential()
-        for layer, channels, size in (("6", self.channels[32], 7), ("7", width, 1)):
+        for layer, channels, size in (("6", self._find_maps()[32][0], 7), ("7", width, 1)):
             convolution = nn.Conv2d(channels, width, size, padding=size // 2 if padded else 0)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # as VGG's own layers in torchvision
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
             self.classifier.add_module("fc" + layer, convolution)
             self.classifier.add_module("relu" + layer, nn.ReLU(inplace=True))
             self.classifier.add_module("drop" + layer, nn.Dropout(0.5))
-        self.channels[32] = width
 
-    def _find_channels(self, finest: int) -> dict[int, int]:
-        """Return `{stride: channels}` after the last pool at each stride: those of the convolution before it.
-
-        Strides begin at `finest`.
-        """
-        width, stride, channels = 0, 1, {}
-        for layer in self.features:
-            if isinstance(layer, nn.Conv2d):
-                width = layer.out_channels
-            elif isinstance(layer, nn.MaxPool2d):
-                stride *= _side(layer.stride)
-                channels[stride] = width
-        return {stride: count for stride, count in channels.items() if stride >= finest}
-
-    def _find_centers(self) -> dict[int, float]:
-        """Return where cell 0 of each map looks, from the layers' geometry.
+    def _find_maps(self) -> dict[int, tuple[int, float]]:
+        """Return `{stride: (channels, center)}` of the maps after the last pool at each stride, and at the end.
 
         A layer with kernel k, dilation d, stride s and padding p puts its cell j on position s * j + d * (k - 1) / 2 -
         p of its input (Caffe's coord_map.py).
         """
-        stride, center, centers = 1, 0.0, {}
+        width, stride, center, maps = 0, 1, 0.0, {}
         for layer in (*self.features, *self.classifier.modules()):
-            if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
-                geometry = layer.kernel_size, layer.dilation, layer.stride, layer.padding
-                kernel, dilation, step, padding = (_side(value) for value in geometry)
-                center += stride * (dilation * (kernel - 1) / 2 - padding)
-                stride *= step
-                centers[stride] = center
-        return {stride: centers[stride] for stride in self.channels}
+            if not isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
+                continue
+            geometry = layer.kernel_size, layer.dilation, layer.stride, layer.padding
+            kernel, dilation, step, padding = (_side(value) for value in geometry)
+            center += stride * (dilation * (kernel - 1) / 2 - padding)
+            stride *= step
+            if isinstance(layer, nn.Conv2d):
+                width = layer.out_channels
+            else:
+                maps[stride] = width, center
+        return maps | {stride: (width, center)}
 
     @property
     def stages(self) -> list[list[nn.Module]]:

@@ -17,7 +17,6 @@ from segrefine.io.tensors import first_line, misfits, read_tensors
 
 log = logging.getLogger(__name__)
 
-
 IMAGENET = {"imagenet": "IMAGENET1K_V1", "imagenet_v2": "IMAGENET1K_V2"}
 """torchvision's weights: by the training recipe of the two papers' time, and by a later one, of deep ResNets alone."""
 
@@ -41,8 +40,8 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str, in_channel
     found = {key: value for key, value in tensors.items() if key not in classifier} | _fully_connected(tensors, wanted)
     found = adapt_input(found, wanted, in_channels)
 
-    problems = misfits(wanted, found, [key for key in wanted if key.startswith("classifier.")])  # may start at random
-    if problems:
+    optional = [key for key in wanted if key.startswith("classifier.")]  # may start at random
+    if problems := misfits(wanted, found, optional):
         raise UserError(
             f"backbone.weights={weights} does not fit {name}, which has torchvision's key names. {problems}."
         )
@@ -78,11 +77,7 @@ def adapt_input(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], in_
 
 
 def read_weights(weights: str) -> dict[str, Tensor]:
-    """Read the file that `backbone.weights` names.
-
-    Raises:
-        UserError: there is no such file, or it cannot be read.
-    """
+    """Read the file that `backbone.weights` names; UserError if there is no such file, or it cannot be read."""
     path = Path(weights).expanduser()
     if not path.exists():
         names = did_you_mean(weights, [*IMAGENET, "pretrained"])
@@ -116,7 +111,6 @@ def _imagenet_weights(name: str, which: str) -> dict[str, Tensor]:
         file = Path(urlparse(weights.url).path).name
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"backbone.weights={which}: {file} could not be fetched ({first_line(error)}). "
-            f"Download {weights.url} on a machine with "
-            f"a network and put it into {folder}, or give its path as backbone.weights=PATH."
+            f"backbone.weights={which}: {file} could not be fetched ({first_line(error)}). Download {weights.url} on a "
+            f"machine with a network and put it into {folder}, or give its path as backbone.weights=PATH."
         ) from error
