@@ -62,7 +62,8 @@ def unpack(kit: Path, work: Path) -> None:
             f"{kit / ARCHIVE} is not there. Make it where there is a network: benchmarks/gpu_session.sh prepare ..."
         )
     with tarfile.open(kit / ARCHIVE) as archive:
-        archive.extractall(work, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        archive.extractall(work)
     # segrefine runs from src/ here, and asks for its version all the same.
     about = work / "site" / f"segrefine-{PROJECT['version']}.dist-info"
     about.mkdir(parents=True, exist_ok=True)

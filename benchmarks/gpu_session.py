@@ -417,7 +417,8 @@ def carry_on(session: Session, before: Path | None) -> None:
             shutil.copyfile(before / name, session.out / name)
     if (session.out / "results.tar.gz").is_file():
         with tarfile.open(session.out / "results.tar.gz") as archive:
-            archive.extractall(session.work, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+            archive.extractall(session.work)
 
 
 def call(words: list[str]) -> None:

@@ -275,7 +275,8 @@ def copy_checkout(folder: Path) -> None:
     """With a Python that finds the copy first: tests start processes with a PYTHONPATH of their own."""
     archive = subprocess.run(["git", "-C", str(CHECKOUT), "archive", "HEAD"], stdout=subprocess.PIPE, check=True).stdout
     with tarfile.open(fileobj=BytesIO(archive)) as files:
-        files.extractall(folder, filter="data")
+        files.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        files.extractall(folder)
     venv.create(folder / ".python")
     ours, theirs = sysconfig.get_path("purelib"), sysconfig.get_path("purelib", vars={"base": str(folder / ".python")})
     Path(theirs, "copy.pth").write_text(f"{folder / 'src'}\nimport site; site.addsitedir({ours!r})\n")

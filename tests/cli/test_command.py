@@ -45,7 +45,7 @@ def test_other_commands_have_help_too(script: str, type_in: TypeIn) -> None:
         ("experiment=fcn8s_heavy", "with a plus: +experiment=NAME"),
         ("+experiment=nothing", "experiment has no value 'nothing'. Known: "),
         ("+experiment=shapes/fcn8ss", "experiment has no value 'shapes/fcn8ss'. Did you mean 'shapes/fcn8s'"),
-        ("+experiment=shpes/fcn32s", "experiment has no value 'shpes/fcn32s'. Did you mean 'shapes/fcn32s'"),
+        ("+experiment=shpes/fcn8s", "experiment has no value 'shpes/fcn8s'. Did you mean 'shapes/fcn8s'"),
         ("+experiment/shape=fcn8s", "There is no option 'experiment/shape'."),
         ("+speed=1", "There is no option 'speed'. Did you mean 'seed'?"),
         ("+experiment=shapes_fcn8s", "experiment has no value 'shapes_fcn8s'. Did you mean 'shapes/fcn8s'"),

@@ -137,6 +137,7 @@ def member(name: str, **options: object) -> tarfile.TarInfo:
         ("absolute.zip", zipped("data/a", "/tmp/evil")),
         ("windows.zip", zipped("data/a", "..\\evil")),
         ("up.tgz", tarred(member("data/a"), member("../evil"))),
+        ("absolute.tgz", tarred(member("data/a"), member("/tmp/evil", size=1))),
         ("link.tgz", tarred(member("data/a"), member("data/b", type=tarfile.SYMTYPE, linkname="/etc"))),
         ("hard_link.tgz", tarred(member("data/a"), member("data/b", type=tarfile.LNKTYPE, linkname="../../evil"))),
         ("link_out.tgz", tarred(member("data/b", type=tarfile.SYMTYPE, linkname="../.."), member("data/b/evil"))),
@@ -155,20 +156,16 @@ def test_hostile_and_damaged_archives_leave_nothing(name: str, content: bytes, t
     assert [path.name for path in tmp_path.rglob("*")] == ["root", name]
 
 
-def test_a_leading_slash_or_a_link_in_a_zip_leads_nowhere(tmp_path: Path) -> None:
-    evil = tmp_path / "evil"
-    (tmp_path / "a.tgz").write_bytes(tarred(member("data/a"), member(str(evil), size=1)))
+def test_a_link_in_a_zip_leads_nowhere(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("data/link")
     link.create_system, link.external_attr = 3, 0o120777 << 16  # what zip --symlinks writes
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
-    for name in ("a.tgz", "b.zip"):
-        root = tmp_path / f"root of {name}"
-        root.mkdir()
-        unpack(tmp_path / name, root, "data")
-        assert not any(path.is_symlink() for path in root.rglob("*"))
-    assert not evil.exists()
-    assert (tmp_path / "root of b.zip/data/link").read_text() == "/etc/passwd"
+    root = tmp_path / "root"
+    root.mkdir()
+    unpack(tmp_path / "b.zip", root, "data")
+    assert not any(path.is_symlink() for path in root.rglob("*"))
+    assert (root / "data/link").read_text() == "/etc/passwd"
 
 
 def bomb(name: str, declared: int | None = None) -> bytes:

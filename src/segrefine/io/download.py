@@ -137,16 +137,14 @@ def _unzip(path: Path, folder: str, free: int) -> None:
 
 def _untar(path: Path, folder: str, free: int) -> None:
     total = 0
-
-    def checked(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo | None:
-        """Add up the sizes while unpacking, since the list of members of a compressed .tar is known only at its end."""
-        nonlocal total
-        total += member.size
-        _refuse_too_much(path, free, total)
-        return tarfile.data_filter(member, place)
-
     with tarfile.open(path) as archive:
-        archive.extractall(folder, filter=checked)
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python has from 3.11.4 on
+        for member in archive:  # the list of members of a compressed .tar is known only at its end
+            total += member.size
+            _refuse_too_much(path, free, total)
+            if _leaves(member.name) or not (member.isfile() or member.isdir()):
+                raise tarfile.TarError(f"it holds {member.name!r}, a link, a device or outside its folder")
+            archive.extract(member, folder, set_attrs=False)
 
 
 def _refuse_too_much(path: Path, free: int, size: int) -> None:
