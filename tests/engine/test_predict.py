@@ -193,7 +193,7 @@ def test_processes_share_the_images(checkpoint: Path, tmp_path: Path) -> None:
     lines = result.stderr.splitlines()
     assert sorted(line for line in lines if line.startswith("in/")) == [f"in/{n}.png: 40x{40 + n}" for n in range(4)]
     assert sum(line.startswith("skipped: in/") for line in lines) == 2
-    assert lines[-2:] == ["classes of this network: background, disc, ring", "4 of 6 images segmented, in out"]
+    assert lines[-2:] == ["classes of this network: left, right, none", "4 of 6 images segmented, in out"]
     assert len(list((tmp_path / "out").iterdir())) == 3 * 4 + 1
 
 
