@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segrefine.core.channels import RGB
-from segrefine.core.errors import UserError
+from segrefine.core.errors import UserError, listing
 from segrefine.core.signals import StopRequest
 from segrefine.data.submission import check_benchmark
 from segrefine.engine.callbacks.pictures import LEGEND, picture_paths, write_legend, write_pictures
@@ -72,7 +72,7 @@ def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
     bad = trainer.strategy.reduce(bad, reduce_op="sum")  # type: ignore[assignment]
     if not trainer.is_global_zero:
         return 0  # Lightning ends all processes where one of the others fails
-    log.info(f"classes of this network: {_abridge(net.classes)}")
+    log.info(f"classes of this network: {listing(net.classes, 12)}")
     log.info(f"{len(files) - int(bad)} of {len(files)} images segmented, in {cfg.output}")
     return int(bad)
 
@@ -172,10 +172,6 @@ def _add_extra(files: dict[str, Path], extra: str | None, in_channels: int) -> F
         return [(name, path, behind[0]) for name, path in files.items()]
     stems = {path.stem: path for path in behind}
     return [(name, path, stems.get(path.stem, Path(extra) / f"{path.stem}.*")) for name, path in files.items()]
-
-
-def _abridge(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _name(paths: list[Path]) -> dict[str, Path]:

@@ -143,7 +143,7 @@ def _untar(path: Path, folder: str, free: int) -> None:
             total += member.size
             _refuse_too_much(path, free, total)
             if _leaves(member.name) or not (member.isfile() or member.isdir()):
-                raise tarfile.TarError(f"it holds {member.name!r}, a link, a device or outside its folder")
+                raise tarfile.TarError(f"{member.name!r} is a link or a device, or lies outside its folder")
             archive.extract(member, folder, set_attrs=False)
 
 
