@@ -169,7 +169,9 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Se
     seeds = sorted({count for entry in found for count in entry.seeds})
     missing = f" ({len(wanted) - len(found)} not run yet)" if len(found) < len(wanted) else ""
     one_seed = f", {ONE_SEED}" * any(ONE_SEED in entry.note for entry in found)
-    verdict = judge(found) + missing + describe_training(shown) + one_seed
+    trained = {variant.label for variant in shown if variant.gain is not None and not variant.still_learning}
+    outcomes = [outcome(entry) if {entry.one, entry.other} <= trained else "not decided" for entry in found]
+    reason = f": {describe_training(shown)}" if "not decided" in outcomes else ""
     figures = {"differences": difference_bars(found)}
     plots = [plot for plot in claim.get("plots", []) if plot != "learning_curves" or have_curves(shown)]
     figures |= {plot: PLOTS[plot](shown, bootstrap) for plot in plots}
@@ -177,7 +179,7 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Se
         name,
         " to ".join(map(str, seeds)),
         "; ".join(map(describe, found)),
-        verdict,
+        judge(outcomes) + reason + missing + one_seed,
         [tables.differences(found), tables.overview(shown)],
         figures,
     )
@@ -208,19 +210,16 @@ def describe(found: Difference) -> str:
     return f"{pair}: {100 * found.estimate:+.1f} ({low:+.1f} to {high:+.1f}{margin})"
 
 
-def judge(found: Sequence[Difference]) -> str:
-    """Return whether the claim holds, does not hold or holds in part."""
-    outcomes = [outcome(entry) for entry in found]
+def judge(outcomes: Sequence[str]) -> str:
+    """Return whether a claim whose tests came out like this holds, does not hold or holds in part."""
     if len(set(outcomes)) == 1:
         return {"as claimed": "holds", "the other way": "the opposite holds"}.get(outcomes[0], outcomes[0])
-    counts = {word: outcomes.count(word) for word in ("as claimed", "not shown", "the other way")}
+    counts = {word: outcomes.count(word) for word in ("as claimed", "not shown", "the other way", "not decided")}
     return "in part: " + ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 
 def describe_training(variants: Sequence[Variant]) -> str:
-    """Return what keeps a verdict from deciding a claim: networks that still learned, or may have; "" if none did."""
+    """Return how many networks still learned, or that nobody knows, so that their tests decide nothing."""
     known = [variant for variant in variants if variant.gain is not None]
-    if not known:
-        return ", of networks that may still have learned"
     learning = sum(variant.still_learning for variant in known)
-    return f", while {learning} of {len(known)} networks still learned" if learning else ""
+    return f"{learning} of {len(known)} networks still learned" if learning else "networks may still have learned"
