@@ -8,7 +8,7 @@ import pytest
 import yaml
 from fake_runs import draw_counts, write_run
 
-from segrefine.compare.claims import BEGIN, END, describe, judge, outcome, write_claims
+from segrefine.compare.claims import BEGIN, END, describe, outcome, sum_up, write_claims
 from segrefine.compare.difference import Difference
 from segrefine.compare.plots import PLOTS
 from segrefine.compare.statistics import Settings
@@ -38,11 +38,11 @@ def test_outcomes(found: Difference, expected: str) -> None:
 
 
 def test_verdicts_say_how_much_of_a_claim_holds() -> None:
-    assert judge(["as claimed"] * 2) == "holds"
-    assert judge(["the other way"]) == "the opposite holds"
-    assert judge(["not shown"] * 2) == "not shown"
+    assert sum_up(["as claimed"] * 2) == "holds"
+    assert sum_up(["the other way"]) == "the opposite holds"
+    assert sum_up(["not shown"] * 2) == "not shown"
     mixed = ["as claimed", "not shown", "the other way", "not decided", "the other way"]
-    assert judge(mixed) == "in part: 1 as claimed, 1 not shown, 2 the other way, 1 not decided"
+    assert sum_up(mixed) == "in part: 1 as claimed, 1 not shown, 2 the other way, 1 not decided"
 
 
 def test_a_difference_is_described_in_points() -> None:
@@ -83,11 +83,11 @@ def test_the_table_of_verdicts_is_regenerated_between_its_marks(top: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "curve", "reason"),
     [
-        ("good", "99,0.5\n199,0.6\n", "1 of 2 networks still learned"),
-        ("*", "199,0.6\n", "networks may still have learned"),
+        ("good", "99,0.5\n199,0.6\n", "1 of 2 networks were still learning"),
+        ("*", "199,0.6\n", "networks may still have been learning"),
     ],
 )
-def test_networks_that_still_learned_decide_nothing(top: Path, changed: str, curve: str, reason: str) -> None:
+def test_networks_that_were_still_learning_decide_nothing(top: Path, changed: str, curve: str, reason: str) -> None:
     for folder in (top / "results/set").glob(f"{changed}_*"):
         (folder / "metrics.csv").write_text(f"step,val/mIoU\n{curve}")
     write_claims(top / "claims.yml", Settings(300))

@@ -169,9 +169,6 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Se
     seeds = sorted({count for entry in found for count in entry.seeds})
     missing = f" ({len(wanted) - len(found)} not run yet)" if len(found) < len(wanted) else ""
     one_seed = f", {ONE_SEED}" * any(ONE_SEED in entry.note for entry in found)
-    trained = {variant.label for variant in shown if variant.gain is not None and not variant.still_learning}
-    outcomes = [outcome(entry) if {entry.one, entry.other} <= trained else "not decided" for entry in found]
-    reason = f": {describe_training(shown)}" if "not decided" in outcomes else ""
     figures = {"differences": difference_bars(found)}
     plots = [plot for plot in claim.get("plots", []) if plot != "learning_curves" or have_curves(shown)]
     figures |= {plot: PLOTS[plot](shown, bootstrap) for plot in plots}
@@ -179,7 +176,7 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Se
         name,
         " to ".join(map(str, seeds)),
         "; ".join(map(describe, found)),
-        judge(outcomes) + reason + missing + one_seed,
+        judge(found, shown) + missing + one_seed,
         [tables.differences(found), tables.overview(shown)],
         figures,
     )
@@ -210,7 +207,15 @@ def describe(found: Difference) -> str:
     return f"{pair}: {100 * found.estimate:+.1f} ({low:+.1f} to {high:+.1f}{margin})"
 
 
-def judge(outcomes: Sequence[str]) -> str:
+def judge(found: Sequence[Difference], variants: Sequence[Variant]) -> str:
+    """Return whether a claim holds by its tests, and why networks of `variants` leave tests undecided."""
+    trained = {variant.label for variant in variants if variant.gain is not None and not variant.still_learning}
+    outcomes = [outcome(entry) if {entry.one, entry.other} <= trained else "not decided" for entry in found]
+    reason = f": {describe_training(variants)}" if "not decided" in outcomes else ""
+    return sum_up(outcomes) + reason
+
+
+def sum_up(outcomes: Sequence[str]) -> str:
     """Return whether a claim whose tests came out like this holds, does not hold or holds in part."""
     if len(set(outcomes)) == 1:
         return {"as claimed": "holds", "the other way": "the opposite holds"}.get(outcomes[0], outcomes[0])
@@ -219,7 +224,9 @@ def judge(outcomes: Sequence[str]) -> str:
 
 
 def describe_training(variants: Sequence[Variant]) -> str:
-    """Return how many networks still learned, or that nobody knows, so that their tests decide nothing."""
+    """Return how many networks were still learning, or that nobody knows, so that their tests decide nothing."""
     known = [variant for variant in variants if variant.gain is not None]
     learning = sum(variant.still_learning for variant in known)
-    return f"{learning} of {len(known)} networks still learned" if learning else "networks may still have learned"
+    if learning:
+        return f"{learning} of {len(known)} networks were still learning"
+    return "networks may still have been learning"
