@@ -130,9 +130,9 @@ ckpt_path=last always starts a new run | engine/resume.py | engine/test_train.py
 A small image's prediction is cut at the wrong end | engine/predict.py | engine/test_predict.py
 - return classes[0, :height, :width]
 + return classes[0, -height:, -width:]
-Without a key W&B goes online and asks | engine/loggers/wandb.py | engine/test_loggers.py
-- wanted not in ("offline", "dryrun", "disabled") and not has_wandb_key()
-+ wanted not in ("online", "offline", "dryrun", "disabled") and not has_wandb_key()
+Without a key W&B goes online and asks | runs/wandb.py | engine/test_loggers.py
+- wanted in ("offline", "dryrun", "disabled") or has_wandb_key()
++ wanted in ("online", "offline", "dryrun", "disabled") or has_wandb_key()
 Confusions have the prediction in rows | metrics/segmentation.py | metrics/test_segmentation.py
 - cells = labels.long() * num_classes + predictions
 + cells = predictions.long() * num_classes + labels

@@ -26,8 +26,6 @@ __all__ = ["__version__", *_PLACES]
 
 def __getattr__(name: str) -> Any:
     """Import a name on first use, so that `--help` and mistakes in options do not wait for torch."""
-    if name == "__version__":
-        return version("segrefine")
     if name not in _PLACES:
         raise AttributeError(f"module 'segrefine' has no attribute {name!r}")
     return getattr(importlib.import_module(f"segrefine.{_PLACES[name]}"), name)

@@ -100,6 +100,7 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, typ
         ("evaluate.py", ["checkpoint=~/gone.ckpt"], "checkpoint=~/gone.ckpt cannot be read. Put a value with ~"),
         ("evaluate.py", ["split=tset"], "split=tset should be train, val or test. Did you mean 'test'?"),
         ("predict.py", ["checkpoint=gone.ckpt", "input=."], "There is no weights file gone.ckpt"),
+        ("evaluate.py", ["-m", "checkpoint=a.ckpt,b.ckpt"], "a sweep takes one checkpoint"),
         (
             "predict.py",
             ["checkpoint=.", "input=."],
@@ -109,7 +110,7 @@ def test_a_mistake_in_the_config_is_one_message(argument: str, message: str, typ
         ("compare.py", ["resamples=10"], "resamples=10 should be at least 100"),
         ("train.py", ["~recipe"], "The command needs the group recipe: leave out ~recipe"),
         ("compare.py", ["runs=[]", "output=out"], "Give runs=DIR"),
-        ("segrefine.data", ["show", "output=/proc/x.png"], "A file or folder cannot be written"),
+        ("segrefine.data", ["show", "output=/proc/x.png"], "A file or folder cannot be read or written"),
         ("segrefine.benchmark", ["size=[64]"], "size=[64] should be [height, width]"),
         ("segrefine.benchmark", ["peer=os:path"], "peer=os:path: 'module' object is not callable"),
         ("segrefine.benchmark", ["rounds=0"], "rounds=0 should be at least 1"),

@@ -37,8 +37,8 @@ WORKER = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback:\nO
     [
         (oserror(errno.ENOSPC), r"The disk is full \(.*'runs/x'\)", "Free space"),
         (oserror(errno.EDQUOT), "The disk is full", "Free space"),
-        (oserror(errno.EROFS), "cannot be written", "hydra.run.dir=FOLDER"),
-        (oserror(errno.EACCES), "cannot be written", "hydra.run.dir=FOLDER"),
+        (oserror(errno.EROFS), "cannot be read or written", "hydra.run.dir=FOLDER"),
+        (oserror(errno.EACCES), "cannot be read or written", "hydra.run.dir=FOLDER"),
         (oserror(errno.EMFILE), "Too many files are open", "ulimit -n"),
         (OSError(WORKER), r"Too many files are open \(OSError: \[Errno 24\]", "ulimit -n"),
         (RuntimeError("received 0 items of ancdata"), "Too many files are open", "num_workers"),
@@ -124,7 +124,7 @@ def test_a_run_folder_that_cannot_be_made_is_told(type_in: TypeIn, tmp_path: Pat
     (tmp_path / "file").touch()
     result = type_in("train.py", *TINY.split(), "hydra.run.dir=file/run")
     assert result.returncode == 2
-    assert result.stderr.startswith("error: A file or folder cannot be written ([Errno 20] Not a directory")
+    assert result.stderr.startswith("error: A file or folder cannot be read or written ([Errno 20] Not a directory")
     assert len(result.stderr.splitlines()) == 1
 
 

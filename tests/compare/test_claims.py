@@ -2,20 +2,19 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from fake_runs import draw_counts, write_run
 
+from segrefine.compare.claim import Claim, read_claims
 from segrefine.compare.claims import BEGIN, END, describe, outcome, sum_up, write_claims
 from segrefine.compare.difference import Difference
-from segrefine.compare.plots import PLOTS
 from segrefine.compare.statistics import Settings
 from segrefine.core.errors import UserError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-CLAIMS: list[dict[str, Any]] = yaml.safe_load((EXPERIMENTS / "claims.yml").read_text())
+CLAIMS = read_claims(EXPERIMENTS / "claims.yml")
 
 
 def finding(low: float, high: float, margin: float = 0.0) -> Difference:
@@ -116,34 +115,55 @@ def test_every_claim_gets_a_page_of_its_own(top: Path) -> None:
     assert all(f"({name})" in text for name in pictures)
 
 
-def test_mistakes_in_the_file_are_named(top: Path) -> None:
-    (top / "README.md").write_text("no marks")
-    with pytest.raises(UserError, match=r"README\.md has no lines"):
-        write_claims(top / "claims.yml", Settings(300))
-    (top / "claims.yml").write_text("- {folder: x, titel: y}")
-    with pytest.raises(UserError, match=r"claim 1 has 'titel'\. Did you mean 'title'"):
-        write_claims(top / "claims.yml", Settings(300))
-    (top / "claims.yml").write_text("- {folder: claims/first, title: y}")
-    with pytest.raises(UserError, match=r"claims/first should start with the claim's number, such as 01_first\."):
-        write_claims(top / "claims.yml", Settings(300))
-    (top / "claims.yml").write_text("a: [")
-    with pytest.raises(UserError, match=r"is broken"):
-        write_claims(top / "claims.yml", Settings(300))
+def test_a_readme_without_marks_is_left_alone(top: Path) -> None:
+    for text in ("no marks", None):
+        (top / "README.md").write_text(text) if text else (top / "README.md").unlink()
+        with pytest.raises(UserError, match=r"README\.md has no lines"):
+            write_claims(top / "claims.yml", Settings(300))
+    assert not (top / "README.md").exists()
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=[claim["folder"] for claim in CLAIMS])
-def test_a_claim_of_ours_names_runs_and_plots_that_there_are(claim: dict[str, Any]) -> None:
+WORDS = "folder: 01_x, title: t, source: s, question: q, method: m"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is broken"),
+        ("a: b", "should be a list of claims"),
+        ("- {folder: x, titel: y}", r"claim 1 has no option 'titel'\. Did you mean 'title'"),
+        ("- {folder: 01_x, title: y}", "claim 1 lacks the options source, question, method"),
+        (
+            f"- {{{WORDS}}}\n- {{{WORDS.replace('01_x', 'a/first')}}}",
+            "claim 2: .*with the claim's number, such as 01_first",
+        ),
+        (f"- {{{WORDS}, plots: [region]}}", r"claim 1 has no plot 'region'\. Did you mean 'regions'"),
+        (f"- {{{WORDS}, tests: {{set: [{{pair: [a, b], margins: 2}}]}}}}", r"tests\.set has no option 'margins'"),
+        (f"- {{{WORDS}, tests: {{set: [{{metric: mIoU}}]}}}}", r"tests\.set lacks the options pair"),
+        (f"- {{{WORDS}, tests: {{set: [{{pair: [a]}}]}}}}", r"tests\.set: pair=\['a'\] should name two variants"),
+        (f"- {{{WORDS}, tests: {{set: [{{pair: [a, b], margin: -2}}]}}}}", r"tests\.set: margin=-2 should be"),
+        (f"- {{{WORDS}, tests: {{set: a over b}}}}", r"tests\.set should be a list"),
+        (f"- {{{WORDS}, tests: [a, b]}}", r"claim 1: tests=.* should be a mapping"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "claims.yml").write_text(text)
+    with pytest.raises(UserError, match=rf"claims\.yml.* ?{message}"):
+        read_claims(tmp_path / "claims.yml")
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=[claim.folder for claim in CLAIMS])
+def test_a_claim_of_ours_names_runs_that_there_are(claim: Claim) -> None:
     # By evaluate.py, from runs that are there.
     scored = {f"{model}_{scales}" for model in ("refinenet", "fcn8s") for scales in ("onescale", "multiscale")}
-    for name, wanted in claim.get("tests", {}).items():
+    for name, wanted in claim.tests.items():
         files = {path.stem for path in (EXPERIMENTS / "configs/experiment" / name).glob("*.yaml")}
-        assert {one for test in wanted for one in test["pair"]} <= files | scored
-    assert set(claim.get("plots", [])) <= PLOTS.keys()
-    assert "tests" in claim or "costs" in claim
+        assert {one for test in wanted for one in test.pair} <= files | scored
+    assert claim.tests or claim.costs
 
 
 def test_there_are_twelve_claims() -> None:
-    assert sorted(Path(claim["folder"]).name[:2] for claim in CLAIMS) == [f"{number:02}" for number in range(1, 13)]
+    assert sorted(claim.number for claim in CLAIMS) == list(range(1, 13))
 
 
 @pytest.mark.slow

@@ -33,8 +33,11 @@ def test_data_sets_name_their_frames(kind: str, image: str, place: tuple[str, in
 def test_a_pattern_finds_sequences_in_a_folder(tmp_path: Path) -> None:
     assert find_frame("day/clip7_0012", {"sequence_pattern": r"(clip\d+)_(\d+)"}) == ("clip7", 12)
     assert find_frame("day/other", {"sequence_pattern": r"(clip\d+)_(\d+)"}) is None
-    with pytest.raises(UserError, match="finds 'b' in a-b, which is not a frame number"):
+    with pytest.raises(UserError, match="finds 'a' and 'b' in a-b, which are not"):
         find_frame("a-b", {"sequence_pattern": "(.)-(.)"})
+    for pattern in (r"(a)?x(\d)", r"(x)(\d)?"):  # a group that takes no part
+        with pytest.raises(UserError, match=r"None .*in x.?, which are not a sequence's name and a frame's number"):
+            find_frame("x1" if "?x" in pattern else "x", {"sequence_pattern": pattern})
     for pattern, words in {"(.*)": "has 1 groups; it needs two", "(": "is not a regular expression"}.items():
         with pytest.raises(UserError, match=words):
             create_datamodule("folder", root=str(tmp_path), sequence_pattern=pattern)

@@ -156,9 +156,10 @@ def test_options_of_a_users_own_class_are_suggested(
 
 
 def test_a_plugin_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEGREFINE_PLUGINS", "no_such_module")
-    with pytest.raises(UserError, match="SEGREFINE_PLUGINS=no_such_module cannot be imported"):
-        list_models()
+    for name in ("no_such_module", "./mine.py"):
+        monkeypatch.setenv("SEGREFINE_PLUGINS", name)
+        with pytest.raises(UserError, match=f"SEGREFINE_PLUGINS={name} cannot be imported"):
+            list_models()
 
 
 def test_a_users_own_classes_are_chosen_on_the_command_line_and_found_from_a_checkpoint(

@@ -89,6 +89,13 @@ def test_train_set_smaller_than_a_batch_is_refused() -> None:
         ListedDataModule(labels_of_sizes(*[(4, 5)] * 7)).train_dataloader()
 
 
+def test_a_batch_is_refused_by_the_images_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    datamodule = ListedDataModule(labels_of_sizes(*[(4, 5)] * 9))
+    monkeypatch.setattr(datamodule, "_place", lambda: (0, 2))
+    with pytest.raises(UserError, match=r"batch_size=8 is .* 9 .*shared by 2 processes\. Set it to 4 or less"):
+        datamodule.train_dataloader()
+
+
 def test_batch_of_different_sizes_says_what_to_set() -> None:
     labels = labels_of_sizes((4, 5), (4, 6))
     with pytest.raises(UserError, match=r"item0 4x5, item1 4x6.*datamodule\.eval_batch_size=1"):

@@ -24,6 +24,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from omegaconf import OmegaConf
 from wandb.proto.wandb_internal_pb2 import Record
 
+import segrefine.runs.wandb
 from segrefine.engine.loggers import create_loggers
 from segrefine.engine.loggers import wandb as ours
 from segrefine.engine.loggers.csv import MetricsCSV
@@ -206,8 +207,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """A server that W&B takes for its own, with a key for it, and seconds in place of minutes to wait for it."""
-    monkeypatch.setattr(ours, "START_TIMEOUT", 2.0)
-    monkeypatch.setattr(ours, "FINISH_TIMEOUT", 2.0)
+    monkeypatch.setattr(segrefine.runs.wandb, "START_TIMEOUT", 2.0)
+    monkeypatch.setattr(segrefine.runs.wandb, "FINISH_TIMEOUT", 2.0)
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     with Service(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

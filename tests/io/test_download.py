@@ -32,6 +32,7 @@ class Server(ThreadingHTTPServer):
     files: dict[str, bytes]
     asked: list[str | None]
     gives_parts = True
+    breaks_off_at: int | None = None
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -53,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if span else 200)
         self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
-        self.wfile.write(content[first:])
+        self.wfile.write(content[first : self.server.breaks_off_at])
         return None
 
     def log_message(self, *arguments: object) -> None:
@@ -91,6 +92,20 @@ def test_a_server_that_sends_all_of_it_again_is_not_appended_to(server: Server, 
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:1000])
     fetch(server.url("a.zip"), None, tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("checksum", [None, md5(CONTENT)])
+def test_a_download_that_breaks_off_is_resumed_by_the_next_call(
+    checksum: str | None, server: Server, tmp_path: Path
+) -> None:
+    server.breaks_off_at = 4000
+    with pytest.raises(UserError, match=r"could not be downloaded .*run the command again to resume"):
+        fetch(server.url("a.zip"), checksum, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:4000]
+    server.breaks_off_at = None
+    fetch(server.url("a.zip"), checksum, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=4000-"]
 
 
 def test_a_damaged_download_is_deleted(server: Server, tmp_path: Path) -> None:

@@ -143,10 +143,11 @@ def test_upsampling_kinds_differ_in_what_is_trained(kind: str, trained: int, sto
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"skips": [64]}, "model.skips=[64] must be strides of the encoder's maps, which are [4, 8, 16, 32]"),
+        ({"skips": [64]}, "model.skips=[64] must be different strides of the encoder's maps, which are [4, 8, 16, 32]"),
         ({"skips": [32, 2]}, "model.skips=[32, 2] must be"),
         ({"skips": []}, "model.skips=[] must be"),
-        ({"skip_scales": {64: 0.1}}, "strides of the encoder's maps"),
+        ({"skips": [32, 32, 16]}, "model.skips=[32, 32, 16] must be different strides"),
+        ({"skips": [32], "skip_scales": {16: 0.1}}, "model.skip_scales has 16, which is not in model.skips=[32]"),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_words(options: dict[str, Any], words: str) -> None:

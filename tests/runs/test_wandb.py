@@ -161,8 +161,13 @@ def test_a_report_is_logged_as_tables_and_pictures(tmp_path: Path, monkeypatch: 
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "differences.png")
     table = pd.DataFrame([("fcn8s", "better by 1.0 to 2.0 points")], columns=["variant", "verdict"])
     log_report(tmp_path, {"differences": table}, "team/project")
-    wanted = {"job_type": "comparison", "entity": "team", "project": "project", "dir": tmp_path}
+    wanted = {"job_type": "comparison", "entity": "team", "project": "project", "dir": tmp_path, "mode": "online"}
     assert asked[0] | wanted == asked[0]
+    monkeypatch.delenv("WANDB_API_KEY")
+    for mode in ("online", "shared"):  # for which W&B would ask
+        monkeypatch.setenv("WANDB_MODE", mode)
+        log_report(tmp_path, {}, "project")
+        assert asked[-1]["mode"] == "offline"
     assert run.content["tables/differences"].columns == ["variant", "verdict"]
     assert run.content["tables/differences"].data == [["fcn8s", "better by 1.0 to 2.0 points"]]
     assert (run.content["plots/differences"].image.size, run.content["finished"]) == ((5, 4), True)

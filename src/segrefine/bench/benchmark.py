@@ -127,7 +127,7 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
                 log.info(f"\n{network.name}, {step}\n{render_profile(shares[: options['profile']])}")
     if options["output"]:
         about = {"options": options, "environment": describe_environment(), "results": rows}
-        write_text(Path(options["output"]), json.dumps(about, indent=1))
+        write_text(Path(options["output"]).expanduser(), json.dumps(about, indent=1))
     return rows
 
 

@@ -138,5 +138,5 @@ def run_folder(ckpt_path: str | None, folder: str) -> str:
         runs = Path(folder).parents[1].glob(f"*/*_{suffix}/{RunFolder.LAST}")
         newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
         return folder if newest is None else str(newest.parents[1])
-    continued = owner(Path(ckpt_path)) if ckpt_path else None
+    continued = owner(Path(ckpt_path).expanduser()) if ckpt_path else None
     return folder if continued is None else str(continued.path)

@@ -64,7 +64,7 @@ def run_show(cfg: DictConfig) -> None:
 
     if cfg.output is None:
         raise UserError("Give output=FILE.png, where the picture goes.")
-    output = Path(str(cfg.output))
+    output = Path(str(cfg.output)).expanduser()
     if output.suffix.lower() not in EXTENSIONS:
         raise UserError(f"output={output} should end in one of {', '.join(EXTENSIONS)}.")
     datamodule = _build(cfg)

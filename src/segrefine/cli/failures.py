@@ -10,7 +10,10 @@ _SPACE = (
     "Free space there, or write elsewhere (hydra.run.dir=FOLDER; predict: output=FOLDER). The run's "
     f"{RunFolder.LAST}, if there is one, is whole: ckpt_path=last resumes from it."
 )
-_PLACE = "Give a folder that may be written to: hydra.run.dir=FOLDER (predict: output=FOLDER)."
+_PLACE = (
+    "Check its name and its permissions. If results go there, give another folder: hydra.run.dir=FOLDER (predict: "
+    "output=FOLDER)."
+)
 _FILES = (
     "Raise the limit (ulimit -n 65536), or set a smaller datamodule.num_workers: every image passed is an open file."
 )
@@ -28,7 +31,7 @@ _MEMORY_WORDS = (
     *("out of memory", "_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: "),
     *("Cannot allocate memory", "Unable to allocate "),
 )
-_UNWRITABLE = (
+_REFUSED = (
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
@@ -43,7 +46,7 @@ _FAULTS: tuple[tuple[str, str, tuple[int, ...], tuple[str, ...]], ...] = (
     ("Too many files are open", _FILES, (errno.EMFILE, errno.ENFILE), ("Too many open files", "of ancdata")),
     ("The memory ran out", _MEMORY, (errno.ENOMEM,), _MEMORY_WORDS),
     ("A process that reads data died, most often for want of memory", _MEMORY, (), ("DataLoader worker (pid",)),
-    ("A file or folder cannot be written", _PLACE, _UNWRITABLE, ("Permission denied", "Read-only file system")),
+    ("A file or folder cannot be read or written", _PLACE, _REFUSED, ("Permission denied", "Read-only file system")),
 )
 
 

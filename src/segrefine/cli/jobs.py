@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from segrefine.core.errors import UserError
-from segrefine.core.registry import rename_classes
 from segrefine.core.signals import STOP_SIGNALS, Stopped
 from segrefine.runs.folder import RunFolder
-from segrefine.runs.options import changed_options
+from segrefine.runs.options import changed_options, read_config
 from segrefine.runs.summary import Summary
 
 log = logging.getLogger(__name__)
@@ -149,7 +147,7 @@ def _quoted(text: str) -> str:
 
 def _refuse_other_options(folder: RunFolder, cfg: DictConfig) -> None:
     """Raise UserError if the finished run of this folder had other options, because files have changed since."""
-    before: Any = rename_classes(yaml.safe_load(folder.config.read_text())) if folder.config.is_file() else {}
+    before: Any = read_config(folder.config) if folder.config.is_file() else {}
     now: Any = OmegaConf.to_container(cfg, resolve=True)
     if changed := changed_options(before | {"logger": None}, now | {"logger": None}):
         raise UserError(

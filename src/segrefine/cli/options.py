@@ -62,6 +62,11 @@ class GivenCheckpoint:
             from segrefine.weights.checkpoint import read_checkpoint  # which imports torch
 
             (override,) = OverridesParser.create().parse_overrides(given[-1:])
+            if override.is_sweep_override():
+                raise UserError(
+                    f"{given[-1]}: a sweep takes one checkpoint, whose options are the command's defaults. Run the "
+                    "command once for each."
+                )
             self.checkpoint = read_checkpoint(Path(str(override.value())).expanduser())  # quotes and escapes resolved
             config = self.checkpoint.config
         for group in ("model", "backbone", "datamodule"):

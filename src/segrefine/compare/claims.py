@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 
 from segrefine.compare import tables
+from segrefine.compare.claim import Claim, Expectation, read_claims
 from segrefine.compare.contrast import ONE_SEED
 from segrefine.compare.costs import cost_plot, cost_table, describe_costs, judge_costs, read_measurements
 from segrefine.compare.difference import Difference
@@ -30,15 +29,13 @@ from segrefine.compare.plots import PLOTS, difference_bars, have_curves
 from segrefine.compare.scores import check_metric
 from segrefine.compare.statistics import Bootstrap, Question, Settings
 from segrefine.compare.variants import Variant, check_same_images
-from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.errors import UserError
 from segrefine.io.atomic import write_text
 from segrefine.runs.read import read_run
 
 log = logging.getLogger(__name__)
 
 BEGIN, END = "<!-- verdicts: python compare.py claims=experiments/claims.yml -->", "<!-- end of verdicts -->"
-
-KEYS = {"folder", "title", "source", "question", "method", "tests", "costs", "plots", "remarks"}
 
 
 def outcome(found: Difference) -> str:
@@ -53,46 +50,20 @@ def outcome(found: Difference) -> str:
 
 def write_claims(path: Path, settings: Settings) -> None:
     """Regenerate everything that follows from the claims in the file at `path` and the results beside it."""
-    content = _read(path)
     rows = []
-    for place, claim in enumerate(content, 1):
-        if unknown := sorted(claim.keys() - KEYS):
-            raise UserError(f"{path}: claim {place} has {unknown[0]!r}.{did_you_mean(unknown[0], KEYS)}")
-        number = _number(claim["folder"], path)
-        rows += (written := _write_claim(path.parent, number, claim, settings))
-        log.info(f"{number}. {claim['title']}: {'; '.join(f'{row[-1]} (on {row[2]})' for row in written)}")
+    for claim in read_claims(path):
+        rows += (written := _write_claim(path.parent, claim, settings))
+        log.info(f"{claim.number}. {claim.title}: {'; '.join(f'{row[-1]} (on {row[2]})' for row in written)}")
     columns = ("", "claim", "on", "seeds", "differences in points, with 95 % intervals", "verdict")
     table = tables.new_table(columns, rows)
     readme = path.parent / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if BEGIN not in text or END not in text:
         raise UserError(f"{readme} has no lines {BEGIN} and {END}, between which the table belongs.")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     write_text(readme, f"{before}\n{tables.to_markdown(table)}{after}")
     write_text(path.parent / "verdicts.csv", tables.to_csv(table))
     log.info(f"the verdicts are in {readme}")
-
-
-def _number(folder: str, path: Path) -> int:
-    """Return the number that the name of a claim's folder starts with."""
-    number = Path(folder).name.split("_")[0]
-    if not number.isdecimal():
-        raise UserError(
-            f"{path}: folder: {folder} should start with the claim's number, such as 01_{Path(folder).name}."
-        )
-    return int(number)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"claims={path} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"claims={path} is broken: {error}") from error
-    if not isinstance(content, list) or not all(isinstance(claim, dict) for claim in content):
-        raise UserError(f"claims={path} should be a list of claims.")
-    return content
 
 
 _read_once = cache(read_run)  # many claims share runs, and what was resampled of them
@@ -111,16 +82,16 @@ def read_results(folder: Path, names: Sequence[str]) -> dict[str, Variant]:
     return found
 
 
-def _write_claim(top: Path, number: int, claim: Mapping[str, Any], settings: Settings) -> list[tuple[str, ...]]:
+def _write_claim(top: Path, claim: Claim, settings: Settings) -> list[tuple[str, ...]]:
     """Write the claim's folder and return its rows of the table of verdicts, one for each set of results."""
-    folder = top / claim["folder"]
+    folder = top / claim.folder
     parts: list[str] = []
     rows: list[tuple[str, ...]] = []
-    title = f"[{claim['title']}]({claim['folder']}/README.md)"
-    sections = [_compare_costs(folder, claim["costs"])] if "costs" in claim else []
-    sections += [_compare_scores(top, claim, name, settings) for name in claim.get("tests", {})]
+    title = f"[{claim.title}]({claim.folder}/README.md)"
+    sections = [_compare_costs(folder, claim.costs)] if claim.costs else []
+    sections += [_compare_scores(top, claim, name, settings) for name in claim.tests]
     for section in sections:
-        rows.append((str(number), title, section.name, section.seeds, section.summary, section.verdict))
+        rows.append((str(claim.number), title, section.name, section.seeds, section.summary, section.verdict))
         parts += [f"## {section.name}\n", f"**{section.verdict}**\n", *map(tables.to_markdown, section.shown)]
         for name, figure in section.figures.items():
             file = folder / f"{section.name}_{name}.png"
@@ -128,9 +99,9 @@ def _write_claim(top: Path, number: int, claim: Mapping[str, Any], settings: Set
             parts.append(f"![{name.replace('_', ' ')}, {section.name}]({file.name})\n")
     readme = os.path.relpath(top / "README.md", folder)
     words = f"[experiments/README.md]({readme}) explains the verdicts, scores and intervals.\n"
-    head = [f"# {number}. {claim['title']}\n", f"{claim['question']}\n", f"Source: {claim['source']}\n", words]
-    method = ["```\n" + claim["method"].strip() + "\n```\n"]
-    remarks = [f"## Remarks\n\n{claim['remarks'].strip()}\n"] if claim.get("remarks") else []
+    head = [f"# {claim.number}. {claim.title}\n", f"{claim.question}\n", f"Source: {claim.source}\n", words]
+    method = ["```\n" + claim.method.strip() + "\n```\n"]
+    remarks = [f"## Remarks\n\n{claim.remarks.strip()}\n"] if claim.remarks else []
     write_text(folder / "README.md", "\n".join([*head, *method, *parts, *remarks]))
     return rows
 
@@ -156,11 +127,11 @@ def _compare_costs(folder: Path, networks: Sequence[str]) -> Section:
     return Section("costs", "", describe_costs(measured), judge_costs(measured), shown, figures)
 
 
-def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Settings) -> Section:
+def _compare_scores(top: Path, claim: Claim, name: str, settings: Settings) -> Section:
     """Run the claim's tests on the set of results called `name`."""
-    wanted = claim["tests"][name]
-    variants = read_results(top / "results" / name, list(dict.fromkeys(one for test in wanted for one in test["pair"])))
-    possible = [test for test in wanted if all(one in variants for one in test["pair"])]
+    wanted = claim.tests[name]
+    variants = read_results(top / "results" / name, list(dict.fromkeys(one for test in wanted for one in test.pair)))
+    possible = [test for test in wanted if all(one in variants for one in test.pair)]
     if not possible:
         return Section(name, "", "", "not run yet")
     check_same_images([run for variant in variants.values() for run in variant.runs])
@@ -170,7 +141,7 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Se
     missing = f" ({len(wanted) - len(found)} not run yet)" if len(found) < len(wanted) else ""
     one_seed = f", {ONE_SEED}" * any(ONE_SEED in entry.note for entry in found)
     figures = {"differences": difference_bars(found)}
-    plots = [plot for plot in claim.get("plots", []) if plot != "learning_curves" or have_curves(shown)]
+    plots = [plot for plot in claim.plots if plot != "learning_curves" or have_curves(shown)]
     figures |= {plot: PLOTS[plot](shown, bootstrap) for plot in plots}
     return Section(
         name,
@@ -182,17 +153,14 @@ def _compare_scores(top: Path, claim: Mapping[str, Any], name: str, settings: Se
     )
 
 
-def run_tests(
-    wanted: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant], bootstrap: Bootstrap
-) -> list[Difference]:
+def run_tests(wanted: Sequence[Expectation], variants: Mapping[str, Variant], bootstrap: Bootstrap) -> list[Difference]:
     """Run the tests of a claim as one family."""
     questions = []
     for test in wanted:
-        one, other = (variants[name] for name in test["pair"])
-        metric = test.get("metric", "mIoU")
+        one, other = (variants[name] for name in test.pair)
         for run in (*one.runs, *other.runs):
-            check_metric(metric, run)
-        questions.append(Question(one, other, metric, test.get("margin", 0) / 100))
+            check_metric(test.metric, run)
+        questions.append(Question(one, other, test.metric, test.margin / 100))
     return Planner(bootstrap, questions).seeds_needed(bootstrap.differences(questions))
 
 

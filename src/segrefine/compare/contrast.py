@@ -183,7 +183,7 @@ class Contrast:
             return np.nan, np.nan, np.nan
         count = len(largest)
         distance = abs(self.estimate + margin)
-        studentized = distance / self.error if self.error else np.inf * bool(distance) if distance else 0.0
+        studentized = distance / self.error if self.error else np.inf if distance else 0.0
         beyond = count - int(np.searchsorted(largest, studentized))
         width = find_critical(largest) * self.error
         return self.estimate - width, self.estimate + width, (beyond + 1) / (count + 1)

@@ -51,32 +51,38 @@ def draw_costs(
     axis: Axes, variants: Sequence[Variant], bootstrap: Bootstrap, metric: str = "mIoU", cost: str = "flops"
 ) -> None:
     """Plot the score over a cost, one of `COSTS`. Variants on the Pareto front are filled."""
-    title, unit = COSTS[cost]
-    points = [(getattr(variant.summary, cost) / unit, mean_score(variant.runs, metric)) for variant in variants]
-    front = pareto_front(points)
-    axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
+    points, front = _draw_front(axis, variants, metric, cost)
     for index, (variant, style) in enumerate(styled(variants)):
         x, y = points[index]
         bar = _bar(y, bootstrap.interval(variant, metric))
         look: dict[str, Any] = {"markersize": 8, "capsize": 3, "color": style.color, "fmt": style.marker}
         fill = style.color if index in front else "white"
         axis.errorbar(x, y, bar, markerfacecolor=fill, label=wrap(variant.label), **look)
+
+
+def _draw_front(
+    axis: Axes, variants: Sequence[Variant], metric: str, cost: str
+) -> tuple[list[tuple[float, float]], set[int]]:
+    """Draw the Pareto front and set the axes. Return the points (cost, score), and which of them are on the front."""
+    title, unit = COSTS[cost]
+    points = [(getattr(variant.summary, cost) / unit, mean_score(variant.runs, metric)) for variant in variants]
+    front = pareto_front(points)
+    axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
     axis.set(xlabel=title, ylabel=metric, xscale="log")
-    _mark_costs(axis, points)
+    axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)  # the points' own values
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
+    return points, set(front)
 
 
 def accuracy_and_flops(ranked: Sequence[Variant], metric: str, bootstrap: Bootstrap) -> Figure:
     """Plot the score over multiply-adds, to stand beside the ranking. Each point shows its variant's rank."""
     figure, (axis,) = new_figure(1, 1, width=5.0, height=3.6)
-    points = [(variant.summary.flops / 1e9, mean_score(variant.runs, metric)) for variant in ranked]
-    front = pareto_front(points)
-    axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
+    points, front = _draw_front(axis, ranked, metric, "flops")
     for index, ((x, y), variant) in enumerate(zip(points, ranked, strict=True)):
         bar, fill = _bar(y, bootstrap.interval(variant, metric)), COLORS[0] if index in front else "white"
         style: dict[str, Any] = {"markersize": 6, "capsize": 2, "color": COLORS[0], "ecolor": "#9dbfd6"}
         axis.errorbar(x, y, bar, fmt="o", markerfacecolor=fill, **style)
-    axis.set(xlabel=COSTS["flops"][0], ylabel=metric, xscale="log")
-    _mark_costs(axis, points)
     axis.autoscale_view()  # which is otherwise left for later, and places in pixels depend on it
     for places in _near_one_another(axis.transData.transform(points)):
         ranks = [str(place + 1) for place in places]
@@ -100,13 +106,6 @@ def _near_one_another(places: np.ndarray, across: float = 20, along: float = 14)
         else:
             group.append(index)
     return groups
-
-
-def _mark_costs(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Put ticks at the points' own values on the logarithmic cost axis."""
-    axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)
-    axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def _apart(values: Sequence[float]) -> list[float]:

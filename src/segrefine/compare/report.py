@@ -59,13 +59,13 @@ def compare(cfg: DictConfig) -> None:
     if cfg.claims is not None:
         if given := [name for name in ("runs", "wandb", "output", "baseline", "labels") if cfg[name] is not None]:
             raise UserError(f"claims={cfg.claims} writes beside that file: remove {given[0]}=.")
-        write_claims(Path(cfg.claims), settings)
+        write_claims(Path(cfg.claims).expanduser(), settings)
         return
     if cfg.output is None:
         raise UserError("Give output=DIR, the folder for the comparison.")
     if (not cfg.runs) == (cfg.wandb is None):
         raise UserError("Give runs=DIR, a list of folders or a glob; or wandb=ENTITY/PROJECT.")
-    output = Path(cfg.output)
+    output = Path(cfg.output).expanduser()
     if cfg.wandb is None:
         runs = find_runs(cfg.runs)
     else:

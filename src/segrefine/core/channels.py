@@ -1,8 +1,10 @@
 """Images that have other channels than red, green and blue: gray ones, and RGB with depth or HHA behind it."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RGB = 3
 
@@ -18,7 +20,7 @@ def spread(values: Sequence[float], channels: int) -> list[float]:
     return [values[channel % RGB] for channel in range(channels)]
 
 
-def to_rgb(images: Tensor) -> Tensor:
+def to_rgb(images: "Tensor") -> "Tensor":
     """Return the picture to show of images (..., C, H, W), (..., 3, H, W): three channels, or of fewer one as gray."""
     if images.shape[-3] >= RGB:
         return images[..., :RGB, :, :]

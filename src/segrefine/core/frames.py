@@ -30,9 +30,10 @@ def find_frame(image: str, options: Mapping[str, Any]) -> tuple[str, int] | None
     """
     pattern = options.get("sequence_pattern") or PATTERNS.get(options.get("kind", ""))
     found = compile_pattern(pattern).search(image) if pattern else None
-    if found and not found[2].isdecimal():
+    if found and (found[1] is None or not (found[2] or "").isdecimal()):
         raise UserError(
-            f"datamodule.sequence_pattern={pattern} finds {found[2]!r} in {image}, which is not a frame number."
+            f"datamodule.sequence_pattern={pattern} finds {found[1]!r} and {found[2]!r} in {image}, which are not a "
+            "sequence's name and a frame's number."
         )
     return (found[1], int(found[2])) if found else None
 

@@ -129,10 +129,11 @@ class SegmentationDataModule(LightningDataModule):
         """
         dataset = self.dataset("train", self.train_transform)
         sampler = self._train_sampler(len(dataset))
-        if sampler.size < self.batch_size:
+        if len(sampler) < self.batch_size:
+            share = f", shared by {sampler.world} processes" if sampler.world > 1 else ""
             raise UserError(
-                f"datamodule.batch_size={self.batch_size} is more than the {sampler.size} training images of an epoch; "
-                "set it to that number or less."
+                f"datamodule.batch_size={self.batch_size} is more than the {sampler.size} training images of an epoch"
+                f"{share}. Set it to {len(sampler)} or less."
             )
         remedy = "Set datamodule.crop_size (or datamodule.batch_size=1)."
         if self.batch_size > 1 and self.train_transform.crop_size is None and not dataset.one_size():

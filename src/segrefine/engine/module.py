@@ -23,7 +23,7 @@ from segrefine.models.encoders.base import pad_small
 from segrefine.models.logits import Logits
 from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import TestTimeAugmentation
-from segrefine.weights.checkpoint import load_model, read_checkpoint
+from segrefine.weights.checkpoint import read_checkpoint, restore_run
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,9 @@ class SegmentationModule(LightningModule):
             map_location: the device to put it on; the CPU unless given.
             options: of the constructor, such as `inference`.
         """
-        net = load_model(checkpoint_path)
-        recipe = Recipe.from_config(read_checkpoint(Path(checkpoint_path)).config["recipe"])
+        checkpoint = read_checkpoint(Path(checkpoint_path))
+        net = restore_run(checkpoint)
+        recipe = Recipe.from_config(checkpoint.config["recipe"])
         module = cls(net, **{"recipe": recipe.without_data()} | options)
         return module if map_location is None else module.to(map_location)
 

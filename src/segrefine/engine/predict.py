@@ -53,20 +53,21 @@ def predict(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> int:
         if cfg[option] is None:
             raise UserError(f"Give {option}=PATH. segrefine predict --help says more.")
     options: Any = OmegaConf.to_container(cfg)
-    named = _name(list_images(Path(cfg.input), ignored_folder=Path(cfg.output)))
+    output = Path(cfg.output).expanduser()
+    named = _name(list_images(Path(cfg.input).expanduser(), ignored_folder=output))
     if not named:
         raise UserError(f"input={cfg.input} holds no image files ({', '.join(EXTENSIONS)}).")
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
     net = restore(checkpoint, options["model"], options["backbone"]).eval()
     files = _add_extra(named, cfg.extra, net.in_channels)
-    _keep_inputs(files, Path(cfg.output), cfg.submission)
+    _keep_inputs(files, output, cfg.submission)
     check_benchmark(cfg.submission, net.num_classes)
     views = options["tta"] | {"refine": create_refinement(net, options["post"], options["crf"])}
     module = Segmenter(net, files, views, options["window"])
     with StopRequest() as stop:
-        writer = PhotoWriter(Path(cfg.output), cfg.submission, stop)
+        writer = PhotoWriter(output, cfg.submission, stop)
         machine = {"accelerator": choose_device(cfg.device).type, "devices": cfg.devices, "precision": cfg.precision}
-        trainer = create_trainer(machine | {"enable_progress_bar": False}, Path(cfg.output), [writer], prefix="")
+        trainer = create_trainer(machine | {"enable_progress_bar": False}, output, [writer], prefix="")
         trainer.predict(module, return_predictions=False)
     bad = torch.tensor(writer.bad, device=trainer.strategy.root_device)
     bad = trainer.strategy.reduce(bad, reduce_op="sum")  # type: ignore[assignment]
@@ -167,11 +168,12 @@ def _add_extra(files: dict[str, Path], extra: str | None, in_channels: int) -> F
             f"The network takes images of in_channels={in_channels}. Give extra=FOLDER with a {kind} image for each "
             "image, of the same name."
         )
-    behind = list_images(Path(extra))
-    if Path(extra).is_file() and len(files) == 1:
+    place = Path(extra).expanduser()
+    behind = list_images(place)
+    if place.is_file() and len(files) == 1:
         return [(name, path, behind[0]) for name, path in files.items()]
     stems = {path.stem: path for path in behind}
-    return [(name, path, stems.get(path.stem, Path(extra) / f"{path.stem}.*")) for name, path in files.items()]
+    return [(name, path, stems.get(path.stem, place / f"{path.stem}.*")) for name, path in files.items()]
 
 
 def _name(paths: list[Path]) -> dict[str, Path]:

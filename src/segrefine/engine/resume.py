@@ -43,7 +43,7 @@ def find_checkpoint(ckpt_path: str | None, folder: RunFolder) -> Checkpoint | No
     """
     if ckpt_path is None:
         return None
-    path = folder.last if ckpt_path == "last" else Path(ckpt_path).absolute()
+    path = folder.last if ckpt_path == "last" else Path(ckpt_path).expanduser().absolute()
     if not path.is_file():
         if ckpt_path != "last":
             raise UserError(f"ckpt_path={ckpt_path}: there is no such file. Remove ckpt_path to start a new run.")

@@ -42,7 +42,7 @@ from segrefine.engine.trainer import (
 from segrefine.io.atomic import remove_parts, write_text
 from segrefine.models.build import build_model
 from segrefine.models.cost import count_parameters, measure_cost
-from segrefine.models.encoders.base import MIN_SIDE
+from segrefine.models.encoders.base import MIN_SIDE, scaled_size
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.environment import describe_environment
 from segrefine.runs.folder import RunFolder
@@ -145,11 +145,14 @@ def _check_batches(datamodule: SegmentationDataModule, trainer: dict[str, Any]) 
 def _check_batch_norm(net: SegmentationModel, recipe: Recipe, datamodule: SegmentationDataModule) -> None:
     """Raise UserError for batches of one image whose coarsest map is one cell: one value a channel has no variance."""
     size = datamodule.train_transform.crop_size or datamodule.image_size("train")
+    halved = [(side + 1) // 2 for side in size] if recipe.progressive_resizing else size
+    smallest = scaled_size(halved, min(net.encoder.scales))
     norms = not recipe.frozen_norm and any(isinstance(module, _BatchNorm) for module in net.modules())
-    if datamodule.batch_size == 1 and max(size) <= MIN_SIDE and norms:
+    if datamodule.batch_size == 1 and max(smallest) <= MIN_SIDE and norms:
         raise UserError(
-            f"datamodule.batch_size=1 with images of {size[0]}x{size[1]} leaves batch norm one value per channel. Set "
-            "datamodule.batch_size=2 or more, a larger datamodule.crop_size or recipe.frozen_norm=true."
+            f"datamodule.batch_size=1 with images of {size[0]}x{size[1]}, which the network sees at {smallest[0]}x"
+            f"{smallest[1]}, leaves batch norm one value per channel. Set datamodule.batch_size=2 or more, a larger "
+            "datamodule.crop_size or recipe.frozen_norm=true."
         )
 
 

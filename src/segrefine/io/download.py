@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -90,7 +90,9 @@ def fetch(url: str, md5: str | None, path: Path) -> None:
                 while chunk := response.read(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
-    except (OSError, HTTPException) as error:  # URLError is of the first, an answer cut short of the second
+            if response.length:  # of what was promised, which reading in chunks does not check
+                raise IncompleteRead(b"", response.length)
+    except (OSError, HTTPException) as error:  # URLError is of the first, IncompleteRead of the second
         if not (isinstance(error, HTTPError) and error.code == 416):  # nothing is left to send
             raise UserError(
                 f"{url} could not be downloaded ({error}). The part that was downloaded is kept: run the command again "

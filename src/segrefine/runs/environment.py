@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from segrefine.core.config import CHECKOUT
+
 PACKAGES = (
     *("segrefine", "torch", "torchvision", "lightning", "torchmetrics"),
     *("hydra-core", "omegaconf", "wandb", "numpy", "pillow"),
@@ -40,7 +42,9 @@ def _cpu_name() -> str:
 
 
 def _git_commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    if not (CHECKOUT / ".git").exists():  # git would take the repository around an environment
+        return "unknown"
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

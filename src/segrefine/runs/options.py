@@ -1,9 +1,16 @@
-"""Define which options of runs affect the result, and which tell variants apart."""
+"""Read the options of runs. Define which of them affect the result, and which tell variants apart."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from segrefine.core.config import flatten
+from segrefine.core.errors import UserError
+from segrefine.core.registry import rename_classes
+
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, but missing where PyYAML lacks libyaml
 
 HARMLESS = {
     *("ckpt_path", "init_from", "strict", "checkpoint_every_minutes", "log_gradients", "log_dead_units"),
@@ -34,6 +41,19 @@ FORMERLY: dict[str, Any] = {
 
 WHOLE = ("recipe.loss",)
 """Options that are one value even where this is a mapping."""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the config of a run, with names for the class paths of older versions. Raise UserError if that fails."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _YAML)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is broken: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is broken: it holds no named values.")
+    return rename_classes(content)
 
 
 def flatten_options(config: Mapping[str, Any]) -> dict[str, Any]:

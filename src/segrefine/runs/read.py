@@ -12,19 +12,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from segrefine.core.errors import UserError, listing
-from segrefine.core.registry import rename_classes
 from segrefine.metrics.scores import COUNTS
 from segrefine.runs.folder import RunFolder
-from segrefine.runs.options import PLAIN_INFERENCE
+from segrefine.runs.options import PLAIN_INFERENCE, read_config
 from segrefine.runs.per_image import open_table, read_per_image
 from segrefine.runs.summary import Summary
 
 log = logging.getLogger(__name__)
-
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, but missing where PyYAML lacks libyaml
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +90,6 @@ def read_run(path: Path) -> Run:
     """
     folder = RunFolder(path)
     return Run(folder, read_config(folder.config), Summary.read(folder.summary), *read_per_image(folder.per_image))
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read the config of a run, with names for the class paths of older versions. Raise UserError if that fails."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _YAML)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is broken: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is broken: it holds no named values.")
-    return rename_classes(content)
 
 
 def find_runs(patterns: str | Sequence[str]) -> list[Run]:

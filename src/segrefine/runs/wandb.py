@@ -4,6 +4,7 @@ import logging
 import netrc
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,6 +24,12 @@ KEPT = (*NEEDED, RunFolder.METRICS)
 
 KEPT_BELOW = "run"
 """The folder of these files in the W&B run. Outside it W&B writes a config.yaml of its own."""
+
+START_TIMEOUT = 30.0
+"""Seconds that W&B has to answer at the start."""
+
+FINISH_TIMEOUT = 60.0
+"""Seconds that it has at the end to take what is not uploaded yet; the rest stays on disk."""
 
 T = TypeVar("T")
 
@@ -75,10 +82,10 @@ def _asked(path: str, question: Callable[[], T]) -> T:
     try:
         return question()
     except Exception as error:  # the client raises whatever its libraries do
-        words = " ".join(str(error).split())
+        words = one_line(error)
         if "Could not find project" in words:
             raise UserError(f"W&B has no project {path}, or your key has no access to it.") from error
-        raise UserError(f"W&B did not list the runs of {path}: {type(error).__name__}: {words}") from error
+        raise UserError(f"W&B did not list the runs of {path}: {words}") from error
 
 
 def _fetch(run: Any, path: str, folder: Path) -> bool:
@@ -107,16 +114,43 @@ def log_report(folder: Path, tables: Mapping[str, Any], project: str) -> None:
     import wandb
 
     *entity, name = project.split("/")
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
-    settings = wandb.Settings(console="off", silent=True)
-    place: dict[str, Any] = {"entity": entity[0] if entity else None, "project": name, "dir": folder, "mode": mode}
+    place: dict[str, Any] = {"entity": entity[0] if entity else None, "project": name, "dir": folder}
     try:
-        with wandb.init(job_type="comparison", settings=settings, **place) as run:
+        with wandb.init(job_type="comparison", mode=choose_mode(), settings=quiet_settings(), **place) as run:
             run.log({f"tables/{title}": wandb.Table(dataframe=table) for title, table in tables.items()})
             run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))})
-        log.info(f"W&B is offline. To upload: wandb sync {Path(run.dir).parent}" if run.offline else f"W&B: {run.url}")
+        log.info(f"W&B is offline. To upload: {sync_command(run)}" if run.offline else f"W&B: {run.url}")
     except Exception as error:  # whatever the service or its client does, the report is written
-        log.warning(f"W&B did not take the report ({type(error).__name__}: {' '.join(str(error).split())}).")
+        log.warning(f"W&B did not take the report ({one_line(error)}).")
+
+
+def choose_mode() -> Any:
+    """Return what WANDB_MODE says, else online; offline in place of online without a key, for which W&B would ask."""
+    wanted = os.environ.get("WANDB_MODE") or "online"
+    return wanted if wanted in ("offline", "dryrun", "disabled") or has_wandb_key() else "offline"
+
+
+def quiet_settings() -> Any:
+    """Return settings under which W&B prints nothing and does not keep a program waiting."""
+    import wandb
+
+    return wandb.Settings(
+        init_timeout=START_TIMEOUT,
+        finish_timeout=FINISH_TIMEOUT,
+        finish_timeout_raises=True,
+        console="off",
+        silent=True,
+    )
+
+
+def sync_command(run: Any) -> str:
+    """Return the command that uploads what the run left on disk, also for online runs."""
+    return f"wandb sync {shlex.quote(str(Path(run.dir).parent))}"
+
+
+def one_line(error: Exception) -> str:
+    """Return an error of W&B's in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def has_wandb_key() -> bool:

@@ -113,10 +113,15 @@ def load_model(path: str | Path) -> SegmentationModel:
     Raises:
         UserError: The file holds weights alone. `create_model` and `load_weights` accept those.
     """
-    checkpoint = read_checkpoint(Path(path))
+    return restore_run(read_checkpoint(Path(path)))
+
+
+def restore_run(checkpoint: Checkpoint) -> SegmentationModel:
+    """Build the network of a run's checkpoint that was read, as `load_model` does."""
     if not checkpoint.config:
         raise UserError(
-            f"{path} does not say which network it belongs to. Use create_model(...), then load_weights(net, PATH)."
+            f"{checkpoint.path} does not say which network it belongs to. Use create_model(...), then "
+            "load_weights(net, PATH)."
         )
     return restore(checkpoint, checkpoint.config["model"], checkpoint.config["backbone"]).eval()
 

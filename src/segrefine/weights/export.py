@@ -63,7 +63,7 @@ def export(cfg: DictConfig, checkpoint: Checkpoint | None = None) -> None:
             raise UserError(f"Give {option}=... segrefine export --help says more.")
     if cfg.format not in FORMATS:
         raise UserError(f"There is no format {cfg.format!r}.{did_you_mean(cfg.format, FORMATS)}")
-    output = Path(cfg.output)
+    output = Path(cfg.output).expanduser()
     if output.is_dir():
         raise UserError(f"output={output} is a folder. Give the path of the file to write.")
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))

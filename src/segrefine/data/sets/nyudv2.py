@@ -5,13 +5,12 @@ Arbelaez, Malik, Perceptual Organization and Recognition of Indoor Scenes from R
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from segrefine.core.errors import UserError
+from segrefine.core.extras import require
 from segrefine.core.labels import names
 from segrefine.core.registry import register_datamodule
 from segrefine.data.files import Example, FileDataModule
@@ -92,7 +91,8 @@ def convert(root: Path) -> None:
     classes = np.concatenate(([0], mapping)).astype(np.uint8)  # 0 is unlabeled
     for folder in ("images", "labels"):
         (root / folder).mkdir(exist_ok=True)
-    with open_hdf5(root / "nyu_depth_v2_labeled.mat") as file:
+    path = root / "nyu_depth_v2_labeled.mat"
+    with require("h5py", "mat", f"Reading {path}").File(path) as file:
         pictures, labels = file["images"], file["labels"]  # as MATLAB lies in memory: (N, 3, W, H) and (N, W, H)
         for index in tqdm(range(len(labels)), "converting", disable=None):
             name = f"img_{FIRST_NUMBER + index}.png"
@@ -101,13 +101,4 @@ def convert(root: Path) -> None:
     for variable, name in (("trainNdxs", "trainval.txt"), ("testNdxs", "test.txt")):
         numbers = read_mat(root / "splits.mat", variable).ravel().astype(int) - 1 + FIRST_NUMBER
         write_text(root / name, "".join(f"{number}\n" for number in numbers))
-    (root / "nyu_depth_v2_labeled.mat").unlink()
-
-
-def open_hdf5(path: Path) -> Any:
-    """Open a file for reading, such as of MATLAB's version 7.3; UserError if h5py is not installed."""
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f'Reading {path} needs h5py: pip install "segrefine[mat]".') from None
-    return h5py.File(path)
+    path.unlink()

@@ -5,7 +5,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger
 
-from segrefine.core.errors import UserError
+from segrefine.core.extras import require
 from segrefine.engine.loggers.csv import MetricsCSV
 from segrefine.engine.loggers.wandb import LenientWandbLogger, start_wandb
 from segrefine.engine.trainer import is_rank_zero
@@ -31,12 +31,7 @@ def given_options() -> list[str]:
 
 
 def _tensorboard(folder: RunFolder) -> Logger:
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            'logger=tensorboard needs a package that is not installed: pip install "segrefine[tensorboard]".'
-        ) from error
+    require("tensorboard", "tensorboard", "logger=tensorboard")
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(folder.path, name=folder.TENSORBOARD, version="")

@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-import os
 import secrets
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -15,15 +13,9 @@ from lightning.pytorch.loggers import WandbLogger
 
 from segrefine.io.atomic import write_text
 from segrefine.runs.folder import RunFolder
-from segrefine.runs.wandb import KEPT, KEPT_BELOW, has_wandb_key
+from segrefine.runs.wandb import KEPT, KEPT_BELOW, choose_mode, one_line, quiet_settings, sync_command
 
 log = logging.getLogger(__name__)
-
-START_TIMEOUT = 30.0
-"""Seconds that W&B has to answer at the start, before the run is logged offline."""
-
-FINISH_TIMEOUT = 60.0
-"""Seconds that it has at the end to take what is not uploaded yet; the rest stays on disk."""
 
 
 class LenientWandbLogger(WandbLogger):
@@ -63,7 +55,7 @@ class LenientWandbLogger(WandbLogger):
         except Exception as error:  # whatever the service or its client does, training continues
             self.lost = True
             log.warning(
-                f"W&B failed ({_one_line(error)}), so the run continues without it. {_how_to_upload(self.experiment)}"
+                f"W&B failed ({one_line(error)}), so the run continues without it. {_how_to_upload(self.experiment)}"
             )
 
 
@@ -80,25 +72,14 @@ def start_wandb(options: dict[str, Any], folder: RunFolder, config: dict[str, An
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # W&B's own statistics, which need not arrive
     id_file = folder.wandb_id  # so that a resumed run continues the same W&B run
     identity = (id_file.read_text().strip() if id_file.is_file() else "") or secrets.token_hex(4)
-    settings = wandb.Settings(
-        init_timeout=START_TIMEOUT,
-        finish_timeout=FINISH_TIMEOUT,
-        finish_timeout_raises=True,
-        console="off",
-        silent=True,
-    )
-    wanted: Any = os.environ.get("WANDB_MODE") or "online"
-    if wanted not in ("offline", "dryrun", "disabled") and not has_wandb_key():
-        wanted = "offline"
-    for mode in dict.fromkeys((wanted, "offline")):
+    for mode in dict.fromkeys((choose_mode(), "offline")):
         try:
-            run = wandb.init(
-                dir=folder.path, config=config, mode=mode, id=identity, resume="allow", settings=settings, **options
-            )
+            place: dict[str, Any] = {"dir": folder.path, "id": identity, "resume": "allow"}
+            run = wandb.init(config=config, mode=mode, settings=quiet_settings(), **place, **options)
             run.define_metric("trainer/global_step")  # as Lightning does for runs that it starts itself
             run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         except Exception as error:  # whatever the service or its client does, training continues
-            log.warning(f"W&B could not start ({mode}): {_one_line(error)}")
+            log.warning(f"W&B could not start ({mode}): {one_line(error)}")
             _stop_service()  # which takes the id for one in use
             continue
         write_text(id_file, identity + "\n")
@@ -117,9 +98,9 @@ def finish_wandb(succeeded: bool) -> None:
     try:
         run.finish(exit_code=0 if succeeded else 1)
         if not run.offline and run.url:
-            log.info(f"W&B: {run.url} (should it lack anything: {_sync(run)})")
+            log.info(f"W&B: {run.url} (should it lack anything: {sync_command(run)})")
     except Exception as error:
-        log.warning(f"W&B could not finish ({_one_line(error)}). {_how_to_upload(run)}")
+        log.warning(f"W&B could not finish ({one_line(error)}). {_how_to_upload(run)}")
         _stop_service()
 
 
@@ -132,13 +113,4 @@ def _stop_service() -> None:
 
 
 def _how_to_upload(run: Any) -> str:
-    return f"What it was given is on disk; to upload it: {_sync(run)}"
-
-
-def _sync(run: Any) -> str:
-    """Return the command that uploads what the run left on disk, also for online runs."""
-    return f"wandb sync {shlex.quote(str(Path(run.dir).parent))}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return f"What it was given is on disk; to upload it: {sync_command(run)}"

@@ -55,9 +55,13 @@ class FCNDecoder(Decoder):
         self.geometry = options.geometry
         self.strides = sorted(options.skips, reverse=True)
         self.skip_scales = dict(options.skip_scales)
-        if not self.strides or not channels.keys() >= {*self.strides, *self.skip_scales}:
-            skips = list(options.skips)
-            raise UserError(f"model.skips={skips} must be strides of the encoder's maps, which are {sorted(channels)}.")
+        if not self.strides or len({*self.strides}) < len(self.strides) or not channels.keys() >= {*self.strides}:
+            raise UserError(
+                f"model.skips={list(options.skips)} must be different strides of the encoder's maps, which are "
+                f"{sorted(channels)}."
+            )
+        if unused := sorted(self.skip_scales.keys() - {*self.strides}):
+            raise UserError(f"model.skip_scales has {unused[0]}, which is not in model.skips={list(options.skips)}.")
         self.score = nn.ModuleDict(
             {str(stride): nn.Conv2d(channels[stride], num_classes, 1) for stride in self.strides}
         )
