@@ -1,11 +1,11 @@
 """Which cure keeps RefineNet's blocks alive: short trainings with each, scored and searched for dead channels.
 
-    python benchmarks/cures.py FILE.csv [seeds=0,1] [steps=400] [CURE[@RATE][:MODEL] ...]     all of TABLE if none given
+    python benchmarks/cures.py FILE.csv [seeds=0,1] [steps=400] [weights=ENCODER] [CURE[@RATE][:MODEL] ...]
 
-A row of the table trains over ResNet-18 from random weights on 1,000 generated scenes of 128 x 128, in batches of 4,
-with AdamW (encoder 1e-3, decay 0.01), a poly schedule, 50 steps of warm-up and gradients clipped to norm 1; RefineNet
-is 64 wide. It is scored on 100 scenes of val, which are also what a channel has to be positive on somewhere. Rows that
-FILE.csv has are skipped, so a run that was cut off goes on.
+Without cures, all of TABLE are run. A row trains over ResNet-18, from random weights or from those in ENCODER, on
+1,000 generated scenes of 128 x 128, in batches of 4, with AdamW (encoder 1e-3, decay 0.01), a poly schedule, 50 steps
+of warm-up and gradients clipped to norm 1; RefineNet is 64 wide. It is scored on 100 scenes of val, which are also what
+a channel has to be positive on somewhere. Rows that FILE.csv has are skipped, so a run that was cut off goes on.
 """
 
 import sys
@@ -46,6 +46,8 @@ class Cure:
         epsilon: AdamW's in the decoder (1e-3: DrSleep/light-weight-refinenet, src/train.py).
         leak: slope of the ReLU before the pooling for negative values, which falls to 0 over the training.
         standardized: the decoder's filters with zero mean and a variance of 2 / fan-in, and a gain (Qiao et al. 2019).
+        by_inputs: from the update of each of the decoder's filters, its part along the mean of its input is taken. With
+            inputs of one mean in all channels, that is what `center_updates` does.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -54,6 +56,7 @@ class Cure:
     epsilon: float | None = None
     leak: float = 0.0
     standardized: bool = False
+    by_inputs: bool = False
 
 
 CENTERED = {"center_updates": "decoder"}
@@ -74,6 +77,8 @@ CURES = {
     "centered+fan_in": Cure(recipe=CENTERED, fan_in=True),
     "centered_all": Cure(recipe={"center_updates": "all"}),
     "centered_all+zero_mean": Cure(model={"init": "zero_mean"}, recipe={"center_updates": "all"}),
+    "centered_hidden+zero_mean": Cure(model={"init": "zero_mean"}, recipe={"center_updates": "hidden"}),
+    "by_inputs+zero_mean": Cure(model={"init": "zero_mean"}, by_inputs=True),
 }
 NEEDS_REFINENET = {"norm", "leak", "zero_residual"}
 """Cures without a meaning for FCN, which has neither residual branches nor a pooling."""
@@ -83,9 +88,9 @@ TABLE = [f"{cure}@0.001:refinenet" for cure in CURES if cure != "sgd"] + [
 ]
 
 
-def build(name: str, cure: Cure, num_classes: int) -> SegmentationModel:
+def build(name: str, cure: Cure, num_classes: int, weights: str | None) -> SegmentationModel:
     """Build the network of a row."""
-    options = {"init": "default"} | cure.model
+    options = {"init": "default", "weights": weights} | cure.model
     if not name.startswith("fcn"):
         options["widths"] = WIDTHS
     net = create_model(name, backbone="resnet18", num_classes=num_classes, **options)
@@ -124,7 +129,38 @@ def make_optimizer(net: SegmentationModel, recipe: Recipe, cure: Cure) -> torch.
     optimizer = create_optimizer(groups, recipe)
     if recipe.center_updates:
         center_updates(optimizer, filters(net, recipe.center_updates))
+    if cure.by_inputs:
+        center_by_inputs(optimizer, net.decoder)
     return optimizer
+
+
+def center_by_inputs(optimizer: torch.optim.Optimizer, decoder: nn.Module) -> None:
+    """Let no step change what a filter answers to the mean of its input, averaged over about ten batches."""
+    layers = [module for module in decoder.modules() if isinstance(module, nn.Conv2d) and module.weight[0].numel() > 1]
+    means: dict[nn.Module, Tensor] = {}
+    answers: list[Tensor] = []
+
+    def look(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        mean = inputs[0].detach().mean((0, 2, 3))
+        means[layer] = torch.lerp(means.get(layer, mean), mean, 0.1)
+
+    def answer(layer: nn.Conv2d) -> Tensor:
+        return layer.weight.sum((2, 3)) @ means[layer]
+
+    def before(*_: Any) -> None:
+        answers[:] = [answer(layer) for layer in layers]
+
+    @torch.no_grad()
+    def after(*_: Any) -> None:
+        for layer, old in zip(layers, answers, strict=True):
+            mean, area = means[layer], layer.weight[0, 0].numel()
+            surplus = (answer(layer) - old) / (area * mean.square().sum() + 1e-12)
+            layer.weight.sub_(surplus[:, None, None, None] * mean[:, None, None])
+
+    for layer in layers:
+        layer.register_forward_pre_hook(look)
+    optimizer.register_step_pre_hook(torch.no_grad()(before))
+    optimizer.register_step_post_hook(after)
 
 
 def set_leak(net: SegmentationModel, slope: float) -> None:
@@ -188,13 +224,13 @@ def _pools(net: SegmentationModel) -> list[ChainedResidualPooling]:
     return [module for module in net.decoder.modules() if isinstance(module, ChainedResidualPooling)]
 
 
-def run(row: dict[str, Any], watch: Watch | None = None) -> dict[str, float]:
-    """Train and score one row."""
+def run(row: dict[str, Any], watch: Watch | None = None, weights: str | None = None) -> dict[str, float]:
+    """Train and score one row, over an encoder with `weights` or random ones."""
     cure, seed = CURES[row["cure"]], int(row["seed"])
     seed_everything(seed, verbose=False)
     data = create_datamodule("shapes", run_seed=seed, train_size=1000, val_size=100, batch_size=BATCH)
     data.setup()
-    net = build(row["model"], cure, data.num_classes)
+    net = build(row["model"], cure, data.num_classes, weights)
     rate = float(row["rate"])
     schedule = {"name": "poly", "warmup_steps": WARM_UP}
     given = {"lr": rate, "encoder_lr_multiplier": ENCODER_RATE / rate, "clip_norm": 1.0, "schedule": schedule}
@@ -204,8 +240,8 @@ def run(row: dict[str, Any], watch: Watch | None = None) -> dict[str, float]:
     return score(net, data)
 
 
-def parse(arguments: list[str]) -> list[dict[str, str]]:
-    """Return the rows that a command line asks for."""
+def parse(arguments: list[str]) -> tuple[list[dict[str, str]], str | None]:
+    """Return the rows that a command line asks for, and the encoder's weights."""
     options = dict(part.split("=") for part in arguments if "=" in part)
     rows = []
     for name in [part for part in arguments if "=" not in part] or TABLE:
@@ -214,15 +250,17 @@ def parse(arguments: list[str]) -> list[dict[str, str]]:
         assert cure in CURES, f"{cure} is none of {', '.join(CURES)}"
         rows.append({"cure": cure, "model": model or "refinenet", "rate": rate or "0.001"})
     seeds = options.get("seeds", "0,1").split(",")
-    return [row | {"seed": seed, "steps": options.get("steps", "400")} for row in rows for seed in seeds]
+    steps = options.get("steps", "400")
+    return [row | {"seed": seed, "steps": steps} for row in rows for seed in seeds], options.get("weights")
 
 
 def main() -> None:
     file = Path(sys.argv[1])
     done = read(file)
-    for row in parse(sys.argv[2:]):
+    rows, weights = parse(sys.argv[2:])
+    for row in rows:
         if not any(row.items() <= old.items() for old in done):
-            append(file, FIELDS, row | run(row))
+            append(file, FIELDS, row | run(row, weights=weights))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_the_18_runs_compose_and_build_and_differ_in_the_network_alone(tmp_path:
         assert (cfg["seed"], cfg["ckpt_path"], cfg["log_dead_units"]) == (run.seed, "last", True)
         assert (cfg["trainer"]["max_epochs"], cfg["trainer"]["check_val_every_n_epoch"]) == (7, 7)
         assert cfg["recipe"]["lr"] == 0.002
-        assert (cfg["recipe"]["center_updates"], cfg["model"]["init"]) == ("all", "zero_mean")
+        assert (cfg["recipe"]["center_updates"], cfg["model"]["init"]) == ("hidden", "zero_mean")
         shared.add(json.dumps({group: cfg[group] for group in ("recipe", "datamodule", "trainer", "backbone")}))
         check_trainer(cfg["trainer"])
         Recipe.from_config(cfg["recipe"])

@@ -9,6 +9,7 @@ from builders import make_recipe
 from torch import Tensor, nn
 
 from segrefine.engine.optim import center_updates, create_optimizer, filters, parameter_groups
+from segrefine.models.build import create_model
 from segrefine.models.network import SegmentationModel
 
 Group = dict[str, Any]
@@ -170,3 +171,24 @@ def test_filters_of_a_single_weight_are_left_to_change() -> None:
     net: Any = Tiny()
     net.decoder.append(nn.Conv2d(2, 2, 1, groups=2))
     assert [id(weight) for weight in filters(net, "decoder")] == [id(net.decoder[0].weight)]
+
+
+@pytest.mark.parametrize(
+    ("model", "backbone", "options", "scores"),
+    [
+        ("fcn8s", "resnet18", {}, 3),
+        ("refinenet_64", "resnet18", {}, 1),
+        ("refinenet", "resnet18", {"widths": dict.fromkeys((4, 8, 16, 32), 5), "auxiliary": 0.5}, 4),  # as wide as K
+        ("fcn_dilated", "resnet50", {}, 1),
+        ("segnet", "vgg11_bn", {}, 1),
+    ],
+)
+def test_hidden_filters_are_all_but_those_of_the_scores(
+    model: str, backbone: str, options: dict[str, Any], scores: int
+) -> None:
+    with torch.device("meta"):
+        net = create_model(model, backbone, 5, **options)
+    left_out = {id(weight) for weight in filters(net, "all")} - {id(weight) for weight in filters(net, "hidden")}
+    layers = {id(module.weight) for module in net.decoder.modules() if isinstance(module, nn.Conv2d)}
+    assert left_out <= layers
+    assert len(left_out) == scores

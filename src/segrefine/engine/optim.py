@@ -46,14 +46,15 @@ def create_optimizer(groups: list[dict[str, Any]], recipe: "Recipe", fused: bool
     return torch.optim.AdamW(groups, fused=fused)
 
 
-def filters(net: "SegmentationModel", which: Literal["decoder", "all"]) -> list[Tensor]:
+def filters(net: "SegmentationModel", which: Literal["decoder", "all", "hidden"]) -> list[Tensor]:
     """Return the weights of the trained convolutions, (C out, C in, k, k), without transposed ones.
 
-    Filters of a single weight, which would never change, are left out, too.
+    Filters of a single weight, which would never change, are left out, and with `hidden` those of class scores.
     """
     part = net.decoder if which == "decoder" else net
-    layers = [module.weight for module in part.modules() if isinstance(module, nn.Conv2d)]
-    return [weight for weight in layers if weight.requires_grad and weight[0].numel() > 1]
+    scores = net.decoder.score_layers() if which == "hidden" else []
+    layers = [module for module in part.modules() if isinstance(module, nn.Conv2d) and module not in scores]
+    return [layer.weight for layer in layers if layer.weight.requires_grad and layer.weight[0].numel() > 1]
 
 
 def center_updates(optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> None:

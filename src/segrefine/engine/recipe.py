@@ -37,7 +37,7 @@ class Recipe:
     frozen_norm: bool
     clip_norm: Positive | None
     on_nonfinite: Literal["stop", "skip"]
-    center_updates: Literal["decoder", "all"] | None = None
+    center_updates: Literal["decoder", "all", "hidden"] | None = None
     progressive_resizing: Annotated[float, Interval(ge=0, le=1)] = 0.0
     loss_at: LossAt = "pixels"
     ema: Annotated[float, Interval(gt=0, lt=1)] | None = None

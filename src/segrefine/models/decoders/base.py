@@ -79,6 +79,11 @@ class Decoder(nn.Module):
         """Return the last convolution of every residual branch, which `init=zero_residual` starts at zero."""
         return []
 
+    def score_layers(self) -> list[nn.Conv2d]:
+        """Return the convolutions that give class scores, by default those with as many outputs as classes."""
+        layers = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        return [layer for layer in layers if layer.out_channels == self.num_classes]
+
     def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the grid of the finest map that is used."""
         raise NotImplementedError

@@ -243,6 +243,10 @@ class RefineNetDecoder(Decoder):
         pools = [module for module in self.modules() if isinstance(module, ChainedResidualPooling) and module.shortcut]
         return units + [conv for pool in pools for conv in pool.convs]  # type: ignore[misc]
 
+    def score_layers(self) -> list[nn.Conv2d]:
+        heads = [] if self.auxiliary is None else [head.score for head in self.auxiliary]
+        return [self.classifier, *heads]  # type: ignore[list-item]
+
     def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the grid of the finest tap."""
         return self._scores(features, [])[0]
