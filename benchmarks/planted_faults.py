@@ -196,7 +196,7 @@ An option that was null or 0 changes without a word | runs/options.py | runs/tes
 An image's name leads out of the folder | runs/folder.py | engine/test_predict.py engine/test_evaluate.py
 - {"/": "_root", "//": "_root", "..": "_up"}
 + {"/": "_root", "//": "_root"}
-Old results keep their class paths | runs/read.py | core/test_registry.py
+Old results keep their class paths | runs/options.py | core/test_registry.py
 - return rename_classes(content)
 + return content
 A class path in a config is imported | core/registry.py | core/test_registry.py
