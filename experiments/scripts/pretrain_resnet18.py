@@ -1,4 +1,4 @@
-"""Train the ResNet-18 that the runs in scenes/ start from: `python experiments/scripts/pretrain_resnet18.py FILE`.
+"""Train the ResNet-18 that the runs in scenes/ start from: `pretrain_resnet18.py FILE [STEPS]`, 1,500 steps by default.
 
 The task is classification, so that no decoder has a part in it: which of the seven kinds is the one object of a
 generated scene? The scenes have another seed than those of datamodule=shapes, and each is seen once. FILE, a
@@ -20,11 +20,12 @@ from torchvision.models import resnet18
 from torchvision.transforms.v2.functional import normalize
 
 from segrefine.data.shapes.scenes import KINDS, draw_scene
+from segrefine.engine.precision import cpu_computes_bfloat16
 from segrefine.io.atomic import replacing
 from segrefine.models.encoders.base import Encoder
 
 SEED, TRAIN, TEST = 1000, 0, 1  # runs draw their scenes with datamodule.seed=0
-STEPS, BATCH, TEST_SCENES, RATE = 1500, 32, 960, 2e-3
+BATCH, TEST_SCENES, RATE = 32, 960, 2e-3
 
 
 class Scenes(IterableDataset[tuple[Tensor, int]]):
@@ -39,15 +40,18 @@ class Scenes(IterableDataset[tuple[Tensor, int]]):
             yield normalize(torch.from_numpy(image).float() / 255, Encoder.mean, Encoder.std), int(label.max()) - 1
 
 
-def train() -> nn.Module:
-    """Return the trained network: AdamW, one cycle of the rate (Smith and Topin 2019), bfloat16 autocast."""
+def train(steps: int) -> nn.Module:
+    """Return the trained network: AdamW, one cycle of the rate (Smith and Topin 2019).
+
+    In bfloat16 autocast if the CPU computes in it, as for the runs in scenes/, else in float32.
+    """
     torch.manual_seed(SEED)
     net = resnet18(num_classes=len(KINDS)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps)
     losses = []
-    for step, (images, kinds) in enumerate(DataLoader(Scenes(TRAIN, STEPS * BATCH), BATCH), 1):
-        with torch.autocast("cpu", torch.bfloat16):
+    for step, (images, kinds) in enumerate(DataLoader(Scenes(TRAIN, steps * BATCH), BATCH), 1):
+        with torch.autocast("cpu", torch.bfloat16, enabled=cpu_computes_bfloat16()):
             loss = nn.functional.cross_entropy(net(images.contiguous(memory_format=torch.channels_last)), kinds)
         optimizer.zero_grad()
         loss.backward()
@@ -55,7 +59,7 @@ def train() -> nn.Module:
         schedule.step()
         losses.append(loss.item())
         if step % 50 == 0:
-            print(f"step {step} of {STEPS}: loss {np.mean(losses[-50:]):.3f}", flush=True)
+            print(f"step {step} of {steps}: loss {np.mean(losses[-50:]):.3f}", flush=True)
     return net
 
 
@@ -70,9 +74,9 @@ def score(net: nn.Module) -> Tensor:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    net = train()
+    net = train(int(sys.argv[2]) if len(sys.argv) == 3 else 1500)
     for kind, accuracy in zip(KINDS, score(net), strict=True):
         print(f"{kind}: {accuracy:.1%} correct")
     tensors = {key: value.contiguous() for key, value in net.state_dict().items() if not key.startswith("fc.")}

@@ -152,7 +152,6 @@ def test_other_data_can_be_named(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["split=vall"], "Did you mean 'val'"),
         (["tta.scales=[]"], "one or more positive, finite numbers"),
         (["crf.steps=3"], "crf.steps=3 has no effect without post=crf"),
         (["datamodule=camvid"], "has 8 classes.*but datamodule=camvid has 11"),

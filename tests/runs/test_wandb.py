@@ -157,6 +157,7 @@ class Logged:
 def test_a_report_is_logged_as_tables_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, asked = Logged(), []
     monkeypatch.setenv("WANDB_API_KEY", "x")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(wandb, "init", lambda **options: (asked.append(options), run)[1])
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "differences.png")
     table = pd.DataFrame([("fcn8s", "better by 1.0 to 2.0 points")], columns=["variant", "verdict"])
