@@ -46,8 +46,8 @@ class Cure:
         epsilon: AdamW's in the decoder (1e-3: DrSleep/light-weight-refinenet, src/train.py).
         leak: slope of the ReLU before the pooling for negative values, which falls to 0 over the training.
         standardized: the decoder's filters with zero mean and a variance of 2 / fan-in, and a gain (Qiao et al. 2019).
-        by_inputs: from the update of each of the decoder's filters, its part along the mean of its input is taken. With
-            inputs of one mean in all channels, that is what `center_updates` does.
+        by_inputs: take from each update of the decoder's filters its part along the mean of their input. Where all
+            channels of the input have one mean, `center_updates` does the same.
     """
 
     model: dict[str, Any] = field(default_factory=dict)

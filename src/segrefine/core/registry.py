@@ -138,7 +138,7 @@ def load_plugins() -> None:
             sys.path.append(os.getcwd())
         try:
             importlib.import_module(module)
-        except (ImportError, SyntaxError, TypeError) as error:  # the last of ./my.py
+        except (ImportError, SyntaxError, TypeError) as error:  # TypeError: ./my.py
             raise UserError(
                 f"{PLUGINS}={module} cannot be imported: {error}. It takes names of modules, as `import` does, and "
                 "looks in the working directory too."
