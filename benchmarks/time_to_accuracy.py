@@ -12,6 +12,7 @@ OUTPUT.png, and prints the seconds to each target. Runs that OUTPUT.csv has are 
 """
 
 import csv
+import os
 import re
 import statistics
 import subprocess
@@ -38,10 +39,10 @@ def run(name: str, options: str, seed: str) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as output:
         fixed = [f"seed={seed}", "logger=csv", f"hydra.run.dir={output}/run"]
         command = [sys.executable, str(folder / "train.py"), *words, *fixed]
-        environment = {"PYTHONPATH": str(folder / "src")}
         began = time.monotonic()
         process = subprocess.Popen(
-            ["env", *(f"{key}={value}" for key, value in environment.items()), *command],
+            command,
+            env=os.environ | {"PYTHONPATH": str(folder / "src")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -40,9 +40,7 @@ def colorize(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 def overlay(image: np.ndarray, colors: np.ndarray, alpha: float = 0.5) -> np.ndarray:
     """Blend `colors` over `image`, all (H, W, 3) uint8, with `alpha` from 0 (the image) to 1 (the colors)."""
-    parts = image.size // 2**22 + 1  # of a large image, since float64 takes eight times its bytes
-    pairs = zip(np.array_split(image, parts), np.array_split(colors, parts), strict=True)
-    return np.concatenate([np.rint((1 - alpha) * below + alpha * above).astype(np.uint8) for below, above in pairs])
+    return np.array(Image.blend(Image.fromarray(image), Image.fromarray(colors), alpha))
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

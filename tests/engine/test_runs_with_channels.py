@@ -144,7 +144,7 @@ def test_predict_reads_what_is_behind_rgb_and_shows_rgb_or_gray(
         pixels = read(root, in_channels, number)
         assert np.array_equal(label, classes(net, pixels))
         shown = np.repeat(pixels, 3, 2) if in_channels == 1 else pixels[..., :3]
-        assert np.array_equal(overlay, np.rint((shown.astype(float) + colors) / 2).astype(np.uint8))
+        assert np.abs(overlay - (shown.astype(float) + colors) / 2).max() <= 0.5
 
 
 def arguments(checkpoint: Path, images: Path, output: Path) -> list[str]:
@@ -168,7 +168,10 @@ def test_predict_names_what_is_missing(run: SimpleNamespace, tmp_path: Path, cap
 
 @pytest.mark.parametrize(
     "name",
-    ["torch_export", "torchvision", "pytorch_fcn", "refinenet_pytorch", pytest.param("onnx", marks=pytest.mark.slow)],
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("torch_export", "onnx")),
+        *("torchvision", "pytorch_fcn", "refinenet_pytorch"),
+    ],
 )
 def test_programs_take_all_channels_and_published_formats_are_refused(
     name: str, run: SimpleNamespace, tmp_path: Path

@@ -92,8 +92,8 @@ def cost_table(measurements: Sequence[Measurement], networks: Sequence[str]) -> 
         size = "x".join(map(str, entry.size))
         rows.append((size, *(" / ".join(pair) for pair in (memory, work, times)), *ratios))
     both = " / ".join(networks)
-    columns = ("size", f"memory of a step, MiB: {both}", "multiply-adds of a step, G", "time, ms (quartiles)")
-    return new_table((*columns, "times the memory", "times the multiply-adds", "times the time"), rows)
+    needs = f"memory of a step, MiB: {both}", "multiply-adds of an image, G", "time of an image, ms (quartiles)"
+    return new_table(("size", *needs, "times the memory", "times the multiply-adds", "times the time"), rows)
 
 
 def cost_plot(measurements: Sequence[Measurement], networks: Sequence[str]) -> Figure:

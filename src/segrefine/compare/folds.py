@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from segrefine.compare.names import variant_options
 from segrefine.core.errors import UserError, listing
+from segrefine.metrics.scores import SCORES
 from segrefine.runs.read import Run
 from segrefine.runs.summary import Summary
 
@@ -76,8 +78,8 @@ def _merge(parts: Sequence[Run]) -> FoldedRun:
 
 def _without_scores(summary: Summary, images: int) -> Summary:
     """Return the summary without what it says of one fold alone. The scores of all folds follow from the counts."""
-    summary = replace(summary, num_images=images, mIoU=None, pixel_acc=None, mean_acc=None, fwIoU=None, per_class={})
-    return replace(summary, boundary_IoU=None, ece=None, val_mIoU=None, weights=None)
+    scores: dict[str, Any] = dict.fromkeys((*SCORES, "ece", "val_mIoU", "weights"))
+    return replace(summary, num_images=images, per_class={}, **scores)
 
 
 def find_fold(run: Run) -> int | None:

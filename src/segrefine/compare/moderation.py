@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 from scipy.stats import chi2
 
@@ -96,16 +97,5 @@ def fit_prior(variances: np.ndarray, freedom: np.ndarray) -> tuple[float, float]
 
 
 def trigamma_inverse(value: float) -> float:
-    """Return x of trigamma(x) = value > 0, by Newton's method on 1 / trigamma (Smyth 2004, appendix)."""
-    if value > 1e7:
-        return value**-0.5
-    if value < 1e-6:
-        return 1 / value
-    x = 0.5 + 1 / value
-    for _ in range(50):
-        trigamma = float(polygamma(1, x))
-        step = trigamma * (1 - trigamma / value) / float(polygamma(2, x))
-        x += step
-        if -step / x < 1e-8:
-            break
-    return x
+    """Return x of trigamma(x) = value > 0."""
+    return float(np.exp(brentq(lambda x: np.log(polygamma(1, np.exp(x)) / value), -20, 700)))

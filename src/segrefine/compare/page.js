@@ -13,11 +13,8 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 // Tables: a column of numbers is set flush right, and a click on a header sorts by its column.
 
-function cellValue(cell) {
-  const text = cell.textContent.trim();
-  const number = /^[≈<>]?\s*([+\-−]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)/i.exec(text);
-  return { text, number: number ? Number(number[1].replaceAll(",", "").replace("−", "-")) : NaN };
-}
+const cellValue = (cell) => ({ text: cell.textContent.trim(), number: Number.parseFloat(cell.textContent) });
+const isBlank = (value) => /^($|absent|not |too few )/.test(value.text);
 
 function compareCells(one, other, descending) {
   const sign = descending ? -1 : 1;
@@ -26,8 +23,6 @@ function compareCells(one, other, descending) {
   if (!Number.isNaN(one.number) && !Number.isNaN(other.number)) return sign * (one.number - other.number);
   return sign * one.text.localeCompare(other.text, undefined, { numeric: true });
 }
-
-const isBlank = (value) => ["", "–", "—", "-", "absent", "nan", "n/a"].includes(value.text.toLowerCase());
 
 function makeSortable(table) {
   const body = table.tBodies[0];

@@ -69,7 +69,7 @@ def _draw_front(
     front = pareto_front(points)
     axis.plot(*zip(*(points[index] for index in front), strict=True), color="#999999", linestyle="--", zorder=1)
     axis.set(xlabel=title, ylabel=metric, xscale="log")
-    axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points})), minor=False)  # the points' own values
+    axis.set_xticks(_apart(sorted({round(x, 2) for x, _ in points} - {0})), minor=False)  # the points' own values
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_locator(NullLocator())
     return points, set(front)
@@ -96,11 +96,11 @@ def _bar(value: float, interval: tuple[float, float]) -> list[list[float]]:
     return [[max(value - interval[0], 0)], [max(interval[1] - value, 0)]]
 
 
-def _near_one_another(places: np.ndarray, across: float = 20, along: float = 14) -> list[list[int]]:
+def _near_one_another(places: np.ndarray) -> list[list[int]]:
     """Group the points (N, 2), in pixels, whose numbers would lie over each other. A group is in the order given."""
     groups: list[list[int]] = []
     for index, place in enumerate(places):
-        near = (group for group in groups if (np.abs(places[group[0]] - place) < (across, along)).all())
+        near = (group for group in groups if (np.abs(places[group[0]] - place) < (20, 14)).all())
         if (group := next(near, None)) is None:
             groups.append([index])
         else:
@@ -119,7 +119,8 @@ def _apart(values: Sequence[float]) -> list[float]:
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the indices of the points (cost, score) without a better one at the same cost or less, by rising cost."""
-    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
+    known = [index for index, (_, score) in enumerate(points) if not np.isnan(score)]
+    order = sorted(known, key=lambda index: (points[index][0], -points[index][1]))
     front: list[int] = []
     for index in order:
         if not front or points[index][1] > points[front[-1]][1]:
@@ -155,7 +156,7 @@ def class_bars(variants: Sequence[Variant], bootstrap: Bootstrap) -> Figure:
     for place, (variant, style) in enumerate(styled(variants)):
         values = np.array([mean_score(variant.runs, f"{CLASS}{name}") for name in classes])
         ends = np.array([bootstrap.interval(variant, f"{CLASS}{name}") for name in classes]).T
-        bars = np.nan_to_num(np.abs(ends - values).clip(0))
+        bars = np.nan_to_num(np.abs(ends - values))
         at = np.arange(len(classes)) + (place - (len(variants) - 1) / 2) * width
         look: dict[str, Any] = {"color": style.color, "hatch": style.hatch, "error_kw": {"elinewidth": 0.8}}
         axis.bar(at, values, width, yerr=bars, label=wrap(variant.label), edgecolor="white", linewidth=0, **look)

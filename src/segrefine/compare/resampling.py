@@ -7,13 +7,14 @@ for stationary data", 1992). Shapes: N images, R resamples.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
 CHUNK = 500
-"""Resamples drawn at a time, which bounds the memory for sets of thousands of images."""
+"""Resamples drawn or scored at a time, which bounds the memory for sets of thousands of images."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Blocks:
         drawn = (row + order[places])[steps < taken[..., None]]
         return np.bincount(drawn, minlength=resamples * count).reshape(resamples, count).astype(np.uint16)
 
-    @property
+    @cached_property
     def inflation(self) -> float:
         """The factor by which the variance of a mean exceeds what blocks show of it, at least 1.
 
@@ -79,7 +80,7 @@ class Blocks:
             total += size * (1 + 2 * float(((1 - lags / (len(lags) + 1)) * self.correlation**lags).sum()))
         return total / self.count
 
-    @property
+    @cached_property
     def freedom(self) -> float:
         """Degrees of freedom of Student's t that account for how little the images show of their own variance.
 

@@ -7,14 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segrefine.compare.resampling import CHUNK
 from segrefine.core.errors import UserError, did_you_mean
-from segrefine.metrics.scores import COUNTS, REGIONS, mean_ratio, scores_from_counts
+from segrefine.metrics.scores import COUNTS, REGIONS, SCORES, mean_ratio, scores_from_counts
 from segrefine.runs.read import Run
-
-PLAIN = ("mIoU", "boundary_IoU", "pixel_acc", "mean_acc", "fwIoU")
-
-CHUNK = 500
-"""Resamples scored at a time, which bounds the memory for sets of thousands of images."""
 
 IOU_COUNTS = {"mIoU": "", "boundary_IoU": "boundary_"}
 """Means of IoU over classes, and the prefix of the counts that each needs. The prefix of a region is its name."""
@@ -31,9 +27,9 @@ CLASS = "IoU:"
 
 
 def check_metric(metric: str, run: Run) -> None:
-    """Raise UserError unless the run has the score: one of `PLAIN` or `WORST`, a region (`trimap_2`) or `IoU:CLASS`."""
+    """Raise UserError unless the run has the score: one of `SCORES`, `WORST` or `REGIONS`, or `IoU:CLASS`."""
     regions = [region for region in REGIONS if f"{region}_truth" in run.count_names]
-    known = [*PLAIN, *WORST, *regions, *(f"{CLASS}{name}" for name in run.classes)]
+    known = [*SCORES, *WORST, *regions, *(f"{CLASS}{name}" for name in run.classes)]
     for part in metric.split(MINUS) if metric not in known else []:
         if part not in known:
             raise UserError(f"metric={metric}: {run.folder.path} has no score {part!r}.{did_you_mean(part, known)}")
@@ -80,7 +76,7 @@ def scores(runs: Sequence[Run], metric: str, weights: np.ndarray | None = None) 
 
 def _ratios(totals: np.ndarray, metric: str) -> np.ndarray:
     """Return scores (...) from counts (..., C, K) summed over images."""
-    if metric in PLAIN and metric not in IOU_COUNTS:
+    if metric in SCORES and metric not in IOU_COUNTS:
         return scores_from_counts(totals)[metric]
     hits, truth, prediction = np.moveaxis(totals, -2, 0)
     return mean_ratio(hits, truth + prediction - hits)
@@ -127,8 +123,8 @@ def _parts(run: Run, metric: str) -> list[str]:
 def _counts(run: Run, metric: str) -> np.ndarray:
     """Return the counts that a score needs, (N, C, K): intersection, truth and prediction first."""
     if metric.startswith(CLASS):
-        return run.rows()[..., [run.classes.index(metric.removeprefix(CLASS))]]
-    if metric in PLAIN and metric not in IOU_COUNTS:
+        return run.counts[:, :3, [run.classes.index(metric.removeprefix(CLASS))]]
+    if metric in SCORES and metric not in IOU_COUNTS:
         return run.counts[:, : len(COUNTS)]
     if metric in WORST:
         return run.rows()

@@ -8,8 +8,9 @@ import pandas as pd
 
 from segrefine.compare.difference import Difference
 from segrefine.compare.plan import Plan
-from segrefine.compare.scores import CLASS, PLAIN, score
+from segrefine.compare.scores import CLASS, score
 from segrefine.compare.variants import Variant
+from segrefine.metrics.scores import SCORES
 
 
 def new_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> pd.DataFrame:
@@ -41,7 +42,7 @@ def overview(variants: Sequence[Variant]) -> pd.DataFrame:
     for variant in variants:
         runs, summary = variant.runs, variant.summary
         row = {"variant": variant.label, "backbone": summary.backbone, "seeds": str(len(runs))}
-        row |= {name: mean_and_deviation([score(run, name) for run in runs]) for name in (*PLAIN, "worst_10")}
+        row |= {name: mean_and_deviation([score(run, name) for run in runs]) for name in (*SCORES, "worst_10")}
         row |= {"gain of the last fifth": "not known" if variant.gain is None else f"{variant.gain:+.3f}"}
         row |= {"parameters (M)": f"{summary.params / 1e6:.2f}"}
         row |= {f"multiply-adds (G, {_size(variants)})": f"{summary.flops / 1e9:.2f}"}

@@ -14,12 +14,8 @@ def voc_color_map(count: int = 256) -> np.ndarray:
     Bits 0, 3, 6, ... of the index go to red, bits 1, 4, 7, ... to green and bits 2, 5, 8, ... to blue, from the high
     bit down (VOC development kit, VOCcode/VOClabelcolormap.m).
     """
-    palette = np.zeros((count, 3), np.uint8)
-    for index in range(count):
-        for bit in range(8):
-            for channel in range(3):
-                palette[index, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-    return palette
+    bits = np.unpackbits(np.arange(count, dtype="<u4").view(np.uint8).reshape(count, 4), axis=1, bitorder="little")
+    return np.concatenate([np.packbits(bits[:, channel:24:3], axis=1) for channel in range(3)], axis=1)
 
 
 def names(text: str) -> list[str]:

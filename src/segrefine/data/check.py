@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from segrefine.core.errors import BadFileError
+from segrefine.core.errors import BadFileError, listing
 from segrefine.core.labels import VOID
 from segrefine.data.class_weights import class_pixels, median_frequency
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
@@ -40,10 +40,9 @@ def render(reports: list[SplitReport], classes: list[str]) -> str:
     """Return the reports as text, with a table of classes and the class weights that follow from the train split."""
     lines = []
     for report in reports:
-        sizes = ", ".join(f"{height}x{width} ({count})" for (height, width), count in report.sizes.most_common(5))
-        more = f" and {len(report.sizes) - 5} more" if len(report.sizes) > 5 else ""
+        sizes = listing([f"{height}x{width} ({count})" for (height, width), count in report.sizes.most_common()])
         void = report.void.sum() / max(report.void.sum() + report.pixels.sum(), 1)
-        lines.append(f"{report.split}: {len(report.void)} good images; height x width: {sizes or 'none'}{more}")
+        lines.append(f"{report.split}: {len(report.void)} good images; height x width: {sizes or 'none'}")
         lines.append(f"  void: {void:.2%} of all pixels; bad files: {len(report.bad)}")
         lines += [f"  BAD {message}" for message in report.bad.values()]
     heads = [f"{report.split + ' share':>14}{'images':>8}" for report in reports]

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -67,9 +68,7 @@ def list_images(
     return [path for path in seen if path.suffix.lower() in extensions]
 
 
-def stem_of(path: Path) -> str:
-    """Return the file name without its extension."""
-    return path.stem
+stem_of: NameOf = attrgetter("stem")
 
 
 def find_images(folder: Path, name_of: NameOf = stem_of) -> dict[str, Path]:

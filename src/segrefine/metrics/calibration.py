@@ -58,11 +58,11 @@ class Calibration(Metric):
     def update(self, confidences: Tensor, predictions: Tensor, labels: Tensor) -> None:
         """Count probabilities (B, H, W) float32 of the predicted classes, these (B, H, W), and labels (B, H, W)."""
         valid, confidences = labels != VOID, confidences.nan_to_num(0)  # of a network that computes no numbers
-        bins = ((confidences * BINS).ceil().long() - 1).clamp(0, BINS - 1).where(valid, BINS)
-        units = (confidences * UNITS).round().long()
-        self.pixels += _count(bins)
-        self.right += _count(bins.where(predictions == labels, BINS))
-        self.confidence += torch.stack([units.where(bins == number, 0).sum() for number in range(BINS)])
+        bins = ((confidences * BINS).ceil().long() - 1).clamp(0, BINS - 1).where(valid, BINS).flatten()
+        units = (confidences * UNITS).round()
+        for state, values in ((self.pixels, valid), (self.right, predictions == labels), (self.confidence, units)):
+            sums = torch.zeros(BINS + 1, dtype=torch.int64, device=bins.device)  # the last is for void
+            state += sums.index_add_(0, bins, values.flatten().long())[:BINS]
 
     def compute(self) -> dict[str, np.ndarray]:
         """Return what was counted, summed over all processes; torchmetrics takes no dataclass here."""
@@ -74,7 +74,3 @@ class Calibration(Metric):
         with np.errstate(invalid="ignore"):
             confidence, accuracy = (found[name] / found["pixels"] for name in ("confidence", "right"))
         return Reliability(found["pixels"], confidence / UNITS, accuracy)
-
-
-def _count(bins: Tensor) -> Tensor:
-    return torch.bincount(bins.flatten(), minlength=BINS + 1)[:BINS]

@@ -62,8 +62,9 @@ def size_counts(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> 
 def _owners(regions: np.ndarray, guesses: np.ndarray) -> np.ndarray:
     """Return for every pixel the number of the region to which its guess belongs, 0 for none; all (H, W) int."""
     both = (regions > 0) & (guesses > 0)
-    pairs, areas = np.unique(np.stack([guesses[both], regions[both]]), axis=1, return_counts=True)
+    count = regions.max(initial=0) + 1
+    pairs, areas = np.unique(guesses[both].astype(np.int64) * count + regions[both], return_counts=True)
+    pairs = pairs[np.argsort(areas, kind="stable")]  # the largest is written last
     owner = np.zeros(guesses.max(initial=0) + 1, np.int64)
-    order = np.argsort(areas, kind="stable")  # the largest is written last
-    owner[pairs[0, order]] = pairs[1, order]
+    owner[pairs // count] = pairs % count
     return owner[guesses]

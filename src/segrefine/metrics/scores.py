@@ -10,6 +10,9 @@ import numpy as np
 COUNTS = ("intersection", "truth", "prediction", "boundary_intersection", "boundary_truth", "boundary_prediction")
 """The 6 in (..., 6, K): pixels of a class in both maps, in the truth, in the prediction, and the same on boundaries."""
 
+SCORES = ("mIoU", "boundary_IoU", "pixel_acc", "mean_acc", "fwIoU")
+"""The scores of a set of images. The last three are FCN's besides mIoU."""
+
 TRIMAP_WIDTHS = (1, 2, 4, 8, 16)
 """Pixels on either side of a boundary of the truth that a trimap includes. The measure is that of Kohli et al., "Robust
 higher order potentials for enforcing label consistency", IJCV 2009, as DeepLab uses it (Chen et al., PAMI 2018)."""

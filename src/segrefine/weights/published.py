@@ -113,7 +113,7 @@ def from_published(
         found[f"{_FIRST}.weight"] = first.flip(1)  # red and blue change places here instead of in the image
         found["mean"] = torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255
         found["std"] = torch.full((3, 1, 1), 1 / 255)
-        if getattr(net.decoder, "geometry", None) != "caffe":
+        if net.decoder.geometry != "caffe":
             log.warning(f"{source} was trained with model.geometry=caffe; set it to get the published scores.")
     return found, "; ".join(filter(None, problems))
 
