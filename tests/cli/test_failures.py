@@ -58,6 +58,16 @@ WORKER = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback:\nO
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "The memory ran out", "batch_size"),
         (RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), "The memory ran out", "batch_"),
         (MemoryError(), "The memory ran out", "batch_size"),
+        (
+            RuntimeError("adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set"),
+            "no deterministic form",
+            "deterministic=false",
+        ),
+        (
+            RuntimeError("Expected to have finished reduction in the prior iteration before starting a new one."),
+            "gets no gradient",
+            "ddp_find_unused_parameters_true",
+        ),
     ],
 )
 def test_a_fault_is_told_with_its_remedy(error: Exception, what: str, remedy: str) -> None:

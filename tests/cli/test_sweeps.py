@@ -339,6 +339,7 @@ def test_cores_are_divided_among_the_jobs(
         ("GPU-a,GPU-b", 1, ["GPU-a", "GPU-b", "GPU-a", "GPU-b"]),
         ("0", "auto", [None] * 4),
         ("0,1", 4, [None] * 4),
+        ("0,1", [1], [None] * 4),
         ("", 1, [None] * 4),
     ],
 )
@@ -376,7 +377,7 @@ def told_to(number: int, all_processes: bool) -> Callable[[subprocess.Popen[str]
     ("number", "all_processes", "status"),
     [
         (signal.SIGTERM, False, 75),  # from a scheduler, to the command alone
-        (signal.SIGTERM, True, 75),
+        pytest.param(signal.SIGTERM, True, 75, marks=pytest.mark.slow),
         (signal.SIGINT, True, 130),  # from a terminal
     ],
 )

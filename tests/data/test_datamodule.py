@@ -48,6 +48,17 @@ def labels_of_sizes(*sizes: tuple[int, int]) -> list[Tensor]:
     return [torch.zeros(size, dtype=torch.uint8) for size in sizes]
 
 
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_fewer_images_than_processes_are_refused_before_the_training(stage: str) -> None:
+    datamodule = ListedDataModule(labels_of_sizes((4, 5), (4, 5)))
+    for world in (1, 2):
+        datamodule.trainer = SimpleNamespace(global_rank=0, world_size=world)
+        datamodule.setup(stage)
+    datamodule.trainer = SimpleNamespace(global_rank=0, world_size=3)
+    with pytest.raises(UserError, match="has 2 images for 3 processes"):
+        datamodule.setup(stage)
+
+
 def test_batches() -> None:
     datamodule = ListedDataModule(labels_of_sizes(*[(4, 5)] * 7), batch_size=3, eval_batch_size=3)
     train = list(datamodule.train_dataloader())

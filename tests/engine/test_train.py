@@ -230,9 +230,9 @@ def test_a_checkpoint_taken_elsewhere_goes_on_there(finished: tuple[Path, Summar
 
 
 def test_a_damaged_last_checkpoint_is_answered_by_the_one_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    finished: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(config(), tmp_path)
+    copytree(finished[0], tmp_path, dirs_exist_ok=True)
     whole = rows(tmp_path)
     last = tmp_path / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
@@ -397,6 +397,28 @@ def test_nonfinite_steps_are_left_out_where_asked_for(
     assert all(torch.isfinite(value).all() for value in last["state_dict"].values())  # batch norm's statistics too
     moments = last["optimizer_states"][0]["state"]
     assert {int(state["step"]) for state in moments.values()} == {2}  # of four
+
+
+def test_a_step_of_several_batches_is_left_out_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of its two batches is poisoned. The second is not, nor are the statistics from before it."""
+    images = SegmentationModule.images
+
+    def poisoned(self: SegmentationModule, batch: dict[str, Any]) -> torch.Tensor:
+        first = self.trainer.training and (self.trainer.current_epoch, self.trainer.fit_loop.batch_idx) == (0, 0)
+        return images(self, batch) * (math.nan if first else 1.0)
+
+    monkeypatch.setattr(SegmentationModule, "images", poisoned)
+    summary = train(config("recipe.on_nonfinite=skip", "trainer.accumulate_grad_batches=2"), tmp_path)
+    assert summary.skipped_steps == 1
+    last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
+
+
+def test_norms_that_hold_activations_are_not_synchronized(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    words = ["backbone=timm", "backbone.timm_name=mobilenetv3_small_050", "trainer.sync_batchnorm=true"]
+    with pytest.raises(UserError, match="would replace the BatchNormAct2d of backbone=timm"):
+        train(config(*words), tmp_path)
 
 
 def test_a_sum_of_losses_trains_and_is_scored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

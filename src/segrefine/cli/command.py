@@ -22,6 +22,7 @@ from segrefine.cli.jobs import program, run_job
 from segrefine.cli.options import check_flags, check_options, explain, register_plugins
 from segrefine.cli.sweeps import add_overrides, describe_sweep, sweep_folder, sweep_options
 from segrefine.core.config import CONFIG_FOLDER
+from segrefine.core.errors import UserError
 from segrefine.core.text import printable
 from segrefine.runs.folder import RunFolder, owner
 
@@ -59,6 +60,7 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
     job = _Job(task, options)
     try:
         check_flags(sys.argv[1:])
+        check_processes(sys.argv[1:])
         register_plugins()
         if prepare is not None:
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
@@ -115,6 +117,17 @@ def forget(folder: Path) -> None:
             folder.parent.rmdir()  # the day's, if there was nothing else
 
 
+def check_processes(arguments: list[str]) -> None:
+    """Raise UserError where torchrun or SLURM started several processes and the folder is named after the clock.
+
+    Each process would have a folder of its own.
+    """
+    started = max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    named = any(word.startswith(("hydra.run.dir=", "ckpt_path=")) and word != "ckpt_path=last" for word in arguments)
+    if started > 1 and not named and not {"-h", "--help", "-m", "--multirun"} & set(arguments):
+        raise UserError(f"Give the {started} processes of this run one folder: hydra.run.dir=FOLDER.")
+
+
 def follower_options(arguments: list[str]) -> list[str]:
     """Return overrides for a process that torchrun or SLURM started beside the first one.
 
@@ -135,7 +148,7 @@ def run_folder(ckpt_path: str | None, folder: str) -> str:
     """
     if ckpt_path == "last":
         suffix = Path(folder).name.split("_", 1)[1]
-        runs = Path(folder).parents[1].glob(f"*/*_{suffix}/{RunFolder.LAST}")
+        runs = Path(folder).parents[1].glob(f"*/??-??-??_{suffix}/{RunFolder.LAST}")
         newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
         return folder if newest is None else str(newest.parents[1])
     continued = owner(Path(ckpt_path).expanduser()) if ckpt_path else None

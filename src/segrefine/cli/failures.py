@@ -1,4 +1,7 @@
-"""Explain failures of the machine in one message: full disk, memory exhausted, too many open files, and what to do."""
+"""Explain failures of the machine in one message, and what to do: full disk, memory exhausted, too many open files.
+
+Also what PyTorch cannot do on a device with the options given.
+"""
 
 import errno
 from collections.abc import Iterator
@@ -26,6 +29,9 @@ _MEMORY = (
     "datamodule.num_workers; for large images evaluate and predict take window=512."
 )
 
+_DETERMINISTIC = "Set deterministic=false, or use another model."
+_UNUSED = "Add trainer.strategy=ddp_find_unused_parameters_true."
+
 _DISK_WORDS = ("No space left on device", "PytorchStreamWriter failed", "unexpected pos ", "iostream error")
 _MEMORY_WORDS = (
     *("out of memory", "_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: "),
@@ -46,6 +52,8 @@ _FAULTS: tuple[tuple[str, str, tuple[int, ...], tuple[str, ...]], ...] = (
     ("Too many files are open", _FILES, (errno.EMFILE, errno.ENFILE), ("Too many open files", "of ancdata")),
     ("The memory ran out", _MEMORY, (errno.ENOMEM,), _MEMORY_WORDS),
     ("A process that reads data died, most often for want of memory", _MEMORY, (), ("DataLoader worker (pid",)),
+    ("An operation has no deterministic form here", _DETERMINISTIC, (), ("not have a deterministic implementation",)),
+    ("Part of the network gets no gradient", _UNUSED, (), ("have finished reduction in the prior iteration",)),
     ("A file or folder cannot be read or written", _PLACE, _REFUSED, ("Permission denied", "Read-only file system")),
 )
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from segrefine.cli.jobs import WHOLE_MACHINE, Share
 from segrefine.core.machine import available_cores
@@ -19,7 +19,10 @@ class Shares:
         self._gpus = visible_gpus() if count > 1 else []
 
     def share(self, number: int, cfg: DictConfig) -> Share:
-        """Return a share for a job: a thread for each core, and `trainer.devices` GPUs (auto means one)."""
+        """Return a share for a job: a thread for each core, and `trainer.devices` GPUs (auto means one).
+
+        A list of GPUs is left as it is.
+        """
         if self.count == 1:
             return WHOLE_MACHINE
         size = max(len(self._cores) // self.count, 1)
@@ -27,7 +30,8 @@ class Shares:
         threads = os.environ.get("OMP_NUM_THREADS") or str(size)
         devices: Any = OmegaConf.select(cfg, "trainer.devices")
         wanted = devices if isinstance(devices, int) and devices > 0 else 1
-        groups = [self._gpus[start : start + wanted] for start in range(0, len(self._gpus) - wanted + 1, wanted)]
+        free = [] if isinstance(devices, ListConfig) else self._gpus
+        groups = [free[start : start + wanted] for start in range(0, len(free) - wanted + 1, wanted)]
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(groups[number % len(groups)])} if len(groups) > 1 else {}
         return Share(self._cores[first : first + size], {"OMP_NUM_THREADS": threads} | gpus)
 

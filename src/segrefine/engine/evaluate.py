@@ -61,7 +61,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
         seed=checkpoint.config.get("seed"),
         checkpoint=str(cfg.checkpoint),
         images_per_second=timer.images_per_second,
-        peak_memory_bytes=peak_memory(module.device),
+        peak_memory_bytes=peak_memory(trainer.strategy.root_device),
     )
     if trainer.is_global_zero:
         write_reliability(module.reliability, folder)

@@ -18,6 +18,7 @@ from segrefine.core.seeding import mix
 from segrefine.engine.optim import center_updates, create_optimizer, filters, parameter_groups
 from segrefine.engine.recipe import Recipe
 from segrefine.metrics.calibration import Calibration
+from segrefine.metrics.scores import SCORES
 from segrefine.metrics.segmentation import SegmentationMetrics
 from segrefine.models.encoders.base import pad_small
 from segrefine.models.logits import Logits
@@ -26,8 +27,6 @@ from segrefine.models.tta import TestTimeAugmentation
 from segrefine.weights.checkpoint import read_checkpoint, restore_run
 
 log = logging.getLogger(__name__)
-
-SCORES = ("mIoU", "pixel_acc", "mean_acc", "fwIoU", "boundary_IoU")
 
 Batch = dict[str, Any]
 """image (B, C, H, W) uint8; label (B, H, W) uint8 with void 255; id list of str; index (B,) int64."""
@@ -63,6 +62,7 @@ class SegmentationModule(LightningModule):
         self._skips = recipe is not None and recipe.on_nonfinite == "skip"
         self.step_values: dict[str, Tensor | float] = {}  # of the step at hand, for the loggers
         self._statistics: list[Tensor] = []  # of batch norm, before the step at hand; where steps may be skipped
+        self._losses_finite: Tensor | bool = True  # those of all batches of the step at hand
         weights = recipe.class_weights if recipe else None
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.val_metrics = SegmentationMetrics(net.num_classes)
@@ -114,8 +114,9 @@ class SegmentationModule(LightningModule):
         batches = self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_index  # so far
         torch.manual_seed(mix(self.seed, batches, self.global_rank))
         self._ids = batch["id"]
-        if self._skips:
+        if self._skips and batch_index % self.trainer.accumulate_grad_batches == 0:
             self._statistics = [buffer.clone() for buffer in self.net.buffers()]
+            self._losses_finite = True
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         share = self.recipe.progressive_resizing
@@ -125,6 +126,7 @@ class SegmentationModule(LightningModule):
         logits = Logits(self.net, self.images(batch), self.recipe.loss_at)
         loss = logits.loss(labels, self.class_weights, self.recipe.loss)
         self._loss = loss.detach()
+        self._losses_finite = self._losses_finite & torch.isfinite(self._loss)
         self.log("train/loss", self._loss, prog_bar=True, logger=False)
         # The rate of the recipe; the encoder's is a fixed multiple of it.
         self.step_values = {"train/loss": self._loss, "lr": self._rates()["decoder/weights"]}
@@ -166,7 +168,7 @@ class SegmentationModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         scores = self.val_metrics.compute()  # summed over all processes, so there is nothing left to synchronize
         self.val_metrics.reset()
-        self.log_dict({f"val/{name}": scores[name].float() for name in SCORES}, prog_bar=False)
+        self.log_dict({f"val/{name}": scores[name].float() for name in SCORES})
 
     def test_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Score the batch through `inference`, keep the counts of every image, and return its class maps."""
@@ -202,7 +204,8 @@ class SegmentationModule(LightningModule):
     def _skip(self, optimizer: Optimizer) -> None:
         """Leave everything as it was before the step: without gradients the optimizer does nothing."""
         scaled = self.trainer.precision == "16-mixed"
-        if scaled and torch.isfinite(self._loss):
+        # All processes skip a step, if one of them had the loss.
+        if scaled and self.trainer.strategy.reduce_boolean_decision(bool(self._losses_finite)):
             return  # float16's scaler in search of its scale: it sees the gradients, and skips the step by itself
         self.skipped_steps += 1
         log.warning(self._describe(f"Skipped, the {self.skipped_steps}. so far: the gradient is not finite"))

@@ -51,6 +51,8 @@ from segrefine.weights.checkpoint import describe, load_weights
 
 log = logging.getLogger(__name__)
 
+PLAIN_NORMS = {"BatchNorm1d", "BatchNorm2d", "BatchNorm3d"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -125,6 +127,7 @@ def check(cfg: DictConfig, folder: RunFolder) -> Job:
     recipe.check_loss(net)
     create_optimizer(parameter_groups(net, recipe, recipe.lr), recipe)  # to see that it can be made
     _check_batch_norm(net, recipe, datamodule)
+    _check_synchronized(net, config["trainer"])
     cost = measure_cost(net, datamodule.image_size("val"))
     return Job(config=config, folder=folder, datamodule=datamodule, resumed=resumed, net=net, recipe=recipe, cost=cost)
 
@@ -153,6 +156,16 @@ def _check_batch_norm(net: SegmentationModel, recipe: Recipe, datamodule: Segmen
             f"datamodule.batch_size=1 with images of {size[0]}x{size[1]}, which the network sees at {smallest[0]}x"
             f"{smallest[1]}, leaves batch norm one value per channel. Set datamodule.batch_size=2 or more, a larger "
             "datamodule.crop_size or recipe.frozen_norm=true."
+        )
+
+
+def _check_synchronized(net: SegmentationModel, trainer: dict[str, Any]) -> None:
+    """Raise UserError for norms that do more, such as timm's: Lightning would replace them by plain ones."""
+    more = {type(module).__name__ for module in net.modules() if isinstance(module, _BatchNorm)} - PLAIN_NORMS
+    if trainer["sync_batchnorm"] and more:
+        raise UserError(
+            f"trainer.sync_batchnorm=true would replace the {more.pop()} of backbone=timm, which holds the activation "
+            "too, by a plain norm. Leave it out, or use another backbone."
         )
 
 
@@ -251,7 +264,7 @@ def finish(job: Job, training: Training) -> Summary:
         images_per_second=rate,
         seed=job.config["seed"],
         val_mIoU=finite(training.checkpointing.best_score),
-        peak_memory_bytes=peak_memory(module.device),
+        peak_memory_bytes=peak_memory(training.trainer.strategy.root_device),
         skipped_steps=module.skipped_steps,
         dead_units=training.dead_units.shares if training.dead_units else None,
     )

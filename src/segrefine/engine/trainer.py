@@ -167,7 +167,10 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most memory in use since `reset_peak_memory`, bytes: PyTorch's on a GPU, else the process's resident memory."""
+    """Most memory in use since `reset_peak_memory`, bytes: PyTorch's on a GPU, else the process's resident memory.
+
+    Give the trainer's device: the module is back on the CPU after every run of the trainer.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError, StopIteration):
