@@ -34,6 +34,8 @@ SHARE = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT",
 THREADS = max(min(SHARE, int(os.environ.get("OMP_NUM_THREADS") or SHARE)), 1)
 os.environ["OMP_NUM_THREADS"] = str(THREADS)  # before PyTorch is imported, which reads it
 
+os.fsync = lambda number: None  # thousands of files; no test switches the machine off
+
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values sooner: Hydra reads hundreds of files
 
 

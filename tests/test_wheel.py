@@ -75,7 +75,7 @@ def test_an_installed_command_trains_and_predicts_in_an_empty_directory(wheel: P
     run = RunFolder(empty / "run")
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(empty / "photo.png")
     sizes = "datamodule.train_size=4 datamodule.val_size=4 datamodule.test_size=4 datamodule.batch_size=4"
-    train = f"train trainer=debug hydra.run.dir=run {sizes}"
+    train = f"train trainer=debug hydra.run.dir=run logger=csv {sizes}"
     predict = f"predict checkpoint={run.best} input=photo.png output=out"
     place, *_ = command(empty, python, "-c", TYPED, segrefine, train, predict).splitlines()
     assert Path(place).is_relative_to(packages)

@@ -388,8 +388,8 @@ def test_many_comparisons_still_show_what_is_large(tmp_path: Path) -> None:
     ("world", "least"),
     [
         ({"images": 60}, 0.93),
-        ({"images": 60, "seeds": 1, "seed_spread": 0.0}, 0.93),
-        ({"same": True}, 0.93),
+        pytest.param({"images": 60, "seeds": 1, "seed_spread": 0.0}, 0.93, marks=pytest.mark.slow),
+        pytest.param({"same": True}, 0.93, marks=pytest.mark.slow),
         ({"correlation": 0.85, "seeds": 1, "seed_spread": 0.0}, 0.86),
         pytest.param({"variants": 9, "step": 0.05}, 0.93, marks=pytest.mark.slow),
         pytest.param({"correlation": 0.5}, 0.93, marks=pytest.mark.slow),

@@ -317,8 +317,9 @@ CLASSES = build_datamodule(read_group("datamodule", "shapes")).classes
 
 
 def saved(config: dict[str, Any], path: Path) -> Path:
-    net = create_model("fcn32s", "resnet18", 8)
-    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    with torch.device("meta"):
+        net = create_model("fcn32s", "resnet18", 8)
+    tensors = {f"net.{name}": torch.zeros(()).expand(tensor.shape) for name, tensor in net.state_dict().items()}
     torch.save({"state_dict": tensors, KEY: describe(config, CLASSES, voc_color_map(8))}, path)
     return path
 
@@ -384,18 +385,20 @@ class Planted:
         return os.system, (f"touch {self.path}",)
 
 
+PREDICT = "predict.py checkpoint=FILE input=. output=out"
+
+
 @pytest.mark.parametrize(
-    "command",
+    ("command", "name"),
     [
-        "train.py trainer=debug logger=none ckpt_path=FILE",
-        "train.py trainer=debug logger=none init_from=FILE",
-        "train.py trainer=debug logger=none backbone.weights=FILE",
-        "evaluate.py checkpoint=FILE",
-        "predict.py checkpoint=FILE input=. output=out",
-        "segrefine.export checkpoint=FILE format=onnx output=out",
+        ("train.py trainer=debug logger=none ckpt_path=FILE", "evil.ckpt"),
+        ("train.py trainer=debug logger=none init_from=FILE", "evil.ckpt"),
+        ("train.py trainer=debug logger=none backbone.weights=FILE", "evil.ckpt"),
+        ("evaluate.py checkpoint=FILE", "evil.ckpt"),
+        ("segrefine.export checkpoint=FILE format=onnx output=out", "evil.ckpt"),
+        *((PREDICT, f"evil.{suffix}") for suffix in ("ckpt", "pth", "safetensors", "caffemodel")),
     ],
 )
-@pytest.mark.parametrize("name", ["evil.ckpt", "evil.pth", "evil.safetensors", "evil.caffemodel"])
 def test_code_in_files_of_weights_is_not_run(command: str, name: str, tmp_path: Path, type_in: TypeIn) -> None:
     content = {"state_dict": {"net.x": torch.ones(1)}, "optimizer_states": [Planted(tmp_path / "ran")]}
     torch.save(content, tmp_path / name)

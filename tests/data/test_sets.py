@@ -67,7 +67,16 @@ def test_batches_come_out(name: str, tmp_path: Path) -> None:
 FCNS = ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn8s_atonce")
 
 
-@pytest.mark.parametrize(("name", "model"), [(name, FCNS[index % 5]) for index, name in enumerate(MINIATURES)])
+FEW = ("voc2012_aug", "nyudv2", "ade20k")  # those that differ most in their files; the others are slow tests
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        pytest.param(name, FCNS[index % 5], marks=() if name in FEW else pytest.mark.slow)
+        for index, name in enumerate(MINIATURES)
+    ],
+)
 def test_a_network_is_trained_on_it_from_the_command_line(
     name: str, model: str, tmp_path: Path, type_in: TypeIn
 ) -> None:

@@ -211,7 +211,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(segrefine.runs.wandb, "FINISH_TIMEOUT", 2.0)
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     with Service(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         yield server
         server.shutdown()
@@ -264,7 +264,9 @@ def fit(logger: LenientWandbLogger, folder: Path) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("status", [None, 401, "refused"])  # each waits for seconds; 500 is for the next test
+@pytest.mark.parametrize(  # each waits for seconds; 500 is for the next test
+    "status", [None, *(pytest.param(status, marks=pytest.mark.slow) for status in (401, "refused"))]
+)
 def test_a_service_that_is_not_there_costs_seconds_and_no_data(
     status: int | str | None, service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -360,6 +362,7 @@ def test_online_without_a_key_is_offline_and_no_question(monkeypatch: pytest.Mon
     assert asked == ["offline"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_under_its_id(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from segrefine.engine.loggers import create_loggers\n"

@@ -164,7 +164,7 @@ def test_without_reading_processes_the_run_is_the_same(whole: tuple[dict[str, An
 @pytest.mark.parametrize(
     ("target", "count"),
     [
-        (STEP, 6),  # within a step, gradients half gathered
+        slow(STEP, 6),  # within a step, gradients half gathered
         ("segrefine.engine.checkpoint_io.torch.save", 4),  # a checkpoint half written
         slow(VALIDATION, 5),  # in the second validation
         slow("segrefine.engine.callbacks.checkpoint.keep_previous", 1),  # the best is written, the last not yet

@@ -1,7 +1,8 @@
 """Encoders against torchvision's own networks, and the positions they declare against where their cells look."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,11 @@ def features_of(encoder: nn.Module, images: Tensor) -> dict[int, Tensor]:
         return encoder.eval()(images)
 
 
+def slow_but(names: Sequence[str], *kept: str) -> list[Any]:
+    """The names as parameters, all but the `kept` for `pytest -m slow`: large networks made of the same parts."""
+    return [name if name in kept else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def check_features(encoder: nn.Module, images: Tensor, expected: dict[int, Tensor]) -> None:
     features = features_of(encoder, images)
     assert list(features) == list(expected) == list(encoder.channels)
@@ -52,7 +58,7 @@ def check_features(encoder: nn.Module, images: Tensor, expected: dict[int, Tenso
         torch.testing.assert_close(features[stride], tensor, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", VGGS)
+@pytest.mark.parametrize("name", slow_but(VGGS, "vgg11", "vgg16_bn"))
 def test_vgg_features_are_torchvisions_after_each_pool(name: str, filled: Build) -> None:
     reference, encoder = filled(without_classifier, name).eval(), filled(VGGEncoder, name)
     encoder.load_state_dict(reference.state_dict())
@@ -62,7 +68,7 @@ def test_vgg_features_are_torchvisions_after_each_pool(name: str, filled: Build)
     check_features(encoder, images, dict(zip((4, 8, 16, 32), outputs[1:], strict=True)))
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("name", slow_but(RESNETS, "resnet18", "resnet50"))
 def test_resnet_features_are_torchvisions_after_each_stage(name: str, filled: Build) -> None:
     reference, encoder = filled(without_classifier, name).eval(), filled(ResNetEncoder, name)
     encoder.load_state_dict(reference.state_dict())
@@ -71,7 +77,7 @@ def test_resnet_features_are_torchvisions_after_each_stage(name: str, filled: Bu
     check_features(encoder, images, dict(zip((4, 8, 16, 32), outputs, strict=True)))
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+@pytest.mark.parametrize("name", slow_but(["resnet50", "resnet101"], "resnet50"))
 def test_dilated_features_are_those_of_torchvisions_fcn(name: str, filled: Build) -> None:
     segmentation = getattr(torchvision.models.segmentation, f"fcn_{name}")
     reference = filled(segmentation, weights=None, weights_backbone=None).backbone.eval()
@@ -303,7 +309,7 @@ def test_scaled_sizes_are_rounded_and_at_least_32() -> None:
     assert scaled_size((47, 33), 1.0) == (47, 33)
 
 
-@pytest.mark.parametrize("scale", [0.6, 1.2, 0.5, 1.25])
+@pytest.mark.parametrize("scale", [0.6, 1.25])
 def test_scaled_sizes_of_an_exported_network_are_rounded_alike(scale: float) -> None:
     """Halves are rounded up."""
 

@@ -13,7 +13,12 @@ from segrefine.models.cost import count_parameters
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone"), [("fcn8s", "resnet18"), ("refinenet", "resnet18"), ("refinenet_lw", "resnet50")]
+    ("name", "backbone"),
+    [
+        ("fcn8s", "resnet18"),
+        pytest.param("refinenet", "resnet18", marks=pytest.mark.slow),
+        ("refinenet_lw", "resnet50"),
+    ],
 )
 def test_networks_of_full_width_learn_in_every_parameter(name: str, backbone: str) -> None:
     net = create_model(name, backbone, num_classes=5).train()

@@ -13,7 +13,8 @@ def started(name: str, init: str, seed: int = 3, **options: object) -> Segmentat
     torch.manual_seed(seed)
     if name.startswith("refinenet"):
         options["widths"] = dict.fromkeys((4, 8, 16, 32), 24)
-    return create_model(name, backbone="resnet18", num_classes=5, init=init, **options)
+    backbone = "resnet50" if name == "fcn_dilated" else "resnet18"
+    return create_model(name, backbone=backbone, num_classes=5, init=init, **options)
 
 
 def convolutions(net: SegmentationModel) -> dict[str, nn.Conv2d]:
@@ -30,12 +31,7 @@ def test_the_release_draws_all_weights_alike() -> None:
 
 def test_filters_of_zero_mean_do_not_answer_to_a_uniform_map() -> None:
     for name in ("refinenet", "refinenet_lw", "fcn_dilated"):
-        options = {} if name != "fcn_dilated" else {"backbone": "resnet50"}
-        torch.manual_seed(0)
-        backbone = options.get("backbone", "resnet18")
-        net = create_model(name, backbone=backbone, num_classes=5, init="zero_mean")
-        torch.manual_seed(0)
-        plain = create_model(name, backbone=backbone, num_classes=5)
+        net, plain = started(name, "zero_mean"), started(name, "default")
         for layer, before in zip(convolutions(net).values(), convolutions(plain).values(), strict=True):
             inside = torch.ones(1, layer.in_channels, 9, 9)
             answer = nn.functional.conv2d(inside, layer.weight)

@@ -212,9 +212,13 @@ def looked_at(cell: int, cells: int, side: int, scale: float, stride: int | None
 
 @pytest.mark.parametrize("size", [(33, 47), (64, 90)])
 @pytest.mark.parametrize(
-    ("reduction", "weights"), [("mean", None), ("mean", [0.5, 2.0, 0.1]), ("sum", [0.5, 2.0, 0.1])]
+    ("case", "reduction", "weights"),
+    [
+        *((case, "mean", [0.5, 2.0, 0.1]) for case in SCORED),
+        *((SCORED[0], *reduced) for reduced in (("mean", None), ("sum", [0.5, 2.0, 0.1]))),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("case", SCORED, ids=str)
 def test_the_loss_at_the_scores_takes_the_labels_that_a_loop_picks(
     case: Any, size: tuple[int, int], reduction: Any, weights: list[float] | None, cheap_model: Any
 ) -> None:

@@ -34,6 +34,9 @@ REFUSED = [
 ]
 PAIRS = [pair for pair in EVERY_PAIR if pair not in REFUSED]
 SMALL = [pair for pair in PAIRS if pair[1] in ("vgg11", "resnet18", "timm")]
+EACH_DECODER = ("vgg11", "vgg16_bn", "resnet18", "resnet50", "timm")  # a backbone of each kind, with every model
+EACH_BACKBONE = ("fcn8s", "fcn_dilated", "refinenet", "segnet")  # a model of each kind, over every backbone
+SLOW_PAIRS = {pair for pair in PAIRS if pair[0] not in EACH_BACKBONE and pair[1] not in EACH_DECODER}
 
 
 def test_the_pairs_are_all_models_times_all_backbones() -> None:
@@ -41,7 +44,9 @@ def test_the_pairs_are_all_models_times_all_backbones() -> None:
     assert set(BACKBONES) == {file.stem for file in (CONFIG_FOLDER / "backbone").glob("*.yaml")}
 
 
-@pytest.mark.parametrize(("name", "backbone"), PAIRS)
+@pytest.mark.parametrize(
+    ("name", "backbone"), [pytest.param(*pair, marks=pytest.mark.slow if pair in SLOW_PAIRS else ()) for pair in PAIRS]
+)
 def test_every_pair_goes_forward_and_back_at_an_odd_size(name: str, backbone: str, cheap_model: Build) -> None:
     net = cheap_model(name, backbone)
     logits = net(torch.randn(2, 3, 33, 47))

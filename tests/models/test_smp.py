@@ -95,7 +95,9 @@ def test_logits_and_parameters_are_smps(name: str) -> None:
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", ["fpn", "unet", "unetplusplus", "upernet"])
+@pytest.mark.parametrize(
+    "name", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fpn", "unetplusplus", "upernet"))]
+)
 def test_over_a_resnet_the_whole_network_is_smps(name: str) -> None:
     """SMP's ResNets have torchvision's names; it dilates those of the other decoders in another way."""
     theirs = randomized(THEIRS[name]()).eval()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds, sizes
+from strategies import examples, seeds, sizes
 from test_transforms_properties import anything
 from torch import Tensor
 
@@ -67,6 +67,7 @@ def slow_scores(images: np.ndarray, scales: list[float], flip: bool, window: tup
     return np.mean(views, axis=0)
 
 
+@examples(0.5)
 @given(
     seed=seeds,
     size=image_sizes,

@@ -9,7 +9,7 @@ import torch
 from given import loss_of
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import laid_out, layouts, random_labels, seeds, sizes, small_network, variants, void_shares
+from strategies import examples, laid_out, layouts, random_labels, seeds, sizes, small_network, variants, void_shares
 from torch import Tensor
 
 from segrefine.core.labels import VOID
@@ -92,6 +92,7 @@ def test_value_and_gradient_are_those_of_the_pixel_by_pixel_sum(
     assert not found.movedim(1, -1)[truth == VOID].any()
 
 
+@examples(0.5)
 @given(
     variant=variants,
     seed=seeds,

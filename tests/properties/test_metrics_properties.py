@@ -79,6 +79,7 @@ def state(metrics: SegmentationMetrics) -> list[np.ndarray]:
     return [tensor.numpy() for tensor in (metrics.confusion, metrics.boundary, metrics.unknown)]
 
 
+@examples(0.5)
 @given(
     seed=seeds,
     batch=st.integers(1, 3),

@@ -40,6 +40,7 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> None:
     assert float((ours - theirs).abs().max()) <= tolerance * float(theirs.abs().max())
 
 
+@examples(0.5)
 @given(seed=seeds, variant=variants, size=image_sizes, batch=batches, classes=class_numbers, layout=layouts)
 def test_images_are_seen_alone_and_in_any_order_in_memory(
     seed: int, variant: Variant, size: tuple[int, int], batch: int, classes: int, layout: str
@@ -59,6 +60,7 @@ def test_images_are_seen_alone_and_in_any_order_in_memory(
             close(rows, logits[:, :, top:], 1e-4 * float(logits.abs().max() / logits[:, :, top:].abs().max()))
 
 
+@examples(0.5)
 @given(seed=seeds, variant=variants, size=image_sizes, batch=batches, classes=class_numbers)
 def test_gradients_reach_the_image_and_every_parameter(
     seed: int, variant: Variant, size: tuple[int, int], batch: int, classes: int
@@ -79,6 +81,7 @@ def test_gradients_reach_the_image_and_every_parameter(
     assert images.grad.flatten(1).any(1).all() or may_be_dead
 
 
+@examples(0.5)
 @given(seed=seeds, variant=variants, size=image_sizes, classes=class_numbers)
 def test_autocast_gives_finite_float32_near_the_exact(
     seed: int, variant: Variant, size: tuple[int, int], classes: int
@@ -94,6 +97,7 @@ def test_autocast_gives_finite_float32_near_the_exact(
     assert (logits - expected).abs().max() <= 0.5 * (1 + expected.abs().max())
 
 
+@examples(0.5)
 @given(
     seed=seeds,
     name=st.sampled_from([*FCNS, "fcn_dilated"]),
@@ -118,6 +122,7 @@ def test_shifting_the_image_by_cells_shifts_fcns_scores(
     assert (shifted[..., middle] - whole[..., 32 * shift :][..., middle]).abs().max() <= 1e-10 * whole.abs().max()
 
 
+@examples(0.5)
 @given(
     seed=seeds,
     variant=st.sampled_from([one for one in VARIANTS if one[0] != "refinenet_2scale" and one[1] != "caffe"]),
@@ -201,6 +206,7 @@ def test_other_images_are_refused_in_words(shape: list[int], dtype: torch.dtype,
             network(images)
 
 
+@examples(0.5)
 @given(seed=seeds, variant=variants, size=image_sizes)
 def test_what_is_not_finite_stays_with_its_image(seed: int, variant: Variant, size: tuple[int, int]) -> None:
     """NaN in one image of a batch is seen in its logits, and not in the others'."""

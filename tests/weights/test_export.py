@@ -119,6 +119,7 @@ def test_a_network_of_two_scales_is_exported_for_any_size(
     check(net, onnx(tmp_path / "net.onnx"), sizes)
 
 
+@pytest.mark.slow
 def test_a_network_that_resizes_images_is_exported_for_any_size(onnx: Any, tmp_path: Path) -> None:
     """At 1.2 an image of 54 pixels has 65."""
     net = network("scaled")
