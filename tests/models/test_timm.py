@@ -185,6 +185,7 @@ def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatc
 
 def test_checkpoints_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network is built with random weights and filled from the checkpoint."""
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: pytest.fail("asked for weights"))
     encoder = TimmEncoder("test_resnet")
     assert [name.split(".")[0] for name in encoder.state_dict()][:1] == ["net"]
     TimmEncoder("test_resnet").load_state_dict(encoder.state_dict())
