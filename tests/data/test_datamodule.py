@@ -13,7 +13,7 @@ from segrefine.core.config import CONFIG_FOLDER, read_group
 from segrefine.core.errors import UserError
 from segrefine.core.options import make_options
 from segrefine.data.build import build_datamodule
-from segrefine.data.class_weights import class_pixels, median_frequency
+from segrefine.data.class_weights import median_frequency
 from segrefine.data.datamodule import SegmentationDataModule
 from segrefine.data.dataset import SegmentationDataset, Transform
 from segrefine.data.sets.shapes import ShapesDataModule
@@ -144,10 +144,7 @@ def test_median_frequency_by_hand() -> None:
     first = torch.tensor([[0, 0, 0, 0, 1], [1, 1, 1, 255, 255]], dtype=torch.uint8)
     second = torch.tensor([[0] * 5, [2] * 5, [2] * 5, [2] * 5], dtype=torch.uint8)
     datamodule = ListedDataModule([first, second])
-    counts, presence = datamodule.class_pixels()
-    assert counts.dtype == presence.dtype == np.int64
-    assert counts.tolist() == [9, 4, 15, 0]
-    assert presence.tolist() == [28, 8, 20, 0]
+    assert datamodule.histograms.tolist() == [[4, 4, 0, 0], [5, 0, 15, 0]]
     weights = datamodule.median_frequency_weights()
     assert weights.dtype == torch.float32
     median = 4 / 8  # of 9/28, 4/8, 15/20
@@ -162,11 +159,12 @@ def test_class_that_never_occurs_is_warned_of(caplog: pytest.LogCaptureFixture) 
 
 def test_statistics_against_a_loop() -> None:
     histograms = np.random.default_rng(0).integers(0, 4, (9, 5)) ** 3
-    counts, presence = class_pixels(histograms)
-    for index in range(5):
-        assert counts[index] == sum(row[index] for row in histograms)
-        assert presence[index] == sum(row.sum() for row in histograms if row[index])
-    assert (median_frequency(np.zeros(3, int), np.zeros(3, int)) == 0).all()
+    frequencies = [
+        sum(row[index] for row in histograms) / sum(row.sum() for row in histograms if row[index]) for index in range(5)
+    ]
+    expected = [sorted(frequencies)[2] / frequency for frequency in frequencies]
+    assert median_frequency(histograms).tolist() == pytest.approx(expected)
+    assert (median_frequency(np.zeros((2, 3), int)) == 0).all()
 
 
 @pytest.mark.parametrize(("images", "world"), [(5, 2), (7, 3), (2, 3), (6, 2)])

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from segrefine.core.errors import BadFileError, listing
 from segrefine.core.labels import VOID
-from segrefine.data.class_weights import class_pixels, median_frequency
+from segrefine.data.class_weights import median_frequency
 from segrefine.data.datamodule import SPLITS, SegmentationDataModule
 
 
@@ -47,7 +47,7 @@ def render(reports: list[SplitReport], classes: list[str]) -> str:
         lines += [f"  BAD {message}" for message in report.bad.values()]
     heads = [f"{report.split + ' share':>14}{'images':>8}" for report in reports]
     lines += ["", f"{'class':<24}{'weight':>10}{''.join(heads)}"]
-    weights = median_frequency(*class_pixels(reports[0].pixels))
+    weights = median_frequency(reports[0].pixels)
     for index, name in enumerate(classes):
         cells = []
         for report in reports:

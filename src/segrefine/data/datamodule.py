@@ -20,7 +20,7 @@ from segrefine.core.machine import available_cores
 from segrefine.core.options import Auto, Count, Size, Whole
 from segrefine.core.signals import STOP_SIGNALS
 from segrefine.data.class_epochs import ClassEpochs, ClassSampler
-from segrefine.data.class_weights import class_pixels, median_frequency
+from segrefine.data.class_weights import median_frequency
 from segrefine.data.dataset import Item, SegmentationDataset, Transform
 from segrefine.data.sampler import TrainSampler
 from segrefine.data.transforms import Augmentation, TrainTransform, parse_crop_size
@@ -151,7 +151,7 @@ class SegmentationDataModule(LightningDataModule):
         per_class, (least, most) = self.options.images_per_class, self.options.images_per_epoch
         if per_class is None or size <= least:  # an epoch of the release has all images, too, where they are so few
             return TrainSampler(size, self.run_seed, *place)
-        epochs = ClassEpochs(self._histograms > 0, per_class, (least, most), self.run_seed)
+        epochs = ClassEpochs(self.histograms > 0, per_class, (least, most), self.run_seed)
         log.info(f"datamodule.images_per_class={per_class}: an epoch has {epochs.size} of the {size} training images.")
         return ClassSampler(epochs, *place)
 
@@ -170,12 +170,8 @@ class SegmentationDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Item]:
         return self._eval_dataloader(self.test_split)
 
-    def class_pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return `class_weights.class_pixels` of the train split."""
-        return class_pixels(self._histograms)
-
     @cached_property
-    def _histograms(self) -> np.ndarray:
+    def histograms(self) -> np.ndarray:
         """Pixels of each class in each image of the train split, (N, K), from every label."""
         dataset = self.dataset("train")
 
@@ -190,7 +186,7 @@ class SegmentationDataModule(LightningDataModule):
 
         See `class_weights.median_frequency`. A class that never occurs gets 0, with a warning.
         """
-        weights = median_frequency(*self.class_pixels())
+        weights = median_frequency(self.histograms)
         for index in np.flatnonzero(weights == 0):
             log.warning("Class '%s' never occurs in the training labels; its loss weight is 0.", self.classes[index])
         return torch.from_numpy(weights)
