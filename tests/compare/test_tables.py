@@ -152,8 +152,9 @@ def test_costs_are_ratios_of_the_first_to_the_second() -> None:
         return Measurement((64, 64), (memory, 1.0), (work, 1.0), (time, 1.0), ((time, time), (1.0, 1.0)))
 
     one, other = measured(2.0, 1.5, 1.2), measured(3.0, 1.5, 0.9)
-    assert describe_costs([one, other]) == (
-        "memory 2.00 to 3.00 times, multiply-adds 1.50 to 1.50 times, time 0.90 to 1.20 times"
+    networks = "fcn_dilated/resnet50", "folder/peer.py:refinenet"
+    assert describe_costs([one, other], networks) == (
+        "fcn_dilated over refinenet: memory 2.00 to 3.00, multiply-adds 1.50, time 0.90 to 1.20"
     )
     assert judge_costs([one]) == "holds"
     assert judge_costs([one, other]) == "in part: memory more, multiply-adds more, time depends on the size"

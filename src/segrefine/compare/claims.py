@@ -124,7 +124,7 @@ def _compare_costs(folder: Path, networks: Sequence[str]) -> Section:
         return Section("costs", "", "", "not run yet")
     figures = {"ratios": cost_plot(measured, networks)}
     shown = [cost_table(measured, networks)]
-    return Section("costs", "", describe_costs(measured), judge_costs(measured), shown, figures)
+    return Section("costs", "", describe_costs(measured, networks), judge_costs(measured), shown, figures)
 
 
 def _compare_scores(top: Path, claim: Claim, name: str, settings: Settings) -> Section:

@@ -60,10 +60,15 @@ def _measurement(size: Sequence[int], rows: Sequence[dict[str, Any]]) -> Measure
     return Measurement((size[0], size[1]), both("memory_bytes"), both("multiply_adds_per_image"), seconds, quartiles)
 
 
-def describe_costs(measurements: Sequence[Measurement]) -> str:
-    """Return the range of each ratio, such as `memory 1.10 to 1.40 times, time 1.20 to 1.30 times`."""
-    ratios = {name: [entry.ratios[name] for entry in measurements] for name in measurements[0].ratios}
-    return ", ".join(f"{name} {min(values):.2f} to {max(values):.2f} times" for name, values in ratios.items())
+def describe_costs(measurements: Sequence[Measurement], networks: Sequence[str]) -> str:
+    """Return the range of each ratio over the sizes, such as `a over b: memory 1.10 to 1.40, multiply-adds 1.20`."""
+    one, other = (network.rpartition(":")[2].partition("/")[0] for network in networks)  # of a peer, the function
+    parts = []
+    for name in measurements[0].ratios:
+        ratios = sorted(entry.ratios[name] for entry in measurements)
+        least, most = f"{ratios[0]:.2f}", f"{ratios[-1]:.2f}"
+        parts.append(f"{name} {least}" if least == most else f"{name} {least} to {most}")
+    return f"{one} over {other}: {', '.join(parts)}"
 
 
 def judge_costs(measurements: Sequence[Measurement]) -> str:
