@@ -1,8 +1,9 @@
 """Take the small files of finished runs into the results: `python experiments/scripts/collect.py SET RUN_FOLDER ...`.
 
 A run of `+experiment=shapes/fcn8s seed=1` becomes `experiments/results/SET/fcn8s_seed1/`: summary.json, config.yml,
-per_image.csv and metrics.csv, the last two packed. One scored by
-`evaluate.py` is called after the folder it lies in, `NAME_seedN`. Paths lose their folders, which are nobody else's.
+per_image.csv and metrics.csv, the last two packed. One scored by `evaluate.py` is called after the folder it lies in,
+`NAME_seedN`, and gets the metrics.csv of the training that its checkpoint comes from, which tells whether the network
+had learned. Paths lose their folders, which are nobody else's.
 """
 
 import gzip
@@ -16,7 +17,6 @@ import yaml
 from segrefine.io.atomic import replacing, write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
-PACKED = ("per_image.csv", "metrics.csv")
 
 
 def name_of(run: Path) -> str:
@@ -46,10 +46,11 @@ def collect(set_name: str, run: Path) -> Path:
     write_text(folder / "summary.json", json.dumps(without_folders(summary), indent=1) + "\n")
     config = yaml.safe_load((run / "config.yaml").read_text())
     write_text(folder / "config.yml", yaml.safe_dump(without_folders(config), sort_keys=False))
-    for name in PACKED:
-        if (run / name).is_file():
-            with replacing(folder / f"{name}.gz") as part:
-                part.write_bytes(gzip.compress((run / name).read_bytes(), mtime=0))
+    training = Path(summary["checkpoint"]).parents[1] if summary.get("checkpoint") else run
+    for file in (run / "per_image.csv", training / "metrics.csv"):
+        if file.is_file():
+            with replacing(folder / f"{file.name}.gz") as part:
+                part.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
     return folder
 
 
