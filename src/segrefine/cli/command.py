@@ -71,8 +71,7 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except (HydraException, OmegaConfBaseException, OSError, ValueError, RuntimeError) as error:
-        # The last three are mistakes in Hydra's own options, such as hydra.job_logging, or a folder for the log that
-        # takes none, but also bugs in a job.
+        # The last three are mistakes in Hydra's own options, such as a log's folder that takes none, but also bugs.
         explained = explain_failure(error)
         if job.started and explained is None and not isinstance(error, (HydraException, OmegaConfBaseException)):
             raise
