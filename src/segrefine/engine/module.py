@@ -126,7 +126,8 @@ class SegmentationModule(LightningModule):
         logits = Logits(self.net, self.images(batch), self.recipe.loss_at)
         loss = logits.loss(labels, self.class_weights, self.recipe.loss)
         self._loss = loss.detach()
-        self._losses_finite = self._losses_finite & torch.isfinite(self._loss)
+        if self._skips:
+            self._losses_finite = self._losses_finite & torch.isfinite(self._loss)
         self.log("train/loss", self._loss, prog_bar=True, logger=False)
         # The rate of the recipe; the encoder's is a fixed multiple of it.
         self.step_values = {"train/loss": self._loss, "lr": self._rates()["decoder/weights"]}
