@@ -43,7 +43,7 @@ class Scenes(IterableDataset[tuple[Tensor, int]]):
 def train(steps: int) -> nn.Module:
     """Return the trained network: AdamW, one cycle of the rate (Smith and Topin 2019).
 
-    In bfloat16 autocast if the CPU computes in it, as for the runs in scenes/, else in float32.
+    In bfloat16 autocast if the CPU computes in it, else in float32.
     """
     torch.manual_seed(SEED)
     net = resnet18(num_classes=len(KINDS)).to(memory_format=torch.channels_last)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import TypeIn
 
-from segrefine.cli.command import check_processes, follower_options, run_folder
+from segrefine.cli.command import check_processes, run_folder
 from segrefine.core.errors import UserError
 
 CHECKOUT = Path(__file__).parents[2]
@@ -176,27 +176,14 @@ def test_a_path_continues_the_run_it_belongs_to(tmp_path: Path) -> None:
     assert run_folder("bare.ckpt", "outputs/day/new_a_b") == "outputs/day/new_a_b"
 
 
-def test_only_the_first_process_of_torchrun_or_slurm_makes_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    assert follower_options(["train.py"]) == []
-    for name in ("RANK", "SLURM_PROCID"):
-        monkeypatch.setenv(name, "0")
-        assert follower_options(["train.py"]) == []
-        monkeypatch.setenv(name, "3")
-        assert "hydra.output_subdir=null" in follower_options(["train.py"])
-        assert follower_options(["train.py", "hydra.run.dir=x"]) == []
-        monkeypatch.delenv(name)
-
-
 @pytest.mark.parametrize("count", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_several_processes_are_told_to_share_a_folder(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(count, "1")
     check_processes(["model=fcn8s"])
     monkeypatch.setenv(count, "4")
-    for named in ("hydra.run.dir=x", "ckpt_path=x/checkpoints/last.ckpt", "--help"):
+    for named in ("hydra.run.dir=x", "--help"):
         check_processes([named])
-    for unnamed in ([], ["ckpt_path=last"]):
+    for unnamed in ([], ["ckpt_path=last"], ["ckpt_path=loose.ckpt"]):
         with pytest.raises(UserError, match=r"the 4 processes of this run one folder: hydra\.run\.dir="):
             check_processes(unnamed)
 

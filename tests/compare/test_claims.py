@@ -159,7 +159,7 @@ def test_a_claim_of_ours_names_runs_that_there_are(claim: Claim) -> None:
     # By evaluate.py, from runs that are there.
     scored = {f"{model}_{way}" for model in ("refinenet", "fcn8s") for way in ("multiscale", "crf")}
     for name, wanted in claim.tests.items():
-        folder = EXPERIMENTS / "configs/experiment" / name.removesuffix("_centered")  # which differ by one option
+        folder = EXPERIMENTS / "configs/experiment" / name.removesuffix("_centered")  # by other options
         files = {path.stem for path in folder.glob("*.yaml")}
         assert {one for test in wanted for one in test.pair} <= files | scored
     assert claim.tests or claim.costs

@@ -55,7 +55,7 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, costs no traceback a line
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to the messages below
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
-    sys.argv[1:] = add_overrides(sys.argv[1:], [*follower_options(sys.argv), *sweep_options(name, sys.argv[1:])])
+    sys.argv[1:] = add_overrides(sys.argv[1:], sweep_options(name, sys.argv[1:]))
     sweep = sweep_folder(sys.argv[1:])
     job = _Job(task, options)
     try:
@@ -117,26 +117,14 @@ def forget(folder: Path) -> None:
 
 
 def check_processes(arguments: list[str]) -> None:
-    """Raise UserError where torchrun or SLURM started several processes and the folder is named after the clock.
+    """Raise UserError where torchrun or SLURM started several processes without one folder for all of them.
 
-    Each process would have a folder of its own.
+    Each would name its own after the clock. (Lightning's launcher gives all processes one.)
     """
     started = max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
-    named = any(word.startswith(("hydra.run.dir=", "ckpt_path=")) and word != "ckpt_path=last" for word in arguments)
+    named = any(word.startswith("hydra.run.dir=") for word in arguments)
     if started > 1 and not named and not {"-h", "--help", "-m", "--multirun"} & set(arguments):
         raise UserError(f"Give the {started} processes of this run one folder: hydra.run.dir=FOLDER.")
-
-
-def follower_options(arguments: list[str]) -> list[str]:
-    """Return overrides for a process that torchrun or SLURM started beside the first one.
-
-    Its folder would be named after its own clock, so it must not create one. (Lightning's launcher gives all processes
-    one folder.)
-    """
-    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
-    if rank == 0 or any(argument.startswith("hydra.run.dir=") for argument in arguments):
-        return []
-    return ["hydra.output_subdir=null", "hydra/job_logging=plain"]
 
 
 def run_folder(ckpt_path: str | None, folder: str) -> str:
