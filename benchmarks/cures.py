@@ -45,7 +45,7 @@ class Cure:
         fan_in: rates of the decoder's weights times min(1, 576 / fan-in) (muP: Yang and Hu 2021).
         epsilon: AdamW's in the decoder (1e-3: DrSleep/light-weight-refinenet, src/train.py).
         leak: slope of the ReLU before the pooling for negative values, which falls to 0 over the training.
-        standardized: the decoder's filters with zero mean and a variance of 2 / fan-in, and a gain (Qiao et al. 2019).
+        standardized: the decoder's filters with zero mean and a learned deviation (Qiao et al. 2019).
         by_inputs: take from each update of the decoder's filters its part along the mean of their input. Where all
             channels of the input have one mean, `center_updates` does the same.
     """
@@ -102,16 +102,19 @@ def build(name: str, cure: Cure, num_classes: int, weights: str | None) -> Segme
 
 
 class Standardized(nn.Module):
-    """Filters of zero mean and a variance of 2 / fan-in, times a gain that is learned."""
+    """Filters of zero mean and unit deviation, times a gain that is learned.
+
+    The gain starts at the filter's own deviation. From the usual variance of 2 / fan-in, the residual branches of
+    RefineNet, which no norm follows, add up to class scores of thousands.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(len(weight), 1, 1, 1))
+        self.gain = nn.Parameter(weight.detach().std((1, 2, 3), keepdim=True))
 
     def forward(self, weight: Tensor) -> Tensor:
         variance, mean = torch.var_mean(weight, (1, 2, 3), keepdim=True)
-        fan_in = weight[0].numel()
-        return (weight - mean) * (self.gain * (2 / fan_in) ** 0.5 / (variance + 1e-8).sqrt())
+        return (weight - mean) * (self.gain / (variance + 1e-8).sqrt())
 
 
 def make_optimizer(net: SegmentationModel, recipe: Recipe, cure: Cure) -> torch.optim.Optimizer:
