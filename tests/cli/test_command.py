@@ -136,7 +136,7 @@ def test_a_second_process_in_a_runs_folder_is_told_and_leaves_it_alone(
     for name in ("checkpoints/last.ckpt", "metrics.csv", "config.yaml", ".metrics.1.csv"):  # the last is being written
         (run / name).write_text(name)
     at_work(run)
-    result = type_in("train.py", f"hydra.run.dir={run}", "seed=1")
+    result = type_in("train.py", f"hydra.run.dir={run}", "seed=1", "ckpt_path=last")
     assert result.returncode == 2
     assert f"error: Another process is working on the run in {run}. Wait until it ends" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
@@ -145,13 +145,18 @@ def test_a_second_process_in_a_runs_folder_is_told_and_leaves_it_alone(
     assert (run / ".lock").exists()
 
 
-def test_a_new_run_does_not_replace_another(type_in: TypeIn, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [("train.py",), ("evaluate.py", "checkpoint=run/checkpoints/last.ckpt")])
+@pytest.mark.parametrize("name", ["run", "'run'"])
+def test_no_command_writes_into_the_folder_of_a_training_run(
+    words: tuple[str, ...], name: str, type_in: TypeIn, tmp_path: Path
+) -> None:
     last = tmp_path / "run/checkpoints/last.ckpt"
     last.parent.mkdir(parents=True)
     last.write_text("trained")
-    result = type_in("train.py", "hydra.run.dir=run")
+    result = type_in(*words, f"hydra.run.dir={name}")
     assert result.returncode == 2
-    assert "run holds a run already. Resume it with ckpt_path=last, or give another" in result.stderr
+    assert "error: run holds a training run. Give another hydra.run.dir=FOLDER, or resume" in result.stderr
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [last]
     assert last.read_text() == "trained"
 
 

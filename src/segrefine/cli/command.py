@@ -61,6 +61,7 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
     try:
         check_flags(sys.argv[1:])
         check_processes(sys.argv[1:])
+        check_folder(sys.argv[1:])
         register_plugins()
         if prepare is not None:
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
@@ -125,6 +126,17 @@ def check_processes(arguments: list[str]) -> None:
     named = any(word.startswith("hydra.run.dir=") for word in arguments)
     if started > 1 and not named and not {"-h", "--help", "-m", "--multirun"} & set(arguments):
         raise UserError(f"Give the {started} processes of this run one folder: hydra.run.dir=FOLDER.")
+
+
+def check_folder(arguments: list[str]) -> None:
+    """Raise UserError if the command line names the folder of a training run, and no ckpt_path to resume from.
+
+    Hydra writes its record into the folder before it starts the command.
+    """
+    given = dict(word.split("=", 1) for word in arguments if "=" in word)
+    named = given.get("hydra.run.dir")
+    if named is not None and "ckpt_path" not in given and not {"-h", "--help", "-c", "--cfg"} & set(arguments):
+        RunFolder(Path(named.strip("'\""))).check_free()
 
 
 def run_folder(ckpt_path: str | None, folder: str) -> str:

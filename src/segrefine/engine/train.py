@@ -116,10 +116,8 @@ def check(cfg: DictConfig, folder: RunFolder) -> Job:
     datamodule.setup()
     _check_batches(datamodule, config["trainer"])
     resumed = checkpoint_to_resume(config["ckpt_path"], folder, config, datamodule.classes)
-    if not resumed and folder.last.is_file() and is_rank_zero():
-        raise UserError(
-            f"{folder.path} holds a run already. Resume it with ckpt_path=last, or give another hydra.run.dir=FOLDER."
-        )
+    if not resumed and is_rank_zero():
+        folder.check_free()
     net = _build_network(config, datamodule, resumed)
     pretrained = bool(config["backbone"]["weights"] or config["init_from"])
     recipe = Recipe.from_config(config["recipe"]).resolve(pretrained, datamodule)

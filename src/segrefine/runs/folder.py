@@ -81,6 +81,14 @@ class RunFolder:
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
         return self.HYDRA in names and names <= {self.HYDRA, self.LOG, self.LOCK}
 
+    def check_free(self) -> None:
+        """Raise UserError if the folder holds a training run, whose files others would replace."""
+        if self.last.is_file():
+            raise UserError(
+                f"{self.path} holds a training run. Give another hydra.run.dir=FOLDER, or resume that run "
+                "(train: ckpt_path=last)."
+            )
+
     def panel(self, step: int) -> Path:
         """Return the path of the panel of a few validation images after `step` steps."""
         return self.path / self.PANELS / f"step_{step:07d}.png"
