@@ -217,11 +217,12 @@ def _contrasts(places: list[tuple[int, int]]) -> np.ndarray:
 
 
 WORLDS = {
-    "1 seed": World(seeds=1, seed_spread=0.0),
+    "1 seed": World(seeds=1),
+    "1 seed, seeds do not vary": World(seeds=1, seed_spread=0.0),
     "2 seeds": World(seeds=2),
     "3 seeds": World(),
-    "3 seeds that do not vary": World(seed_spread=0.0),
-    "3 seeds that vary much": World(seed_spread=0.3),
+    "3 seeds, seeds do not vary": World(seed_spread=0.0),
+    "3 seeds, seeds vary much": World(seed_spread=0.3),
     "5 seeds": World(seeds=5),
     "10 seeds": World(seeds=10),
     "30 images": World(images=30),
@@ -234,12 +235,12 @@ WORLDS = {
     "9 variants, 2 of them with one seed": World(variants=9, step=0.05, single=2),
     "a class in 30 % of the images": World(rare=0.3),
     "frames, correlation 0": World(correlation=0.0),
-    "frames, 0.5, 1 seed": World(correlation=0.5, seeds=1, seed_spread=0.0),
+    "frames, 0.5, 1 seed, seeds do not vary": World(correlation=0.5, seeds=1, seed_spread=0.0),
     "frames, 0.5": World(correlation=0.5),
-    "frames, 0.85, 1 seed": World(correlation=0.85, seeds=1, seed_spread=0.0),
+    "frames, 0.85, 1 seed, seeds do not vary": World(correlation=0.85, seeds=1, seed_spread=0.0),
     "frames, 0.85": World(correlation=0.85),
     "frames, 0.85, seeds vary by 0.05": World(correlation=0.85, seed_spread=0.05),
-    "300 frames, 0.85, 1 seed": World(images=300, correlation=0.85, seeds=1, seed_spread=0.0),
+    "300 frames, 0.85, 1 seed, seeds do not vary": World(images=300, correlation=0.85, seeds=1, seed_spread=0.0),
     "9 variants, frames, 0.85": World(variants=9, step=0.05, correlation=0.85),
 }
 """Where nothing else is said: 2 variants, 3 seeds that vary by 0.1, 100 independent images."""

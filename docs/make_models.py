@@ -24,7 +24,7 @@ pixels and {CLASSES} classes. A dash stands where a model does not take an encod
 `python docs/make_models.py`.
 
 The `smp_` models are decoders of segmentation_models_pytorch over the same encoders as all others
-(`pip install "segrefine[smp]"`). `model.arguments.NAME=VALUE` sets an argument of its class. [Fidelity](fidelity.md)
+(`pip install -e ".[smp]"`). `model.arguments.NAME=VALUE` sets an argument of its class. [Fidelity](fidelity.md)
 says where they depart from its networks.
 
 | model | what it is | {" | ".join(f"over `{name}`: M | G" for name in BACKBONES)} |

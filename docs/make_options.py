@@ -92,18 +92,26 @@ def rows(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{field.name}", expected
 
 
-def table(kind: type, prefix: str, contents: list[Described]) -> list[str]:
-    """Return a Markdown table of the options of a dataclass."""
+def table(kind: type, prefix: str, contents: dict[str, Described]) -> list[str]:
+    """Return a Markdown table of the options of a dataclass that its files have, with the files if not all have one."""
     lines = ["| option | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, expected in rows(kind):
-        values, meaning = [], ""
-        for content, said in contents:
+        values: list[Any] = []
+        meanings: dict[str, list[str]] = {}
+        for title, (content, said) in contents.items():
             value: Any = content
             for key in name.split("."):
                 value = value.get(key, "") if isinstance(value, dict) else ""
-            if value != "" and value not in values:
-                values.append(value)
-            meaning = meaning or said.get(name, "")
+            if value == "":
+                continue
+            values += [value] if value not in values else []
+            meanings.setdefault(said.get(name, ""), []).append(title)
+        if not meanings:
+            continue
+        if meanings.keys() == {""} or list(meanings.values()) == [list(contents)]:
+            meaning = next(iter(meanings))
+        else:
+            meaning = "; ".join(f"{', '.join(titles)}: {text}" for text, titles in meanings.items())
         default = ", ".join(
             f"`{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`" for value in values[:4]
         )
@@ -119,7 +127,7 @@ def page() -> str:
         kind = importlib.import_module(f"segrefine.cli.{command}").Options
         file = CONFIG_FOLDER / f"{command}.yaml"
         described = yaml.safe_load(file.read_text()), comments(file)
-        lines += [f"\n## `segrefine {command}`\n", *table(kind, "", [described])]
+        lines += [f"\n## `segrefine {command}`\n", *table(kind, "", {command: described})]
     groups: list[tuple[str, str, type, list[str]]] = [
         ("model", "all", NetworkOptions, ["fcn8s", "refinenet_2scale"]),
         ("backbone", "all", EncoderOptions, ["resnet50", "vgg16", "timm"]),
@@ -134,7 +142,7 @@ def page() -> str:
         groups += [(group, ", ".join(names), options, names) for options, names in own]
     for group, title, kind, names in groups:
         lines += [f"\n## `{group}`: {title}\n"]
-        lines += table(kind, f"{group}.", [describe_group(group, name) for name in names])
+        lines += table(kind, f"{group}.", {name: describe_group(group, name) for name in names})
     return "\n".join(lines) + "\n"
 
 
