@@ -190,7 +190,7 @@ def train(
         for batch in data.train_dataloader():
             if step == steps:
                 return
-            images = net.preprocess(batch["image"].to(memory_format=net.layout).float() / 255)
+            images = net.from_pixels(batch["image"])
             if watch:
                 watch(step, net, images)
             if cure.leak:
@@ -212,7 +212,7 @@ def score(net: SegmentationModel, data: SegmentationDataModule) -> dict[str, flo
     metrics = SegmentationMetrics(net.num_classes)
     alive: dict[str, Tensor] = {}
     for batch in data.val_dataloader():
-        images = net.preprocess(batch["image"].float() / 255)
+        images = net.from_pixels(batch["image"])
         metrics.update(Logits(net, images).classes(), batch["label"])
         for name, found in find_alive(net, images).items():
             alive[name] = alive.get(name, torch.zeros_like(found)) | found

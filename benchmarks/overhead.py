@@ -90,7 +90,7 @@ def main(overrides: list[str]) -> None:
             labels = batch["label"].to(device)
             optimizer.zero_grad()
             with torch.autocast(device.type, precision, enabled=precision is not None):
-                loss = Logits(net, net.preprocess(images.float() / 255)).loss(labels)
+                loss = Logits(net, net.from_pixels(images)).loss(labels)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm or float("inf"))
             optimizer.step()

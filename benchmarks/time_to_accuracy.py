@@ -11,7 +11,6 @@ it holds imports and validations. Leave the machine alone meanwhile. Writes OUTP
 OUTPUT.png, and prints the seconds to each target. Runs that OUTPUT.csv has are not repeated.
 """
 
-import csv
 import os
 import re
 import statistics
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from rows import read
+from rows import append, read
 
 HERE = Path(__file__).parents[1]
 LINE = re.compile(r"step (\d+):.* val/mIoU ([\d.]+)")
@@ -112,11 +111,9 @@ def main() -> None:
         for name, options in given.items():
             if any((row["name"], row["seed"]) == (name, seed) for row in rows):
                 continue
-            rows += run(name, options, seed)
-            with file.open("w", newline="") as out:
-                table = csv.DictWriter(out, FIELDS)
-                table.writeheader()
-                table.writerows(rows)
+            for row in list(run(name, options, seed)):  # all at once: a run that was cut off is repeated
+                append(file, FIELDS, row)
+                rows.append(row)
     report(rows, targets)
     plot(rows, output.with_suffix(".png"))
 

@@ -46,7 +46,7 @@ def collect(set_name: str, run: Path) -> Path:
     write_text(folder / "summary.json", json.dumps(without_folders(summary), indent=1) + "\n")
     config = yaml.safe_load((run / "config.yaml").read_text())
     write_text(folder / "config.yml", yaml.safe_dump(without_folders(config), sort_keys=False))
-    training = Path(summary["checkpoint"]).parents[1] if summary.get("checkpoint") else run
+    training = Path(summary["checkpoint"]).parent.parent if summary.get("checkpoint") else run
     for file in (run / "per_image.csv", training / "metrics.csv"):
         if file.is_file():
             with replacing(folder / f"{file.name}.gz") as part:

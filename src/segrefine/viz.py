@@ -38,9 +38,9 @@ def colorize(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return table[labels]
 
 
-def overlay(image: np.ndarray, colors: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-    """Blend `colors` over `image`, all (H, W, 3) uint8, with `alpha` from 0 (the image) to 1 (the colors)."""
-    return np.array(Image.blend(Image.fromarray(image), Image.fromarray(colors), alpha))
+def overlay(image: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Blend `colors` and `image` half and half, all (H, W, 3) uint8."""
+    return np.array(Image.blend(Image.fromarray(image), Image.fromarray(colors), 0.5))
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import TypeIn
 
-from segrefine.cli.command import check_processes, run_folder
+from segrefine.cli.command import check_folder, run_folder
 from segrefine.core.errors import UserError
 
 CHECKOUT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ CHOICES = ("refinenet_2scale", "fcn8s_atonce", "vgg19_bn", "resnet152", "camvid"
 def test_help_is_in_words(tmp_path: Path, type_in: TypeIn) -> None:
     result = type_in("train.py", "--help")
     assert result.returncode == 0
-    for words in ("python train.py ", "Options (set with name=value", *CHOICES):
+    for words in ("segrefine train ", "Options (set with name=value", *CHOICES):
         assert words in result.stdout
     assert not list(tmp_path.iterdir())
 
@@ -27,7 +27,7 @@ def test_help_is_in_words(tmp_path: Path, type_in: TypeIn) -> None:
 def test_other_commands_have_help_too(script: str, type_in: TypeIn) -> None:
     result = type_in(script, "--help")
     assert result.returncode == 0
-    assert f"python {script} " in result.stdout
+    assert f"segrefine {script.removesuffix('.py')} " in result.stdout
     assert "Options (set with name=value" in result.stdout
 
 
@@ -184,13 +184,13 @@ def test_a_path_continues_the_run_it_belongs_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_several_processes_are_told_to_share_a_folder(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(count, "1")
-    check_processes(["model=fcn8s"])
+    check_folder(["model=fcn8s"])
     monkeypatch.setenv(count, "4")
     for named in ("hydra.run.dir=x", "--help"):
-        check_processes([named])
+        check_folder([named])
     for unnamed in ([], ["ckpt_path=last"], ["ckpt_path=loose.ckpt"]):
         with pytest.raises(UserError, match=r"the 4 processes of this run one folder: hydra\.run\.dir="):
-            check_processes(unnamed)
+            check_folder(unnamed)
 
 
 def test_a_run_that_came_to_nothing_leaves_no_folder(tmp_path: Path, type_in: TypeIn) -> None:

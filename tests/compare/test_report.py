@@ -60,6 +60,20 @@ def test_without_a_baseline_every_pair_is_compared_in_the_score_asked_for(sweep:
     )
 
 
+def test_a_score_that_one_run_lacks_is_refused(sweep: Path, type_in: TypeIn) -> None:
+    file = sweep / "fcn8s_1" / "per_image.csv"
+    with file.open(newline="") as opened:
+        rows = list(csv.reader(opened))
+    kept = [index for index, name in enumerate(rows[0]) if not name.startswith("trimap_2_")]
+    assert len(kept) < len(rows[0])
+    with file.open("w", newline="") as opened:
+        csv.writer(opened).writerows([[row[index] for index in kept] for row in rows])
+    typed = type_in("compare.py", f"runs={sweep}", "output=out", "metric=trimap_2")
+    assert typed.returncode == 2
+    assert "fcn8s_1 has no score 'trimap_2'" in typed.stderr
+    assert "Traceback" not in typed.stderr
+
+
 @pytest.mark.parametrize("void", [1, 40])
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_images_without_a_valid_pixel_are_no_obstacle(void: int, tmp_path: Path) -> None:

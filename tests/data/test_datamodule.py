@@ -55,7 +55,8 @@ def test_fewer_images_than_processes_are_refused_before_the_training(stage: str)
         datamodule.trainer = SimpleNamespace(global_rank=0, world_size=world)
         datamodule.setup(stage)
     datamodule.trainer = SimpleNamespace(global_rank=0, world_size=3)
-    with pytest.raises(UserError, match="has 2 images for 3 processes"):
+    words = f"{'train' if stage == 'fit' else stage.removesuffix('idate')} has 2 images for 3 processes"
+    with pytest.raises(UserError, match=words):
         datamodule.setup(stage)
 
 

@@ -177,17 +177,21 @@ def test_filters_of_a_single_weight_are_left_to_change() -> None:
     ("model", "backbone", "options", "scores"),
     [
         ("fcn8s", "resnet18", {}, 3),
+        ("fcn8s", "resnet18", {"context": True}, 4),  # not the context module's layers before its last
         ("refinenet_64", "resnet18", {}, 1),
         ("refinenet", "resnet18", {"widths": dict.fromkeys((4, 8, 16, 32), 5), "auxiliary": 0.5}, 4),  # as wide as K
+        ("refinenet_64", "resnet18", {"context": True}, 2),
         ("fcn_dilated", "resnet50", {}, 1),
+        ("deeplabv3", "resnet50", {"auxiliary": 0.5}, 2),
         ("segnet", "vgg11_bn", {}, 1),
+        ("segnet", "vgg11_bn", {"num_classes": 64}, 1),  # as wide as one of its stages
     ],
 )
 def test_hidden_filters_are_all_but_those_of_the_scores(
     model: str, backbone: str, options: dict[str, Any], scores: int
 ) -> None:
     with torch.device("meta"):
-        net = create_model(model, backbone, 5, **options)
+        net = create_model(model, backbone, **{"num_classes": 5} | options)
     left_out = {id(weight) for weight in filters(net, "all")} - {id(weight) for weight in filters(net, "hidden")}
     layers = {id(module.weight) for module in net.decoder.modules() if isinstance(module, nn.Conv2d)}
     assert left_out <= layers

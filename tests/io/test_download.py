@@ -21,7 +21,8 @@ from segrefine.data.build import build_datamodule
 from segrefine.data.sets import nyudv2
 from segrefine.data.sets.ade20k import ADE20KDataModule
 from segrefine.io import download
-from segrefine.io.download import Archive, alone, fetch, provide, unpack
+from segrefine.io.download import Archive, fetch, provide, unpack
+from segrefine.io.lock import locked
 
 CONTENT = bytes(range(256)) * 40
 
@@ -228,7 +229,7 @@ def test_folders_of_several_archives_stand_beside_each_other(server: Server, tmp
         for name, folder in (("one.zip", "kit/2010"), ("two.tgz", "kit/2012"))
     )
     root = tmp_path / "new" / "root"
-    with alone(root):
+    with locked(root / ".lock"):
         provide(archives, root)
     assert {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} >= {"kit/2010/a", "kit/2012/b"}
     assert not list(root.glob("*.zip"))
@@ -286,7 +287,7 @@ def test_a_folder_is_known_by_its_content_where_its_archive_is_packed_on_demand(
     assert not list(tmp_path.glob("*.zip"))
     for changed in (wrapped[:1], (*wrapped, "Project-abc/CamVid/e"), (wrapped[0], "Project-abc/CamVid/d/c")):
         server.files["abc.zip"] = zipped(*changed)
-        with pytest.raises(UserError, match="held another CamVid than expected"), alone(tmp_path / "other"):
+        with pytest.raises(UserError, match="held another CamVid than expected"), locked(tmp_path / "other/.lock"):
             provide((Archive(server.url("abc.zip"), None, "CamVid", known),), tmp_path / "other")
         assert not list((tmp_path / "other").glob("[!.]*"))
 

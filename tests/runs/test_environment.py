@@ -1,11 +1,19 @@
 """What a run notes of the environment it ran in."""
 
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from segrefine.runs import environment
+
+
+def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["train.py", "tta.scales=[0.5, 1]", "labels={a b: 'c'}", ""]
+    monkeypatch.setattr("sys.argv", given)
+    (line,) = (line for line in environment.describe_environment().splitlines() if line.startswith("command "))
+    assert shlex.split(line)[1:] == given
 
 
 def test_the_commit_is_ours_or_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

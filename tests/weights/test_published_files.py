@@ -225,6 +225,7 @@ def test_input_is_the_files_only_where_its_first_layer_is(fcn: SegmentationModel
         ({"rcu_shortcut": False}, "the ports have identity shortcuts"),
         ({"crp_shortcut": False}, "the ports have identity shortcuts"),
         ({"cascade": [[32, 16], [8, 4]]}, "the ports have four blocks"),
+        ({"norm": True}, "the ports have no batch norm in the decoder"),
         ({"classifier_units": 2}, "no residual conv units between the last block and the classifier"),
         ({"crp_links": 2}, "unknown: mflow_conv_g1_pool.0.3_outvar_dimred.weight"),
     ],

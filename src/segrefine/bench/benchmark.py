@@ -39,7 +39,7 @@ WARM_UP = 2
 
 @dataclass
 class TimedNetwork:
-    """A network that trains and predicts in the same way as in `train.py` and `predict.py`."""
+    """A network that trains and predicts as `segrefine train` and `segrefine predict` have it."""
 
     name: str
     net: nn.Module

@@ -60,7 +60,6 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
     job = _Job(task, options)
     try:
         check_flags(sys.argv[1:])
-        check_processes(sys.argv[1:])
         check_folder(sys.argv[1:])
         register_plugins()
         if prepare is not None:
@@ -110,33 +109,34 @@ class _Job:
 
 def forget(folder: Path) -> None:
     """Remove the folder of a run that produced nothing but a log of the message printed, unless the user named it."""
-    named = any(word.startswith(("hydra.run.dir=", "hydra.sweep")) for word in sys.argv)
-    if not named and RunFolder(folder).abandoned:
+    sweeps = any(word.startswith("hydra.sweep") for word in sys.argv)
+    if not sweeps and named_folder(sys.argv) is None and RunFolder(folder).abandoned:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # the day's, if there was nothing else
 
 
-def check_processes(arguments: list[str]) -> None:
-    """Raise UserError where torchrun or SLURM started several processes without one folder for all of them.
-
-    Each would name its own after the clock. (Lightning's launcher gives all processes one.)
-    """
-    started = max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
-    named = any(word.startswith("hydra.run.dir=") for word in arguments)
-    if started > 1 and not named and not {"-h", "--help", "-m", "--multirun"} & set(arguments):
-        raise UserError(f"Give the {started} processes of this run one folder: hydra.run.dir=FOLDER.")
+def named_folder(arguments: list[str]) -> Path | None:
+    """Return the folder that the command line gives the run, if it does."""
+    found = [word.partition("=")[2] for word in arguments if word.startswith("hydra.run.dir=")]
+    return Path(found[-1].strip("'\"")) if found else None
 
 
 def check_folder(arguments: list[str]) -> None:
-    """Raise UserError if the command line names the folder of a training run, and no ckpt_path to resume from.
+    """Check the folder that the command line gives the run, before Hydra writes its record there.
 
-    Hydra writes its record into the folder before it starts the command.
+    Raises:
+        UserError: It holds a training run that no `ckpt_path` resumes. Or torchrun or SLURM started several processes
+            and there is none, so that each would name its own after the clock. (Lightning's launcher gives all one.)
     """
-    given = dict(word.split("=", 1) for word in arguments if "=" in word)
-    named = given.get("hydra.run.dir")
-    if named is not None and "ckpt_path" not in given and not {"-h", "--help", "-c", "--cfg"} & set(arguments):
-        RunFolder(Path(named.strip("'\""))).check_free()
+    folder, words = named_folder(arguments), {word.partition("=")[0] for word in arguments}
+    if words & {"-h", "--help", "-c", "--cfg", "-m", "--multirun"}:
+        return
+    started = max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    if folder is None and started > 1:
+        raise UserError(f"Give the {started} processes of this run one folder: hydra.run.dir=FOLDER.")
+    if folder is not None and "ckpt_path" not in words:
+        RunFolder(folder).check_free()
 
 
 def run_folder(ckpt_path: str | None, folder: str) -> str:

@@ -58,7 +58,7 @@ def run_check(cfg: DictConfig) -> None:
 def run_show(cfg: DictConfig) -> None:
     """Write the contact sheet."""
     from segrefine.core.channels import to_rgb
-    from segrefine.data.files import spread
+    from segrefine.data.files import evenly_spaced
     from segrefine.io.images import EXTENSIONS, save_image
     from segrefine.viz import contact_sheet
 
@@ -69,7 +69,7 @@ def run_show(cfg: DictConfig) -> None:
         raise UserError(f"output={output} should end in one of {', '.join(EXTENSIONS)}.")
     datamodule = _build(cfg)
     dataset = datamodule.dataset(cfg.split)
-    chosen, examples = spread(len(dataset), cfg.count), []
+    chosen, examples = evenly_spaced(len(dataset), cfg.count), []
     for index in chosen:
         with suppress(BadFileError):
             examples.append(dataset.read(index))

@@ -1,4 +1,4 @@
-"""Choose the images in which variants differ most, with each variant's prediction, for the page of `compare.py`.
+"""Choose the images in which variants differ most, with each variant's prediction, for the page of `segrefine compare`.
 
 Shapes: V variants, H W size, K classes.
 """
@@ -70,7 +70,7 @@ def choose_pictures(variants: Sequence[Variant], limit: int = LIMIT) -> tuple[Pi
     remarks = []
     if without:
         remarks.append(
-            f"There are no predictions of {listing(without)}. Write them with `evaluate.py checkpoint=RUN/"
+            f"There are no predictions of {listing(without)}. Write them with `segrefine evaluate checkpoint=RUN/"
             f"{RunFolder.BEST} save_predictions=true`."
         )
     if len(runs) < 2:

@@ -102,7 +102,8 @@ def compare_runs(
         UserError: the runs cannot be compared, or there is no such metric or baseline.
     """
     variants = group(runs, labels)
-    check_metric(metric, variants[0].runs[0])
+    for run in runs:
+        check_metric(metric, run)
     return write_report(output, analyze(variants, metric, baseline, settings or Settings()))
 
 

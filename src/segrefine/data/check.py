@@ -61,12 +61,13 @@ def render(reports: list[SplitReport], classes: list[str]) -> str:
 def _check_split(datamodule: SegmentationDataModule, split: str) -> SplitReport:
     dataset = datamodule.dataset(split)
 
-    def read(index: int) -> np.ndarray | str:
-        """Return the label as an array, or what is wrong with the example."""
+    def read(index: int) -> tuple[tuple[int, ...], np.ndarray] | str:
+        """Return the size of the label and its pixels of each value, or what is wrong with the example."""
         try:
-            return dataset.read(index)[1].numpy()
+            label = dataset.read(index)[1].numpy()
         except BadFileError as error:
             return str(error)
+        return label.shape, np.bincount(label.ravel(), minlength=VOID + 1)
 
     bad, sizes, histograms = dict[str, str](), Counter[tuple[int, ...]](), []
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
@@ -76,7 +77,7 @@ def _check_split(datamodule: SegmentationDataModule, split: str) -> SplitReport:
             if isinstance(found, str):
                 bad[name] = found
             else:
-                sizes[found.shape] += 1
-                histograms.append(np.bincount(found.ravel(), minlength=VOID + 1))
+                sizes[found[0]] += 1
+                histograms.append(found[1])
     counts = np.array(histograms, np.int64).reshape(-1, VOID + 1)
     return SplitReport(split, bad, sizes, counts[:, : datamodule.num_classes], counts[:, VOID])

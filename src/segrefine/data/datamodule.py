@@ -120,9 +120,9 @@ class SegmentationDataModule(LightningDataModule):
         for split in splits:
             if split != "test" or self.has_test:
                 self.dataset(split).check()
-        scored = {"fit": ("val", self.test_split), "validate": ("val",), "test": (self.test_split,)}
+        shared = {"fit": ("train", "val", self.test_split), "validate": ("val",), "test": (self.test_split,)}
         world = self._place()[1]
-        for split in scored.get(stage or "", ()) if world > 1 else ():  # a training ends with the test split
+        for split in shared.get(stage or "", ()) if world > 1 else ():  # a training ends with the test split
             if (count := len(self.dataset(split))) < world:
                 raise UserError(f"{split} has {count} images for {world} processes. Use fewer (trainer.devices).")
 

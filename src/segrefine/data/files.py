@@ -19,8 +19,9 @@ from segrefine.data.dataset import SegmentationDataset, Transform
 from segrefine.data.exclude import read_exclude
 from segrefine.data.folds import FoldOptions, take_fold
 from segrefine.data.label_code import LabelCode
-from segrefine.io.download import Archive, alone, provide
+from segrefine.io.download import Archive, provide
 from segrefine.io.images import NameOf, check_channels, find_images, image_size, read_channels, read_label, stem_of
+from segrefine.io.lock import locked
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +89,11 @@ class FileDataset(SegmentationDataset):
         absent = [str(path) for path in files if not path.is_file()]
         if absent:
             raise UserError(f"{len(absent)} of the {len(files)} images and labels are missing: {listing(absent)}.")
-        for index in spread(len(self), HEADERS_CHECKED):
+        for index in evenly_spaced(len(self), HEADERS_CHECKED):
             example = self.examples[index]
             self._check_size(example, image_size(example.image), self._label_size(example.label))
             check_channels(example.image, example.extra, self.in_channels)
-        for index in spread(len(self), LABELS_CHECKED):
+        for index in evenly_spaced(len(self), LABELS_CHECKED):
             self.read_label(index)
 
     def one_size(self) -> bool:
@@ -165,7 +166,7 @@ class FileDataModule(SegmentationDataModule):
         if self.options.root is None:
             raise UserError("Set datamodule.root to the folder that the download goes to.")
         root = Path(self.options.root).expanduser()
-        with alone(root):
+        with locked(root / ".download.lock"):
             self.fetch(root)
 
     def fetch(self, root: Path) -> None:
@@ -299,6 +300,6 @@ def has_files(folder: Path) -> bool:
     return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
-def spread(count: int, wanted: int) -> list[int]:
+def evenly_spaced(count: int, wanted: int) -> list[int]:
     """Return at most `wanted` indices, evenly spread over 0..count-1."""
     return [index * count // wanted for index in range(wanted)] if count > wanted else list(range(count))

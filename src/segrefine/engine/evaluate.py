@@ -16,7 +16,7 @@ from segrefine.engine.callbacks.progress import ScoringLines, Throughput
 from segrefine.engine.module import SegmentationModule
 from segrefine.engine.reliability import write_reliability
 from segrefine.engine.score import finite, report, score
-from segrefine.engine.trainer import create_trainer, peak_memory, reset_peak_memory, shows_bar
+from segrefine.engine.trainer import create_trainer, peak_memory, quiet_others, reset_peak_memory, shows_bar
 from segrefine.io.atomic import write_text
 from segrefine.models.cost import measure_cost
 from segrefine.models.crf import create_refinement
@@ -35,12 +35,13 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     """
     if cfg.checkpoint is None:
         raise UserError(f"Give checkpoint=PATH, such as {RunFolder.BEST} of a run.")
+    quiet_others()
     reset_peak_memory()
     folder = RunFolder(path)
     folder.check_free()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     checkpoint = checkpoint or read_checkpoint(Path(cfg.checkpoint))
-    datamodule = _check_data(config, checkpoint)
+    datamodule = _build_data(config, checkpoint)
     net = restore(checkpoint, config["model"], config["backbone"], datamodule.num_classes)
     refine = create_refinement(net, config["post"], config["crf"])
     inference = TestTimeAugmentation(net, **config["tta"], window=config["window"], refine=refine)
@@ -49,8 +50,6 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     callbacks = [timer := Throughput(), *_choose_callbacks(cfg, folder, datamodule)]
     limit = config["trainer"][f"limit_{cfg.split}_batches"]  # for the split is scored as the trainer's test split
     trainer = create_trainer(config["trainer"] | {"limit_test_batches": limit}, path, callbacks)
-    if trainer.is_global_zero:
-        write_text(folder.config, OmegaConf.to_yaml(cfg, resolve=True))
     cost = measure_cost(net, datamodule.image_size(cfg.split))
     scores = score(trainer, module, datamodule, folder)
     summary = Summary(
@@ -65,6 +64,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
         peak_memory_bytes=peak_memory(trainer.strategy.root_device),
     )
     if trainer.is_global_zero:
+        write_text(folder.config, OmegaConf.to_yaml(cfg, resolve=True))
         write_reliability(module.reliability, folder)
         report(summary, folder)
     return summary
@@ -80,8 +80,8 @@ def _choose_callbacks(cfg: DictConfig, folder: RunFolder, datamodule: Segmentati
     return callbacks
 
 
-def _check_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationDataModule:
-    """Return the data module, with `config["split"]` as its test split; UserError if it does not fit the checkpoint."""
+def _build_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationDataModule:
+    """Build the data module, with `config["split"]` as its test split; UserError if it does not fit the checkpoint."""
     split, given = config["split"], config["datamodule"]
     if given.get("name") is None:
         raise UserError(f"{checkpoint.path} does not name its data set. Give datamodule=NAME.")

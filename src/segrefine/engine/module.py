@@ -107,8 +107,7 @@ class SegmentationModule(LightningModule):
 
     def images(self, batch: Batch) -> Tensor:
         """Return the batch's images as the network takes them: (B, C, H, W) float32, normalized, small ones padded."""
-        images = batch["image"].to(memory_format=self.net.layout)
-        return pad_small(self.net.preprocess(images.float() / 255))
+        return self.net.from_pixels(batch["image"])
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         batches = self.trainer.current_epoch * int(self.trainer.num_training_batches) + batch_index  # so far

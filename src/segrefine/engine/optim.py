@@ -49,10 +49,13 @@ def create_optimizer(groups: list[dict[str, Any]], recipe: "Recipe", fused: bool
 def filters(net: "SegmentationModel", which: Literal["decoder", "all", "hidden"]) -> list[Tensor]:
     """Return the weights of the trained convolutions, (C out, C in, k, k), without transposed ones.
 
-    Filters of a single weight, which would never change, are left out, and with `hidden` those of class scores.
+    Filters of a single weight, which would never change, are left out, and with `hidden` those of class scores: the
+    decoder's, and the last of a context module.
     """
     part = net.decoder if which == "decoder" else net
-    scores = net.decoder.score_layers() if which == "hidden" else []
+    scores = []
+    if which == "hidden":
+        scores = [*net.decoder.score_layers(), *list(net.decoder.context.children())[-1:]]
     layers = [module for module in part.modules() if isinstance(module, nn.Conv2d) and module not in scores]
     return [layer.weight for layer in layers if layer.weight.requires_grad and layer.weight[0].numel() > 1]
 

@@ -1,4 +1,4 @@
-"""Segment images that have no labels, for `predict.py`."""
+"""Segment images that have no labels, for `segrefine predict`."""
 
 import logging
 from collections import Counter
@@ -22,7 +22,6 @@ from segrefine.engine.precision import choose_device
 from segrefine.engine.trainer import create_trainer
 from segrefine.io.images import EXTENSIONS, EXTRA, Channels, list_images, read_channels
 from segrefine.models.crf import create_refinement
-from segrefine.models.encoders.base import pad_small
 from segrefine.models.network import SegmentationModel
 from segrefine.models.tta import TestTimeAugmentation
 from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
@@ -137,9 +136,7 @@ def segment(net: SegmentationModel, inference: TestTimeAugmentation, image: Tens
     A side below 32 pixels is extended by its last row or column, and the extension is cut off the result.
     """
     height, width = image.shape[1:]
-    images = pad_small(net.preprocess(image[None].float() / 255))
-    classes = inference.classes(images.contiguous(memory_format=net.layout))
-    return classes[0, :height, :width]
+    return inference.classes(net.from_pixels(image[None]))[0, :height, :width]
 
 
 def _read(file: tuple[str, Path, Path | None], in_channels: int) -> Photo:

@@ -36,6 +36,7 @@ from segrefine.engine.trainer import (
     create_trainer,
     is_rank_zero,
     peak_memory,
+    quiet_others,
     reset_peak_memory,
     shows_bar,
 )
@@ -108,8 +109,7 @@ def check(cfg: DictConfig, folder: RunFolder) -> Job:
     """Check every option before anything is computed or written; UserError for a wrong one."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_trainer(config["trainer"])
-    if not is_rank_zero():  # the first process speaks for all of them
-        logging.getLogger().setLevel(logging.ERROR)
+    quiet_others()
     seed_everything(config["seed"], workers=True, verbose=False)
     reset_peak_memory()
     datamodule = build_datamodule(config["datamodule"], run_seed=config["seed"])

@@ -158,6 +158,12 @@ def is_rank_zero() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
+def quiet_others() -> None:
+    """Let only the first process of a run log more than errors, since it speaks for all of them."""
+    if not is_rank_zero():
+        logging.getLogger().setLevel(logging.ERROR)
+
+
 def reset_peak_memory() -> None:
     """Reset the counter, so that a run of a sweep does not report the peak of the run before."""
     if torch.cuda.is_available():

@@ -6,15 +6,12 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from segrefine.core.errors import UserError
@@ -58,14 +55,6 @@ def provide(archives: tuple[Archive, ...], root: Path) -> None:
             fetch(archive.url, archive.md5, path)
             unpack(path, root, archive.folder, archive.sha256)
             path.unlink()
-
-
-@contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Create `root` and let only one process at a time work in it, while the others wait."""
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / ".download.lock"):
-        yield
 
 
 def fetch(url: str, md5: str | None, path: Path) -> None:

@@ -225,7 +225,7 @@ def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
     """Return height and width in pixels from the header alone. `upright` says whether to apply the EXIF orientation."""
     with _naming(path), Image.open(path) as image:
         width, height = image.size
-        turned = upright and _orientation(image) >= 5  # 5 to 8 swap the axes
+        turned = upright and 5 <= _orientation(image) <= 8  # these swap the axes; Pillow ignores what is above
     return (width, height) if turned else (height, width)
 
 

@@ -30,7 +30,7 @@ MOST_CELLS = 2**17
 """Cells of the largest image that is refined, 1024x2048 pixels at stride 4. Time grows with their square."""
 
 Refinement = Callable[[Tensor, Tensor], Tensor]
-"""Logits (B, K, H, W) and normalized images (B, 3, H, W) -> refined logits (B, K, H, W)."""
+"""Logits (B, K, H, W) and normalized images (B, C, H, W) -> refined logits (B, K, H, W)."""
 
 Transform = Callable[[Tensor, Tensor], Tensor]
 """The outputs of the spatial and the bilateral kernel (B, K, h, w) -> what is added to the logits."""

@@ -10,7 +10,7 @@ from segrefine.core.channels import to_rgb
 from segrefine.core.errors import UserError
 from segrefine.core.labels import VOID, voc_color_map
 from segrefine.models.decoders.base import AuxiliaryHead, Decoder
-from segrefine.models.encoders.base import MIN_SIDE, Encoder, scaled_size
+from segrefine.models.encoders.base import MIN_SIDE, Encoder, pad_small, scaled_size
 from segrefine.models.upsampling import RowwiseUpsampling
 
 
@@ -64,6 +64,10 @@ class SegmentationModel(nn.Module):
         if images.ndim < 3 or images.shape[-3] != self.in_channels:
             raise UserError(f"preprocess takes images (B, {self.in_channels}, H, W), not {tuple(images.shape)}.")
         return (images - self.mean) / self.std
+
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """Turn images (B, C, H, W) uint8 of any size into what `forward` takes: normalized, small ones padded."""
+        return pad_small(self.preprocess(pixels.to(memory_format=self.layout).float() / 255))
 
     def colors(self, images: Tensor) -> Tensor:
         """Turn what `preprocess` returned back into RGB in 0..255, (B, 3, H, W) float32.

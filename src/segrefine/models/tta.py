@@ -21,7 +21,7 @@ BAND_ROWS = 256
 
 
 class TestTimeAugmentation:
-    """Wraps `net`, (B, 3, H, W) float -> logits (B, K, H, W), and averages what it says over views of the images.
+    """Wraps `net`, (B, C, H, W) float -> logits (B, K, H, W), and averages what it says over views of the images.
 
     - `scales`: sizes relative to the image. RefineNet's multi-scale evaluation (Lin et al., CVPR 2017, section 4)
       averages over 0.4, 0.6, 0.8, 1.0, 1.2 in the release. Where a side would be shorter than `MIN_SIDE`, it gets that.
@@ -62,7 +62,7 @@ class TestTimeAugmentation:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return class scores (B, K, H, W) of normalized `images` (B, 3, H, W).
+        """Return class scores (B, K, H, W) of normalized `images` (B, C, H, W).
 
         They are probabilities in fp32, or the network's logits for the image as it is (one scale of 1, not mirrored, no
         window), or what `refine` makes of them. The best class is the same for both.

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +21,7 @@ PACKAGES = (
 def describe_environment() -> str:
     """Return versions, device and git commit, one a line."""
     command = [os.path.relpath(sys.argv[0] or "python"), *sys.argv[1:]]  # `python -m` makes the first one absolute
-    lines = [f"python {platform.python_version()} on {platform.platform()}", f"command {' '.join(command)}"]
+    lines = [f"python {platform.python_version()} on {platform.platform()}", f"command {shlex.join(command)}"]
     for package in PACKAGES:
         try:
             lines.append(f"{package} {version(package)}")

@@ -1,19 +1,14 @@
 """Define the folder of a run. This module alone knows the names of its files."""
 
 import hashlib
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from filelock import FileLock, Timeout
-
 from segrefine.core.errors import UserError
-
-log = logging.getLogger(__name__)
+from segrefine.io.lock import locked
 
 NAME_BYTES = 200
 """The most bytes of a part of a result's path that is named after the image. File systems allow 255 with extensions."""
@@ -102,29 +97,10 @@ class RunFolder:
         """Return the path of the classes (H, W) uint8 that the network predicts for the image with this id."""
         return self.predictions / label_name(image)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes from working on this run until the block ends.
-
-        The lock file stays. If it were removed, one process could hold the removed file while another holds a new one.
-
-        Raises:
-            UserError: another process is working on the run.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / self.LOCK, blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UserError(
-                f"Another process is working on the run in {self.path}. Wait until it ends, or stop it."
-            ) from None
-        except (OSError, NotImplementedError) as error:  # some file systems of clusters have no locks
-            log.warning(f"{self.path} cannot be locked ({error}): make sure that no other process works on this run.")
-        try:
-            yield
-        finally:
-            lock.release()
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other processes from working on this run; UserError if one is."""
+        busy = f"Another process is working on the run in {self.path}. Wait until it ends, or stop it."
+        return locked(self.path / self.LOCK, busy)
 
 
 def previous(checkpoint: Path) -> Path:
@@ -134,7 +110,7 @@ def previous(checkpoint: Path) -> Path:
 
 def owner(checkpoint: Path) -> RunFolder | None:
     """Return the run that a checkpoint belongs to, or None for a file elsewhere."""
-    folder = RunFolder(checkpoint.absolute().parents[1])
+    folder = RunFolder(checkpoint.absolute().parent.parent)
     return folder if folder.config.is_file() else None
 
 

@@ -158,8 +158,8 @@ def has_wandb_key() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    for name in (".netrc", "_netrc"):
-        path = Path(os.environ.get("NETRC") or Path.home() / name)
+    given = os.environ.get("NETRC")
+    for path in [Path(given)] if given else [Path.home() / name for name in (".netrc", "_netrc")]:
         try:
             if path.is_file() and host in netrc.netrc(path).hosts:
                 return True

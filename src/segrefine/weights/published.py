@@ -1,7 +1,7 @@
 """Published weights: the names that their code gives to the layers, and the input they were trained on.
 
 A `PublishedFormat` renames our tensors to those of the published code. `segrefine.load_weights` reads with it, and
-`segrefine.export` writes with it.
+`segrefine.weights.export` writes with it.
 """
 
 import logging
@@ -41,7 +41,7 @@ class PublishedFormat:
     returns how the network's computation differs from the published one; "" if it does not.
     """
 
-    name: str  # as in `format=` of `segrefine.export`
+    name: str  # as in `format=` of `segrefine export`
     title: str  # for messages
     marker: str  # a tensor by which its files are recognized
     scores: str  # the tensor whose first dimension is the number of classes
@@ -164,6 +164,8 @@ def _refinenet_departure(net: SegmentationModel) -> str:
     assert isinstance(decoder, RefineNetDecoder)
     if decoder.taps != [[32], [16], [8], [4]]:
         return f"the ports have four blocks, for strides 32, 16, 8 and 4, the network {decoder.taps}"
+    if decoder.options.norm:
+        return "the ports have no batch norm in the decoder, the network has (model.norm)"
     units = [module for module in decoder.modules() if isinstance(module, ResidualConvUnit)]
     pools = [module for module in decoder.modules() if isinstance(module, ChainedResidualPooling)]
     if any(pool.conv_first for pool in pools):

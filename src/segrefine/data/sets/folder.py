@@ -20,7 +20,7 @@ from segrefine.core.frames import compile_pattern
 from segrefine.core.labels import VOID
 from segrefine.core.registry import register_datamodule
 from segrefine.data.datamodule import SPLITS
-from segrefine.data.files import LABELS_CHECKED, Example, FileDataModule, has_files, read_lines, spread
+from segrefine.data.files import LABELS_CHECKED, Example, FileDataModule, evenly_spaced, has_files, read_lines
 from segrefine.data.label_code import LabelCode
 from segrefine.io.images import EXTRA, Channels, find_images, read_label
 
@@ -121,7 +121,7 @@ class FolderDataModule(FileDataModule):
             raise self._unreadable[0]
         if stage in (None, "fit") and self.label_map is None and self.void == VOID:
             dataset = self.dataset("train")
-            labels = [dataset.read_label(index) for index in spread(len(dataset), LABELS_CHECKED)]
+            labels = [dataset.read_label(index) for index in evenly_spaced(len(dataset), LABELS_CHECKED)]
             refuse_binary({value for label in labels for value in label.unique().tolist()})
 
     def examples(self, split: str) -> list[Example]:

@@ -72,7 +72,7 @@ def find_frozen(net: SegmentationModel) -> set[str]:
 
 
 def find_alive(net: SegmentationModel, images: Tensor) -> dict[str, Tensor]:
-    """Return which channels (C,) of each of the network's ReLUs are positive anywhere in the images (B, 3, H, W)."""
+    """Return which channels (C,) of each of the network's ReLUs are positive anywhere in the images (B, C, H, W)."""
     alive: dict[str, Tensor] = {}
 
     def look(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:

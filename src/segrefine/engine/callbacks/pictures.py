@@ -14,7 +14,7 @@ from torch import Tensor
 from segrefine.core.channels import to_rgb
 from segrefine.data.submission import write_submission
 from segrefine.io.images import save_image
-from segrefine.runs.folder import RunFolder, file_name
+from segrefine.runs.folder import RunFolder, file_name, label_name
 from segrefine.viz import colorize, legend, overlay, panel
 
 
@@ -55,7 +55,7 @@ class PanelWriter(Callback):
 
 
 class LabelWriter(Callback):
-    """Writes the predicted classes of every image of a test, which `compare.py` shows."""
+    """Writes the predicted classes of every image of a test, which `segrefine compare` shows."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -92,8 +92,9 @@ def write_legend(folder: Path, classes: list[str], palette: np.ndarray) -> None:
 
 def picture_paths(folder: Path, name: str, submission: str | None = None) -> list[Path]:
     """Return the files of one image: label, color and overlay, or only the NAME.png that a benchmark expects."""
-    endings = ("_label", "_colour", "_overlay") if submission is None else ("",)
-    return [folder / f"{file_name(name)}{ending}.png" for ending in endings]
+    stem = file_name(name)
+    names = [label_name(name), f"{stem}_colour.png", f"{stem}_overlay.png"] if submission is None else [f"{stem}.png"]
+    return [folder / name for name in names]
 
 
 def write_pictures(

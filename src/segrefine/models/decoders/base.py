@@ -80,9 +80,9 @@ class Decoder(nn.Module):
         return []
 
     def score_layers(self) -> list[nn.Conv2d]:
-        """Return the convolutions that give class scores, by default those with as many outputs as classes."""
+        """Return the convolutions that give class scores, by default the last one with as many outputs as classes."""
         layers = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
-        return [layer for layer in layers if layer.out_channels == self.num_classes]
+        return [layer for layer in layers if layer.out_channels == self.num_classes][-1:]
 
     def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the grid of the finest map that is used."""

@@ -55,6 +55,10 @@ class DilatedDecoder(Decoder):
         """Ask for a ResNet that stays at stride 8, and for what an auxiliary head takes."""
         return ("dilation",) if options.auxiliary is None else ("dilation", "auxiliary")
 
+    def score_layers(self) -> list[nn.Conv2d]:
+        heads = [self.head, *(head.score for head in self.auxiliary or ())]
+        return [head[-1] for head in heads]  # type: ignore[index, misc]
+
     def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{8: (B, C, h, w)}` -> scores (B, K, h, w)."""
         return self.head(features[8])

@@ -69,6 +69,9 @@ class FCNDecoder(Decoder):
             nn.init.zeros_(parameter)
         self._add_upsampling(centers, options.upsample, options.geometry == "caffe")
 
+    def score_layers(self) -> list[nn.Conv2d]:
+        return list(self.score.values())  # type: ignore[arg-type]
+
     @classmethod
     def needs(cls, options: Options) -> tuple[str, ...]:
         """Ask for VGG's fc6 and fc7 and, for the release's geometry, its padding."""

@@ -244,8 +244,7 @@ class RefineNetDecoder(Decoder):
         return units + [conv for pool in pools for conv in pool.convs]  # type: ignore[misc]
 
     def score_layers(self) -> list[nn.Conv2d]:
-        heads = [] if self.auxiliary is None else [head.score for head in self.auxiliary]
-        return [self.classifier, *heads]  # type: ignore[list-item]
+        return [self.classifier, *(head.score for head in self.auxiliary or ())]  # type: ignore[list-item]
 
     def forward(self, features: Mapping[Any, Tensor]) -> Tensor:
         """`{stride: (B, C, h, w)}` -> scores (B, K, h, w) on the grid of the finest tap."""
