@@ -1,14 +1,13 @@
 """Time networks: images/s, memory, and how close they come to the machine's own rates. Rounds are interleaved."""
 
-import importlib
 import importlib.util
 import json
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -26,9 +25,6 @@ from segrefine.models.build import build_model
 from segrefine.models.logits import Logits
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.environment import describe_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segrefine.compare.tables import new_table, to_markdown
 
+PROFILED = 3
+"""Steps that a profile is the mean of."""
+
 
 def wait(device: torch.device) -> None:
     """Wait until a GPU has finished its work."""
@@ -80,9 +83,7 @@ def step_memory(step: Callable[[], None], device: torch.device) -> int:
     return most
 
 
-def profile_step(
-    step: Callable[[], None], device: torch.device, ceiling: float, tries: int = 3
-) -> list[dict[str, Any]]:
+def profile_step(step: Callable[[], None], device: torch.device, ceiling: float) -> list[dict[str, Any]]:
     """Return where a step's time goes, in a row for each operation, the most expensive first.
 
     Each row holds the operation's share of the total time. For convolutions and matrix products it also holds the share
@@ -96,14 +97,14 @@ def profile_step(
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as profiler:
-        for _ in range(tries):
+        for _ in range(PROFILED):
             step()
         wait(device)
     seconds = defaultdict[str, float](float)
     for event in profiler.key_averages():
         if event.device_type == DeviceType.CPU:  # the time of a GPU's kernels counts for what started them
             taken = event.self_device_time_total if cuda else event.self_cpu_time_total
-            seconds[_kind(event.key)] += taken / 1e6 / tries
+            seconds[_kind(event.key)] += taken / 1e6 / PROFILED
     total = sum(seconds.values())
     return [
         {
