@@ -11,6 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +52,32 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsed_once() -> Iterator[None]:
+    """Tests compose the same configs hundreds of times: a file is read where it is new or changed."""
+    import omegaconf
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    load, known = FileConfigSource.load_config, {}
+
+    def load_config(self: Any, config_path: str) -> Any:
+        file = Path(self.path, config_path).with_suffix(".yaml")
+        if not file.is_file():
+            return load(self, config_path)
+        state = file.stat()
+        key = (self.path, self.provider, config_path, state.st_mtime_ns, state.st_ino, state.st_size)
+        if key not in known:
+            known[key] = load(self, config_path)
+        return replace(known[key], config=deepcopy(known[key].config))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileConfigSource, "load_config", load_config)
+        parse = lru_cache(maxsize=None)(omegaconf.grammar_parser.parse)
+        for module in (omegaconf.base, omegaconf._utils):
+            patch.setattr(module, "parse", parse)
+        yield
 
 
 @pytest.fixture(autouse=True)

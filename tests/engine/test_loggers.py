@@ -290,7 +290,7 @@ def test_a_service_that_is_not_there_costs_seconds_and_no_data(
     assert (tmp_path / "wandb_run_id.txt").read_text().strip() in path.name  # resumed, it goes on in the same run
 
 
-@pytest.mark.parametrize("status", [None, 500])
+@pytest.mark.parametrize("status", [pytest.param(None, marks=pytest.mark.slow), 500])
 def test_a_service_that_leaves_in_the_middle_costs_no_data(
     status: int | None, service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

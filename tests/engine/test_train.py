@@ -70,7 +70,7 @@ def finished(narrow: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder, train(config(), folder)
 
 
-@pytest.mark.parametrize(("scaled", "rate"), [("false", 0.01), ("true", 0.02)])
+@pytest.mark.parametrize(("scaled", "rate"), [pytest.param("false", 0.01, marks=pytest.mark.slow), ("true", 0.02)])
 def test_the_rate_grows_with_the_batches_of_a_step_where_asked_for(scaled: str, rate: float, tmp_path: Path) -> None:
     options = ["recipe.lr=0.01", f"recipe.scale_lr={scaled}", "trainer.limit_test_batches=1"]
     train(config(*options, "trainer.max_steps=1", "trainer.accumulate_grad_batches=2"), tmp_path)
@@ -562,7 +562,7 @@ def test_a_later_stage_asks_for_the_earlier_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "rates"),
     [
-        ("fcn8s_atonce_heavy", TINY_FCN, [1e-10, 1e-10]),
+        pytest.param("fcn8s_atonce_heavy", TINY_FCN, [1e-10, 1e-10], marks=pytest.mark.slow),
         ("refinenet101_2017", TINY_REFINENET, [5e-4, 5e-4]),
         ("refinenet_lw50_2018", TINY_REFINENET, [5e-3, 2.5e-3]),
     ],
@@ -605,7 +605,7 @@ def test_the_first_share_of_the_steps_sees_images_of_half_the_size(
     assert seen == [(32, 32)] * 6 + [(64, 64)] * 4
 
 
-@pytest.mark.parametrize("name", ["fcn8s", "refinenet"])
+@pytest.mark.parametrize("name", [pytest.param("fcn8s", marks=pytest.mark.slow), "refinenet"])
 def test_the_recipe_of_refinenets_release_trains(name: str, tmp_path: Path) -> None:
     options = [
         f"model={name}",
