@@ -157,7 +157,7 @@ def test_a_mistake_in_the_file_is_named(text: str, message: str, tmp_path: Path)
 @pytest.mark.parametrize("claim", CLAIMS, ids=[claim.folder for claim in CLAIMS])
 def test_a_claim_of_ours_names_runs_that_there_are(claim: Claim) -> None:
     # By evaluate.py, from runs that are there.
-    scored = {f"{model}_{way}" for model in ("refinenet", "fcn8s") for way in ("multiscale", "crf")}
+    scored = {f"{model}_{way}" for model in ("refinenet", "fcn8s", "fcn4s") for way in ("multiscale", "crf")}
     for name, wanted in claim.tests.items():
         folder = EXPERIMENTS / "configs/experiment" / name.removesuffix("_centered")  # by other options
         files = {path.stem for path in folder.glob("*.yaml")}
