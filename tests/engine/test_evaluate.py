@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from segrefine.cli.options import GivenCheckpoint
+from segrefine.compare.names import name_runs
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
 from segrefine.core.labels import voc_color_map
@@ -29,6 +30,7 @@ from segrefine.models.build import create_model
 from segrefine.models.crf import refine
 from segrefine.models.network import SegmentationModel
 from segrefine.runs.per_image import write_per_image
+from segrefine.runs.read import read_run
 from segrefine.runs.summary import Summary
 from segrefine.weights.checkpoint import KEY, describe, read_checkpoint
 
@@ -113,6 +115,18 @@ def test_scores_are_those_of_the_network_on_the_checkpoints_data(
     assert (tmp_path / "predictions/legend.png").is_file()
     with (tmp_path / "per_image.csv").open(newline="") as file:
         assert [row["image"] for row in csv.DictReader(file)] == ["val_00000", "val_00001", "val_00002"]
+
+
+def test_networks_that_differ_in_their_recipes_are_told_apart(checkpoint: Path, tmp_path: Path) -> None:
+    paths = {"hidden": checkpoint, "all": tmp_path / "all.ckpt"}
+    content = torch.load(checkpoint, weights_only=True)
+    content[KEY]["config"]["recipe"]["center_updates"] = "all"
+    torch.save(content, paths["all"])
+    for name, path in paths.items():
+        evaluate(config(path, "datamodule.val_size=1"), tmp_path / name)
+    labels = name_runs([read_run(tmp_path / name) for name in paths]).labels
+    assert len(set(labels)) == 2
+    assert any("center_updates=all" in label for label in labels)
 
 
 def test_views_change_the_scores_and_are_written_down(checkpoint: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
         peak_memory_bytes=peak_memory(trainer.strategy.root_device),
     )
     if trainer.is_global_zero:
-        write_text(folder.config, OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(folder.config, OmegaConf.to_yaml(_complete(config, checkpoint)))
         write_reliability(module.reliability, folder)
         report(summary, folder)
     return summary
@@ -101,6 +101,12 @@ def _build_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
             f"datamodule={given['name']} has {datamodule.num_classes} ({', '.join(datamodule.classes)})."
         )
     return datamodule
+
+
+def _complete(config: dict[str, Any], checkpoint: Checkpoint) -> DictConfig:
+    """Add how the network was trained, where its checkpoint says so: by that, `compare` can tell variants apart."""
+    recipe = checkpoint.config.get("recipe")
+    return OmegaConf.create(config if recipe is None else config | {"recipe": recipe})
 
 
 def warn_of_other_fold(checkpoint: Checkpoint, given: dict[str, Any]) -> None:
