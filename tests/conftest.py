@@ -22,6 +22,9 @@ import yaml
 
 Build = Callable[..., Any]
 
+COSTS: dict[Any, dict[str, Any]] = {}
+"""What `narrow` has measured: of a network and a size of the images."""
+
 TESTS = Path(__file__).parent
 NARROW_PROCESS = {
     "SEGREFINE_PLUGINS": "narrow",
@@ -185,14 +188,27 @@ def filled() -> Build:
 
 @pytest.fixture(scope="module")
 def narrow() -> Iterator[None]:
-    """Within a module of tests, encoders of an eighth of their width in this process (`narrow.py`)."""
+    """Within a module of tests, encoders of an eighth of their width in this process (`narrow.py`).
+
+    The cost of a network, which takes a third of a second, is measured once.
+    """
     import torchvision
     from narrow import NARROW
     from networks import random_encoder
 
+    from segrefine.models.cost import measure_cost
+
+    def cost(net: Any, size: Any) -> dict[str, Any]:
+        key = repr(net), repr(net.decoder.options), tuple(net.encoder.scales), tuple(size)
+        if key not in COSTS:
+            COSTS[key] = measure_cost(net, size)
+        return dict(COSTS[key])
+
     with pytest.MonkeyPatch.context() as patch:
         for name, build in NARROW.items():
             patch.setattr(torchvision.models, name, build)
+        for command in ("train", "evaluate"):
+            patch.setattr(f"segrefine.engine.{command}.measure_cost", cost)
         random_encoder.cache_clear()
         yield
     random_encoder.cache_clear()
