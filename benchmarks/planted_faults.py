@@ -128,8 +128,8 @@ ckpt_path=last always starts a new run | engine/resume.py | engine/test_train.py
 - if not path.is_file():
 + if not path.is_file() or ckpt_path == "last":
 A small image's prediction is cut at the wrong end | engine/predict.py | engine/test_predict.py
-- return classes[0, :height, :width]
-+ return classes[0, -height:, -width:]
+- return inference.classes(net.from_pixels(image[None]))[0, :height, :width]
++ return inference.classes(net.from_pixels(image[None]))[0, -height:, -width:]
 Without a key W&B goes online and asks | runs/wandb.py | engine/test_loggers.py
 - wanted in ("offline", "dryrun", "disabled") or has_wandb_key()
 + wanted in ("online", "offline", "dryrun", "disabled") or has_wandb_key()
