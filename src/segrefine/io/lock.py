@@ -31,7 +31,7 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise UserError(busy) from None
-    except (OSError, NotImplementedError) as error:  # some file systems of clusters have no locks
+    except (OSError, NotImplementedError) as error:  # the file systems of some clusters cannot lock
         log.warning(f"{path.parent} cannot be locked ({error}): make sure that no other process works in it.")
     try:
         yield
