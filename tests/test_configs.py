@@ -5,6 +5,7 @@ from ast import literal_eval
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -100,11 +101,17 @@ def test_groups_offer_what_users_are_told_of(group: str) -> None:
     assert set(names(group)) >= GROUPS[group]
 
 
-@pytest.mark.parametrize(("group", "name"), choices("model", "backbone", "datamodule", "trainer", "logger"))
-def test_every_choice_composes_into_its_place_alone(group: str, name: str) -> None:
-    cfg, default = plain(composed(f"{group}={name}")), plain(composed())
-    assert cfg[group] == read_group(group, name)
-    assert cfg | {group: None} == default | {group: None}
+PLACES = ("model", "backbone", "datamodule", "trainer", "logger")
+TOGETHER = list(zip_longest(*(choices(group) for group in PLACES)))
+"""Choices of several groups at a time, since to compose takes long."""
+
+
+@pytest.mark.parametrize("chosen", TOGETHER, ids=lambda chosen: "-".join(name for _, name in filter(None, chosen)))
+def test_every_choice_composes_into_its_place_alone(chosen: tuple[tuple[str, str] | None, ...]) -> None:
+    files = dict(filter(None, chosen))
+    cfg, default = plain(composed(*(f"{group}={name}" for group, name in files.items()))), plain(composed())
+    assert {group: cfg[group] for group in files} == {group: read_group(group, name) for group, name in files.items()}
+    assert cfg | dict.fromkeys(files) == default | dict.fromkeys(files)
 
 
 @pytest.mark.parametrize("name", names("recipe"))
