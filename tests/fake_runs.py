@@ -69,4 +69,5 @@ def fake_variants(folder: Path, rights: dict[str, float], seeds: int = 3, images
 def still_images(by_seed: np.ndarray, resamples: int = 40_000) -> Sample:
     """Scores of seeds (V, S) of images that vary in nothing."""
     resampled = np.repeat(by_seed[:, :, None], resamples, axis=2)
-    return Sample(tuple(by_seed), tuple(resampled), Blocks(tuple(np.arange(100)[:, None])), (0, 0))
+    blocks = Blocks(tuple(np.arange(100)[:, None]))
+    return Sample(tuple(by_seed), tuple(resampled), blocks, (0, 0), (True,) * len(by_seed))

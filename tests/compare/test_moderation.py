@@ -41,6 +41,15 @@ def test_variances_that_are_alike_have_a_prior_as_good_as_all_together() -> None
     np.testing.assert_allclose(found.variances, [1.0, 1.02, 0.98, 1.0])  # 4/5 of the mean and 1/5 of their own
 
 
+def test_networks_that_are_scored_in_two_ways_count_once() -> None:
+    plain = moderate([1.0, 1.1, 0.9], [2, 2, 2])
+    twice = moderate([1.0, 1.1, 0.9, 5.0], [2, 2, 2, 2], [True, True, True, False])
+    assert plain.prior == twice.prior == 6
+    np.testing.assert_allclose(twice.variances, [*plain.variances, 0.75 * 1.0 + 0.25 * 5.0])
+    drawn = twice.draw(100_000, np.random.default_rng(0))  # 6 + 2, and 3/4 of 6 shared by all
+    np.testing.assert_allclose(drawn.var(1), (1 + 0.5625 * 2 / 6 + 0.0625 * 2 / 2) * (1 + 2 / 8) - 1, rtol=0.05)
+
+
 def test_variances_that_clearly_differ_stay_their_own() -> None:
     found = moderate([1.0, 1e4, 1.0, 5.0], [4, 4, 4, 0])
     assert found.prior == 0

@@ -38,6 +38,15 @@ def test_of_two_runs_both_say_how_they_differ(tmp_path: Path) -> None:
     assert labels(tmp_path, *pooled) == ["refinenet crp_links=4", "refinenet crp_links=1", "fcn8s"]
 
 
+def test_options_with_the_same_last_part_are_told_apart(tmp_path: Path) -> None:
+    views = {False: {"scales": [1.0], "flip": False}, True: {"scales": [1.0], "flip": True}}
+    trained = {False: {"flip": False}, True: {"flip": True}}
+    runs = [{"datamodule__augment": trained[one], "tta": views[other]} for one in trained for other in views]
+    found = labels(tmp_path, *runs)
+    assert found[:2] == ["fcn8s tta.flip=false augment.flip=false", "fcn8s tta.flip=true augment.flip=false"]
+    assert len(set(found)) == 4
+
+
 @pytest.mark.parametrize(
     ("group", "option", "value"), [("recipe", "center_updates", "all"), ("model", "auxiliary", 0.5)]
 )

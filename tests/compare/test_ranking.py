@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_runs import fake_variants
+from fake_runs import CLASSES, draw_counts, fake_variants, write_run
 
 from segrefine.compare.difference import Difference
 from segrefine.compare.ranking import answer, group_letters, rank_variants
 from segrefine.compare.statistics import Bootstrap, Question, Settings
+from segrefine.compare.variants import group
+from segrefine.runs.read import read_run
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 30])
@@ -43,6 +45,20 @@ def test_the_best_comes_first_and_equals_share_a_letter(tmp_path: Path) -> None:
     assert first.startswith(f"{ranking[0].variant.label} has the highest mIoU. It is better than 1 of the other 2 and ")
     assert other in first
     assert second.startswith("Of 3 pairs, 2 are told apart and 1 is ")
+
+
+def test_a_score_that_nothing_has_is_not_the_highest(tmp_path: Path) -> None:
+    counts = [draw_counts(seed, 20, 0.8) for seed in range(2)]
+    for each in counts:
+        each[:, :, 1] = 0
+    names = ("fcn8s", "refinenet")
+    runs = [read_run(write_run(tmp_path / name, each, name)) for name, each in zip(names, counts, strict=True)]
+    bootstrap = Bootstrap(group(runs), settings=Settings(200))
+    metric = f"IoU:{CLASSES[1]}"
+    found = [bootstrap.difference(*bootstrap.variants, metric)]
+    assert answer(rank_variants(bootstrap, metric, found), metric, found, None) == [
+        f"{metric} is not defined: the class {CLASSES[1]} never occurs in these images."
+    ]
 
 
 def difference(one: str, other: str, low: float, high: float, needed: int | None = None) -> Difference:

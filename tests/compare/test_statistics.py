@@ -11,7 +11,7 @@ from fake_runs import draw_counts, fake_variants, still_images, write_run
 from scipy import stats
 from statsmodels.stats.multicomp import pairwise_tukeyhsd
 
-from segrefine.compare.contrast import Contrast, Sample
+from segrefine.compare.contrast import Contrast, Sample, find_critical
 from segrefine.compare.difference import Difference
 from segrefine.compare.resampling import Blocks
 from segrefine.compare.scores import check_metric, image_scores, images_with, score, scores, worst_mean
@@ -310,7 +310,7 @@ def test_what_seeds_make_of_single_images_counts_once() -> None:
     by_seed = np.tile(seeds * np.array([-1.0, 0.0, 1.0]), (2, 1))
     noise = images * rng.normal(size=(2, 1, 40_000)) + both * rng.normal(size=(2, 3, 40_000))
     blocks = Blocks(tuple(np.arange(100)[:, None]))
-    sample = Sample(tuple(by_seed), tuple(by_seed[:, :, None] + noise), blocks, (0, 0))
+    sample = Sample(tuple(by_seed), tuple(by_seed[:, :, None] + noise), blocks, (0, 0), (True, True))
     np.testing.assert_allclose(sample.interactions, both**2, rtol=0.03)
     contrast = Contrast(sample, (0, 1), None)
     assert contrast.image_variance == pytest.approx(2 * images**2, rel=0.03)
@@ -352,6 +352,38 @@ def test_intervals_of_all_pairs_are_tukeys_as_statsmodels_gives_them() -> None:
     largest = np.sort(np.max([np.abs(each.replicates()) for each in contrasts], axis=0))
     intervals = [each.interval(largest)[:2] for each in contrasts]
     np.testing.assert_allclose(intervals, found.confint, atol=0.05)
+
+
+@pytest.mark.parametrize("resamples", [99, 100, 199, 999, 2_000, 9_999, 10_000])
+def test_a_p_value_below_5_percent_is_one_outside_of_the_interval(resamples: int) -> None:
+    sample = still_images(np.array([[1.0, 2.0]]), resamples)
+    largest = np.linspace(1, 3, resamples)
+    edge = find_critical(largest)
+    for studentized in (edge - 1e-9, edge + 1e-9):
+        contrast = Contrast(sample, (0,), None)
+        low, _, p = contrast.interval(largest, studentized * contrast.error - contrast.estimate)
+        assert (p < 0.05) == (low > contrast.estimate - studentized * contrast.error) == (studentized > edge)
+
+
+def test_networks_that_are_scored_again_say_nothing_new_of_seeds(tmp_path: Path) -> None:
+    """Beside a comparison of two variants, their networks mirrored: the interval is as wide as without."""
+    variants = fake_variants(tmp_path, {"fcn8s": 0.8, "refinenet": 0.84}, 2, 40)
+    named = [
+        replace(
+            each,
+            runs=tuple(
+                replace(run, summary=replace(run.summary, weights=f"{each.label}{run.seed}")) for run in each.runs
+            ),
+        )
+        for each in variants
+    ]
+    mirrored = [replace(each, label=f"{each.label} flip") for each in named]
+    alone = Bootstrap(named, settings=Settings(2_000)).difference(*named)
+    beside = Bootstrap([*named, *mirrored], settings=Settings(2_000)).difference(*named)
+    assert beside.high - beside.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    strangers = [replace(each, label=f"{each.label} again") for each in variants]
+    more = Bootstrap([*variants, *strangers], settings=Settings(2_000)).difference(*variants)
+    assert more.high - more.low < 0.9 * (alone.high - alone.low)
 
 
 def test_two_seeds_that_scatter_alike_count_as_their_pooled_variance() -> None:

@@ -5,6 +5,7 @@ import csv
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,16 +118,24 @@ def test_scores_are_those_of_the_network_on_the_checkpoints_data(
         assert [row["image"] for row in csv.DictReader(file)] == ["val_00000", "val_00001", "val_00002"]
 
 
-def test_networks_that_differ_in_their_recipes_are_told_apart(checkpoint: Path, tmp_path: Path) -> None:
-    paths = {"hidden": checkpoint, "all": tmp_path / "all.ckpt"}
+@pytest.mark.parametrize(
+    ("group", "option", "value"),
+    [("recipe", "center_updates", "all"), ("trainer", "max_epochs", 32), ("", "init_from", "pretrained.ckpt")],
+)
+def test_networks_that_were_trained_differently_are_told_apart(
+    group: str, option: str, value: Any, checkpoint: Path, tmp_path: Path
+) -> None:
     content = torch.load(checkpoint, weights_only=True)
-    content[KEY]["config"]["recipe"]["center_updates"] = "all"
-    torch.save(content, paths["all"])
-    for name, path in paths.items():
+    trained = content[KEY]["config"]
+    trained.setdefault("trainer", {"max_epochs": 3, "precision": "16-mixed"})
+    (trained[group] if group else trained)[option] = value
+    torch.save(content, tmp_path / "other.ckpt")
+    for name, path in {"one": checkpoint, "other": tmp_path / "other.ckpt"}.items():
         evaluate(config(path, "datamodule.val_size=1"), tmp_path / name)
-    labels = name_runs([read_run(tmp_path / name) for name in paths]).labels
-    assert len(set(labels)) == 2
-    assert any("center_updates=all" in label for label in labels)
+    one, other = name_runs([read_run(tmp_path / name) for name in ("one", "other")]).labels
+    assert f"{option}={Path(str(value)).stem}" in other
+    assert f"{option}={Path(str(value)).stem}" not in one
+    assert "precision" not in other  # both were scored in the same
 
 
 def test_views_change_the_scores_and_are_written_down(checkpoint: Path, tmp_path: Path) -> None:

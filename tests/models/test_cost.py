@@ -90,6 +90,14 @@ def test_parameters_are_counted_once_trained_or_not() -> None:
     assert count_parameters(net) == 5 * 3 + 5 + 4 * 2 * 9
 
 
+def test_a_trained_crf_is_no_part_of_the_multiply_adds(cheap_model: Build) -> None:
+    plain, refined = (cheap_model("fcn8s", "resnet18", crf=crf) for crf in (False, True))
+    costs = [measure_cost(net, (360, 480)) for net in (plain, refined)]
+    assert costs[0]["flops"] == costs[1]["flops"]
+    assert costs[0]["params"] < costs[1]["params"]
+    assert refined.decoder.crf is not None
+
+
 def test_cost_for_the_summary(cheap_model: Build) -> None:
     net = cheap_model("fcn8s", "resnet18")
     assert measure_cost(net, (40, 50)) == {

@@ -202,6 +202,23 @@ def test_both_encoders_of_two_scales_are_reached() -> None:
     assert all(encoder.conv1.weight.grad.any() for encoder in net.encoder.encoders)
 
 
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [("fcn8s", "resnet18"), ("fcn_dilated", "resnet50"), ("deeplab_largefov", "vgg11"), ("segnet", "vgg11")],
+)
+def test_decoders_of_one_scale_refuse_several(name: str, backbone: str) -> None:
+    model = read_group("model", name) | {"input_scales": [1.0, 0.5]}
+    with pytest.raises(UserError, match=rf"model\.input_scales: model={name} takes one scale"):
+        build_model(model, read_group("backbone", backbone), 3)
+
+
+def test_as_many_classes_as_labels_can_hold() -> None:
+    with torch.device("meta"):
+        assert create_model("fcn32s", "resnet18", 255).num_classes == 255
+    with pytest.raises(UserError, match="num_classes=256: at most 255"):
+        create_model("fcn32s", "resnet18", 256)
+
+
 @pytest.mark.parametrize("scales", [[1.2, 1.2], [0.0], [1.0, -0.5]])
 def test_scales_that_cannot_be_are_refused_in_words(scales: list[float]) -> None:
     encoders = nn.ModuleList(ResNetEncoder("resnet18") for _ in scales)

@@ -113,6 +113,8 @@ class ByHand:
             for unit in range(first, self.count(f"{name}.adapt.{number}.")):
                 path = self.unit(path, f"{name}.adapt.{number}.{unit}")
             paths.append(path)
+        for unit in range(self.count(f"{name}.adapt_coarse.")):
+            coarse = [self.unit(coarse[0], f"{name}.adapt_coarse.{unit}")]
         paths += coarse
         x = self.fuse(paths, f"{name}.fuse") if len(paths) > 1 else paths[0]
         x = self.pool(x, f"{name}.pool")
@@ -202,7 +204,7 @@ def test_cascades(name: str) -> None:
         ({"crp_conv_first": True, "crp_links": 2}, {"conv_first": True}),
         ({"rcu_shortcut": False}, {"residual": False}),
         ({"crp_shortcut": False}, {"chained": False}),
-        ({"crp_links": 0, "output_units": 1}, {}),
+        ({"crp_links": 0, "output_units": 1, "coarse_units": 2}, {}),
         ({"kernel_size": 1, "adapt_units": 0, "output_units": 0}, {}),
     ],
 )

@@ -12,10 +12,9 @@ from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
 from torch import Tensor, nn
 
-from segrefine.core.config import read_group
 from segrefine.core.errors import UserError
 from segrefine.engine.callbacks.dead_units import find_alive
-from segrefine.models.build import build_model, create_model
+from segrefine.models.build import create_model
 from segrefine.models.cost import count_multiply_adds, count_parameters
 from segrefine.models.network import SegmentationModel
 from segrefine.models.upsampling import Corners
@@ -161,9 +160,6 @@ def test_mistakes_are_refused_in_words() -> None:
     )
     message = refusal("smp_unet", arguments={"decoder_channels": [4, 4]})
     assert message.startswith("model=smp_unet: model.arguments={'decoder_channels': [4, 4]}: Model depth is 5, but")
-    two_scales = read_group("model", "smp_fpn") | {"input_scales": [1.2, 0.6]}
-    with pytest.raises(UserError, match=r"model.input_scales: a decoder of SMP takes one scale"):
-        build_model(two_scales, {"name": "resnet18"}, 5)
     assert "model.upsample=nearest should be corners or interpolate" in refusal("smp_fpn", upsample="nearest")
     assert "pvt_v2_b0 cannot be dilated" in refusal("smp_pspnet", "timm", timm_name="pvt_v2_b0")
 

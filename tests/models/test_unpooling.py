@@ -13,9 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
-from segrefine.core.config import read_group
-from segrefine.core.errors import UserError
-from segrefine.models.build import build_model, create_model
+from segrefine.models.build import create_model
 from segrefine.models.decoders.unpooling import unpool
 from segrefine.models.encoders import create_encoder
 from segrefine.models.logits import Logits
@@ -154,12 +152,6 @@ def deconvolved(x: Tensor, layers: Iterator[nn.Module]) -> Tensor:
     kernel = layer.weight.flip(-1, -2).transpose(0, 1)
     x = F.conv_transpose2d(x, kernel, layer.bias, padding=kernel.shape[-1] // 2)
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias).relu()
-
-
-def test_several_scales_are_refused_in_words() -> None:
-    model = read_group("model", "segnet") | {"input_scales": [1.2, 0.6]}
-    with pytest.raises(UserError, match=r"model\.input_scales: a decoder that unpools takes one scale"):
-        build_model(model, read_group("backbone", "vgg11"), 3)
 
 
 @pytest.mark.parametrize("band", [10**6, 1000])

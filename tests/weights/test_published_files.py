@@ -227,6 +227,7 @@ def test_input_is_the_files_only_where_its_first_layer_is(fcn: SegmentationModel
         ({"cascade": [[32, 16], [8, 4]]}, "the ports have four blocks"),
         ({"norm": True}, "the ports have no batch norm in the decoder"),
         ({"classifier_units": 2}, "no residual conv units between the last block and the classifier"),
+        ({"coarse_units": 2}, "the ports fuse a coarser block's output as it is"),
         ({"crp_links": 2}, "unknown: mflow_conv_g1_pool.0.3_outvar_dimred.weight"),
     ],
 )

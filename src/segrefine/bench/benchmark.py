@@ -50,24 +50,30 @@ class TimedNetwork:
         return torch.autocast(self.images.device.type, self.precision, enabled=self.precision is not None)
 
     def train(self) -> None:
-        """Run one training step. The loss is in float32."""
+        """Run one training step. The loss is in float32.
+
+        The last step's gradients are there until the forward pass is over, as in Lightning's loop.
+        """
         self.net.train()
-        self.optimizer.zero_grad()
         with self.autocast():
             loss = Logits(self.net, self.images).loss(self.labels)
+        self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
+    def gradient_bytes(self) -> int:
+        """Return the bytes of the gradients that the last step left."""
+        return sum(weight.grad.nbytes for weight in self.net.parameters() if weight.grad is not None)
+
     def held_bytes(self) -> int:
-        """Return the bytes that stay between steps: weights, gradients, the optimizer's state, and the batch."""
+        """Return the bytes that stay between steps besides gradients: weights, the optimizer's state, the batch."""
         state = [value for each in self.optimizer.state.values() for value in each.values()]
-        weights = list(self.net.parameters())
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        kept = [*weights, *gradients, *self.net.buffers(), *state, self.images, self.labels]
+        kept = [*self.net.parameters(), *self.net.buffers(), *state, self.images, self.labels]
         return sum(tensor.nbytes for tensor in kept)
 
     def predict(self) -> None:
-        """Compute the class maps of the images."""
+        """Compute the class maps of the images, without gradients."""
+        self.optimizer.zero_grad()
         self.net.eval()
         with torch.inference_mode(), self.autocast():
             Logits(self.net, self.images).classes()
@@ -201,7 +207,7 @@ def compare(
                 "precision": str(network.precision or torch.float32).removeprefix("torch."),
                 "images_per_second": count / median,
                 "quartiles": [count / high, count / low],
-                "memory_bytes": step_memory(function, device),
+                "memory_bytes": network.gradient_bytes() + step_memory(function, device),
                 "held_bytes": network.held_bytes(),
                 "multiply_adds_per_image": counter.get_total_flops() // 2 // count,
                 "share_of_matmul_rate": counter.get_total_flops() / median / ceilings[network.precision],

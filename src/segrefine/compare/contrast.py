@@ -3,6 +3,7 @@
 Shapes: V variants, S seeds of a variant, R resamples. `statistics.py` explains what contrasts are for.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +27,7 @@ class Sample:
     resampled: tuple[np.ndarray, ...]  # V times (S, R), the score of each seed on each resample
     blocks: Blocks
     entropy: tuple[int, int]
+    counted: tuple[bool, ...]  # V times, whether the networks are not those of an earlier variant
     planned: int | None = None  # seeds that each variant would have if more were trained; None for those that it has
 
     def with_seeds(self, seeds: int, resamples: int) -> "Sample":
@@ -76,7 +78,7 @@ class Sample:
         """What is known about how the scores of seeds vary."""
         own = np.array([len(scores) - 1 if np.isfinite(scores).all() else 0 for scores in self.by_seed])
         variances = [scores.var(ddof=1) if freedom else 0.0 for scores, freedom in zip(self.by_seed, own, strict=True)]
-        found = moderate(variances, own)
+        found = moderate(variances, own, self.counted)
         return replace(found, own=self.counts - 1) if self.planned else found
 
     def over_seeds(self, variances: np.ndarray) -> np.ndarray:
@@ -203,7 +205,8 @@ def find_largest(family: Sequence[Contrast], resamples: int) -> np.ndarray:
 
 def find_critical(largest: np.ndarray) -> float:
     """Return how many standard errors an interval extends to each side, from the result of `find_largest`."""
-    return float(largest[-max(int((1 - LEVEL) * (len(largest) + 1)), 1)])
+    beyond = math.ceil(round((1 - LEVEL) * (len(largest) + 1), 9)) - 1  # the most with a p-value below 5 %
+    return float(largest[-max(beyond, 1)])
 
 
 def _wilson_hilferty(normal: np.ndarray, freedom: float) -> np.ndarray:

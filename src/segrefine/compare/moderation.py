@@ -27,6 +27,7 @@ class Moderated:
     variances: np.ndarray  # (V,) moderated; NaN where a variant of one seed has nothing to borrow
     own: np.ndarray  # (V,) degrees of freedom of each variant's own variance, the number of seeds minus one
     prior: float  # degrees of freedom of the common variance; 0 if each variant keeps its own
+    counted: np.ndarray  # (V,) whether a variant has networks of its own, and not those of an earlier one
 
     def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
         """Draw the factors by which the moderated variances might have come out differently.
@@ -40,7 +41,7 @@ class Moderated:
             (V, R) factors.
         """
         share = (self.prior / np.maximum(self.prior + self.own, 1))[:, None]
-        common = _chi_square(np.array([max(self.own.sum(), 1)]), resamples, rng)
+        common = _chi_square(np.array([max(self.own[self.counted].sum(), 1)]), resamples, rng)
         found = share * common + (1 - share) * _chi_square(self.own, resamples, rng)
         return found * _chi_square(self.prior + self.own, resamples, rng) if self.prior else found
 
@@ -51,21 +52,27 @@ def _chi_square(freedom: np.ndarray, resamples: int, rng: np.random.Generator) -
     return np.where(freedom[:, None] > 0, drawn / np.maximum(freedom, 1)[:, None], 1.0)
 
 
-def moderate(variances: Sequence[float] | np.ndarray, own: Sequence[int] | np.ndarray) -> Moderated:
+def moderate(
+    variances: Sequence[float] | np.ndarray,
+    own: Sequence[int] | np.ndarray,
+    counted: Sequence[bool] | np.ndarray | None = None,
+) -> Moderated:
     """Shrink variances (V,) with `own` (V,) degrees of freedom toward a common one, as far as they are alike.
 
     A variance without degrees of freedom is ignored. It is replaced by the common one if at least two others have
-    degrees of freedom and do not clearly differ.
+    degrees of freedom and do not clearly differ. The same networks scored in another way say nothing new about seeds,
+    so only variants that are `counted` (V,), by default all, make up the common variance.
     """
     variances, own = np.asarray(variances, float), np.asarray(own)
+    counted = np.ones(len(own), bool) if counted is None else np.asarray(counted)
     several = own > 0
-    raw, freedom = variances[several], own[several]
+    raw, freedom = variances[several & counted], own[several & counted]
     if len(raw) < 2 or bartlett(raw, freedom) < DIFFER:
-        return Moderated(np.where(several, variances, np.nan), own, 0.0)
+        return Moderated(np.where(several, variances, np.nan), own, 0.0, counted)
     prior, common = fit_prior(raw, freedom)
     prior = min(prior, float(freedom.sum()))  # the common variance is not known better than from all seeds together
     shrunk = (prior * common + own * np.where(several, variances, 0)) / (prior + own)
-    return Moderated(shrunk, own, prior)
+    return Moderated(shrunk, own, prior, counted)
 
 
 def bartlett(variances: np.ndarray, freedom: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ LONGEST = 40
 
 GROUPS = ("model", "backbone", "datamodule", "recipe")
 """Config groups whose options mean the same thing only if the group's `name` is the same."""
+
+VAGUE = ("name", "size", "scale", "seed")
+"""Last parts of dotted names that say too little alone."""
 
 FILE = re.compile(r".*/.*|[\w.-]+\.(pth|pt|ckpt|safetensors|caffemodel|mat|npz|h5)")
 
@@ -46,13 +49,14 @@ def name_runs(runs: Sequence[Run]) -> Names:
         settings = [_settings(own, differing, whole_paths=True) for own in options]
     variants = list(dict.fromkeys(frozenset(own.items()) for own in settings))
     usual = _usual([dict(variant) for variant in variants])
-    parts = {variant: _parts(dict(variant), usual) for variant in variants}
+    short_keys = _short_keys({option for own in settings for option, _ in own})
+    parts = {variant: _parts(dict(variant), usual, short_keys) for variant in variants}
     short = _shorten(list(parts.values()))
     named = dict(zip(variants, short, strict=True))
     whole = {named[variant]: " ".join(parts[variant]) for variant in variants}
     return Names(
         tuple(named[frozenset(own.items())] for own in settings),
-        _describe(usual, options),
+        _describe(usual, options, short_keys),
         {label: words for label, words in whole.items() if label != words},
     )
 
@@ -108,11 +112,19 @@ def _usual(variants: Sequence[Settings]) -> Settings:
     return usual
 
 
-def _parts(settings: Settings, usual: Settings) -> list[str]:
+def _short_keys(options: Collection[str]) -> dict[str, str]:
+    """Return the last part of each dotted name, or the last two if that says too little or is another's, too."""
+    parts = {option: option.split(".") for option in options}
+    lasts = Counter(words[-1] for words in parts.values())
+    alone = {last for last, count in lasts.items() if count == 1 and last not in VAGUE}
+    return {option: words[-1] if words[-1] in alone else ".".join(words[-2:]) for option, words in parts.items()}
+
+
+def _parts(settings: Settings, usual: Settings, short_keys: Mapping[str, str]) -> list[str]:
     """Return the parts of a name: model, backbone, and options from the shortest to the longest."""
     unusual = {key[0]: value for key, value in settings.items() if usual.get(key) != value}
     first = [unusual.pop(name) for name in ("model.name", "backbone.name") if name in unusual]
-    others = [f"{_last(key)}={value}" for key, value in unusual.items()]
+    others = [f"{short_keys[key]}={value}" for key, value in unusual.items()]
     return [*first, *sorted(others, key=lambda part: (len(part), part))]
 
 
@@ -132,7 +144,7 @@ def _shorten(names: list[list[str]]) -> list[str]:
     return labels
 
 
-def _describe(usual: Settings, options: Sequence[Mapping[str, Any]]) -> str:
+def _describe(usual: Settings, options: Sequence[Mapping[str, Any]], short_keys: Mapping[str, str]) -> str:
     backbones = {own["backbone.name"] for own in options}
     words = [str(backbones.pop())] if len(backbones) == 1 else []
     several = len({own["model.name"] for own in options}) > 1
@@ -141,14 +153,8 @@ def _describe(usual: Settings, options: Sequence[Mapping[str, Any]]) -> str:
             words.insert(0, value)
         else:
             of = f" ({scope})" if option.startswith("model.") and several else ""
-            words.append(f"{_last(option)}={value}{of}")
+            words.append(f"{short_keys[option]}={value}{of}")
     return ", ".join(words)
-
-
-def _last(option: str) -> str:
-    """Return the last part of a dotted name, or the last two if that alone says too little."""
-    *before, last = option.split(".")
-    return f"{before[-1]}.{last}" if before and last in ("name", "size", "scale", "seed") else last
 
 
 def _text(value: Any, whole_paths: bool) -> str:

@@ -70,6 +70,8 @@ def answer(ranking: Sequence[Ranked], metric: str, found: Sequence[Difference], 
     """Return sentences on what was found and what was not; none for a single variant."""
     if not found:
         return []
+    if np.isnan(ranking[0].score):  # of no variant
+        return [f"{metric} is {found[0].verdict}."]
     name = ranking[0].variant.label
     if baseline is None:
         mine = [_from(name, one) for one in found if name in (one.one, one.other)]

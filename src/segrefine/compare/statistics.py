@@ -96,12 +96,15 @@ class Bootstrap:
             runs = [run for variant in self.variants for run in variant.runs]
             ends = np.cumsum([len(variant.runs) for variant in self.variants])[:-1]
             by_seed, resampled = np.split(scores(runs, metric), ends), np.split(self.resampled(runs, metric), ends)
-            self._samples[metric] = self._sample(by_seed, resampled, metric)
+            self._samples[metric] = self._sample(by_seed, resampled, metric, _have_own_networks(self.variants))
         return self._samples[metric]
 
-    def _sample(self, by_seed: Sequence[np.ndarray], resampled: Sequence[np.ndarray], name: str) -> Sample:
+    def _sample(
+        self, by_seed: Sequence[np.ndarray], resampled: Sequence[np.ndarray], name: str, counted: Sequence[bool]
+    ) -> Sample:
         # Draws of their own for every score, as what seeds do to one class tells little of what they do to another.
-        return Sample(tuple(by_seed), tuple(resampled), self.blocks, (self.settings.seed, crc32(name.encode())))
+        entropy = self.settings.seed, crc32(name.encode())
+        return Sample(tuple(by_seed), tuple(resampled), self.blocks, entropy, tuple(counted))
 
     def difference(self, one: Variant, other: Variant, metric: str = "mIoU", margin: float = 0.0) -> Difference:
         """Answer a single `Question` as a family of its own."""
@@ -159,7 +162,7 @@ class Bootstrap:
         pairs = [list(runs) for runs in zip(*shared, strict=True)]
         by_seed = scores(pairs[0], metric) - scores(pairs[1], metric)
         resampled = self.resampled(pairs[0], metric) - self.resampled(pairs[1], metric)
-        sample = self._sample([by_seed], [resampled], f"{one.label} {other.label} {metric}")
+        sample = self._sample([by_seed], [resampled], f"{one.label} {other.label} {metric}", [True])
         count = len(shared)
         every = count == len(one.runs) == len(other.runs)
         note = "" if every else f"on the {count} network{'s' * (count > 1)} that both share"
@@ -170,6 +173,17 @@ def _shared_networks(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
     """Return pairs of runs with the same trained network, according to the weights that their summaries name."""
     known = {run.summary.weights: run for run in other.runs if run.summary.weights is not None}
     return [(run, known[run.summary.weights]) for run in one.runs if run.summary.weights in known]
+
+
+def _have_own_networks(variants: Sequence[Variant]) -> list[bool]:
+    """Return whether each variant has networks of its own, not those of an earlier one scored in another way."""
+    seen: set[str] = set()
+    found = []
+    for variant in variants:
+        weights = {run.summary.weights for run in variant.runs if run.summary.weights is not None}
+        found.append(weights.isdisjoint(seen))
+        seen |= weights
+    return found
 
 
 def find_sequences(run: Run) -> tuple[np.ndarray, ...]:

@@ -27,6 +27,9 @@ from segrefine.weights.checkpoint import Checkpoint, read_checkpoint, restore
 
 log = logging.getLogger(__name__)
 
+SCORING = ("accelerator", "devices", "strategy", "num_nodes", "precision", "limit_val_batches", "limit_test_batches")
+"""Options of the group `trainer` that concern scoring. The others kept with an evaluation are its training's."""
+
 
 def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) -> Summary:
     """Score a checkpoint as `conf/evaluate.yaml` says, with results in the folder `path`.
@@ -104,9 +107,15 @@ def _build_data(config: dict[str, Any], checkpoint: Checkpoint) -> SegmentationD
 
 
 def _complete(config: dict[str, Any], checkpoint: Checkpoint) -> DictConfig:
-    """Add how the network was trained, where its checkpoint says so: by that, `compare` can tell variants apart."""
-    recipe = checkpoint.config.get("recipe")
-    return OmegaConf.create(config if recipe is None else config | {"recipe": recipe})
+    """Add how the network was trained, where its checkpoint says so: by that, `compare` can tell variants apart.
+
+    Of weights alone, the file takes the place of a training.
+    """
+    if not (trained := checkpoint.config):
+        return OmegaConf.create(config | {"init_from": str(checkpoint.path)})
+    options = {key: trained[key] for key in ("recipe", "init_from") if key in trained}
+    own = {key: value for key, value in config["trainer"].items() if key in SCORING}
+    return OmegaConf.create(config | options | {"trainer": config["trainer"] | trained.get("trainer", {}) | own})
 
 
 def warn_of_other_fold(checkpoint: Checkpoint, given: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from segrefine.core.config import names_with, read_group
 from segrefine.core.errors import UserError, did_you_mean
+from segrefine.core.labels import VOID
 from segrefine.core.options import Positive, make_options
 from segrefine.core.registry import DECODERS
 from segrefine.models.crf import CRFLayer
@@ -51,7 +52,7 @@ def create_model(
     Args:
         name: a value of the group `model`, such as "fcn8s", or a decoder that a user registered.
         backbone: a value of the group `backbone`.
-        num_classes: K, at least 1.
+        num_classes: K, from 1 to 255.
         in_channels: of the images: 3 for RGB, 1 for gray, more for RGB with further channels behind it.
         options: options of either group, such as `upsample="fixed"`, `crp_links=2` or `weights="imagenet"`.
 
@@ -77,6 +78,8 @@ def build_model(
     for count, number in (("num_classes", num_classes), ("in_channels", in_channels)):
         if not isinstance(number, int) or number < 1:
             raise UserError(f"{count} must be a whole number of at least 1, not {number!r}.")
+    if num_classes > VOID:
+        raise UserError(f"num_classes={num_classes}: at most {VOID} fit into labels of 8 bits, where {VOID} is void.")
     kind = DECODERS.find(model.get(DECODERS.key))
     if not issubclass(kind, Decoder):
         name = f"model.{DECODERS.key}={model[DECODERS.key]}"
@@ -86,6 +89,8 @@ def build_model(
     network = make_options(NetworkOptions, shared, f"model={model['name']}", "model.")
     options = make_options(kind.Options, given, f"model={model['name']}", "model.")
     encoder_options = make_options(EncoderOptions, backbone, f"backbone={backbone['name']}", "backbone.")
+    if len(network.input_scales) > 1 and not kind.takes_scales:
+        raise UserError(f"model.input_scales: model={model['name']} takes one scale. Use model.input_scale.")
     scales = network.input_scales or [network.input_scale]
     needs = kind.needs(options)
     encoders = [create_encoder(**vars(encoder_options), needs=needs, in_channels=in_channels) for _ in scales]

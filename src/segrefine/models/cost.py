@@ -37,8 +37,13 @@ def count_multiply_adds(net: nn.Module, size: tuple[int, int], in_channels: int 
 def measure_cost(net: SegmentationModel, size: tuple[int, int]) -> dict[str, Any]:
     """Return the costs for summary.json: `params`, `flops` (multiply-adds) and the (H, W) that these hold for.
 
-    This `flops_size` is `size`, with small sides padded.
+    This `flops_size` is `size`, with small sides padded. The multiply-adds are without a CRF, whether it was trained
+    with the network or follows it in an evaluation.
     """
     height, width = (max(side, MIN_SIDE) for side in size)
-    flops = count_multiply_adds(net, (height, width), net.in_channels)
+    crf, net.decoder.crf = net.decoder.crf, None
+    try:
+        flops = count_multiply_adds(net, (height, width), net.in_channels)
+    finally:
+        net.decoder.crf = crf
     return {"params": count_parameters(net), "flops": flops, "flops_size": [height, width]}

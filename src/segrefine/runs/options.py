@@ -32,8 +32,8 @@ FOLD_OPTIONS = ("fold", "folds", "fold_gap")
 """Options of the group `datamodule` by which runs of one data set have other images."""
 
 FORMERLY: dict[str, Any] = {
-    **{"model.context": False, "model.crf": False, "model.norm": False, "model.init": "default"},
-    **{"model.input_scale": 1.0, "model.input_scales": [], "model.upsample": "corners"},
+    **{"model.context": False, "model.crf": False, "model.norm": False, "model.coarse_units": 0},
+    **{"model.init": "default", "model.input_scale": 1.0, "model.input_scales": [], "model.upsample": "corners"},
     **{"backbone.frozen_stages": 0, "backbone.classifier_channels": 4096},
     **{"recipe.progressive_resizing": 0.0, "recipe.loss_at": "pixels", "datamodule.in_channels": 3},
 }

@@ -172,6 +172,8 @@ def _refinenet_departure(net: SegmentationModel) -> str:
         return "the ports pool before they convolve, the network after"
     if not all(module.shortcut for module in (*units, *pools)):
         return "the ports have identity shortcuts that are switched off in the network"
+    if decoder.options.coarse_units:
+        return "the ports fuse a coarser block's output as it is, the network adapts it first (model.coarse_units)"
     if len(decoder.refine):
         return "the ports have no residual conv units between the last block and the classifier"
     return ""

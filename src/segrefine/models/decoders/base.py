@@ -39,6 +39,7 @@ class Decoder(nn.Module):
         auxiliary: the `AuxiliaryHead`s, which training alone uses, with `model.auxiliary` where a decoder offers it;
             else None. A subclass creates them last, so that the other layers start as without them.
         auxiliary_weight: by which their losses are multiplied before they are added.
+        takes_scales: whether it can take maps of an image at several scales, keyed by (stride, scale).
         pools_to_one: whether batch norm follows a pool to a single cell, which in training takes two images or more.
         to_pixels: the module that turns scores (B, K, h, w) and a size (H, W) into logits (B, K, H, W) on the encoder's
             input grid, such as `segrefine.models.upsampling.Interpolate`.
@@ -55,6 +56,7 @@ class Decoder(nn.Module):
     auxiliary: nn.ModuleList | None
     auxiliary_weight: float = 0.0
     to_pixels: nn.Module
+    takes_scales: bool = False
     pools_to_one: bool = False
 
     def __init__(self, num_classes: int, options: Any = None) -> None:

@@ -2,7 +2,8 @@
 
 The default is the network of the PyTorch port whose weights people use (refinenet-pytorch), which follows the authors'
 release rather than the paper where they differ: four pooling links and three output units against two and one, and no
-units of their own before the classifier against two. `conf/model/refinenet_paper.yaml` is the paper's.
+units for the coarser block's output and before the classifier against two each. `conf/model/refinenet_paper.yaml` is
+the paper's.
 Letters: B batch, K classes, C channels, h w feature size.
 """
 
@@ -34,6 +35,8 @@ class RefineNetOptions:
         kernel_size: of every convolution outside residual units but the classifier: 3, or 1 for light-weight.
         adapt_units, output_units: residual conv units after adaptation and at a block's end: 2 and 3 (release and port;
             the paper has one at the end), none for light-weight.
+        coarse_units: residual conv units for the coarser block's output before it is fused: 0 (release and port; the
+            paper has 2, section 3.2, "Residual convolution unit").
         classifier_units: residual conv units between the last block and the classifier: 0 (release and port; the paper
             has 2, section 3.2, "Output convolutions").
         classifier_dropout: probability of dropout before the classifier: 0.5 (port), 0 for light-weight (its code).
@@ -57,6 +60,7 @@ class RefineNetOptions:
     crp_conv_first: bool
     rcu_shortcut: bool
     crp_shortcut: bool
+    coarse_units: Whole = 0
     norm: bool = False
     auxiliary: Positive | None = None
 
@@ -143,8 +147,7 @@ class RefineNetBlock(nn.Module):
     Args:
         tap_channels: channels of the encoder maps that come in.
         tap_widths: the width each is adapted to; the block's own width is the smallest of all that is fused.
-        coarse: channels of the coarser block's output, or None for the first block. That path has been through
-            its own output units and is not adapted again (port).
+        coarse: channels of the coarser block's output, or None for the first block.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class RefineNetBlock(nn.Module):
             )
             for channels, width in zip(tap_channels, tap_widths, strict=True)
         )
+        self.adapt_coarse = nn.Sequential(*([] if coarse is None else _units(coarse, options.coarse_units, options)))
         widths = [*tap_widths, *([] if coarse is None else [coarse])]
         self.width = min(widths)
         self.fuse = MultiResolutionFusion(widths, self.width, options) if len(widths) > 1 else None
@@ -168,7 +172,7 @@ class RefineNetBlock(nn.Module):
     def forward(self, taps: Sequence[Tensor], coarse: Tensor | None) -> Tensor:
         """[(B, C_i, h_i, w_i)] and the coarser block's (B, C, h, w) -> (B, width, max h_i, max w_i)."""
         paths = [adapt(tap) for adapt, tap in zip(self.adapt, taps, strict=True)]
-        paths += [] if coarse is None else [coarse]
+        paths += [] if coarse is None else [self.adapt_coarse(coarse)]
         x = self.fuse(paths) if self.fuse is not None else paths[0]
         return self.refine(self.pool(x))
 
@@ -178,6 +182,7 @@ class RefineNetDecoder(Decoder):
     """A cascade of RefineNet blocks from coarse to fine, dropout and a 3x3 classifier."""
 
     Options = RefineNetOptions  # type: ignore[assignment]
+    takes_scales = True
 
     def __init__(
         self, channels: Mapping[Any, int], centers: Mapping[Any, float], num_classes: int, options: RefineNetOptions

@@ -91,8 +91,6 @@ class SMPDecoder(Decoder):
         super().__init__(num_classes, options)
         self.architecture = ARCHITECTURES[options.architecture]
         self.pools_to_one = self.architecture.pools_to_one
-        if not all(isinstance(stride, int) for stride in channels):
-            raise UserError("model.input_scales: a decoder of SMP takes one scale. Use model.input_scale.")
         self.strides = [stride for stride in channels if stride >= 4]
         self.decoder = self._create(channels, options)
         width: Any = options.arguments[self.architecture.width]

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segrefine.core.errors import UserError
 from segrefine.core.options import Count
 from segrefine.core.registry import register_decoder
 from segrefine.models.decoders.base import Decoder
@@ -43,8 +42,6 @@ class UnpoolingDecoder(Decoder):
     ) -> None:
         super().__init__(num_classes, options)
         self.bottom: nn.Module = nn.Identity()
-        if channels.keys() != depths.keys():
-            raise UserError("model.input_scales: a decoder that unpools takes one scale. Use model.input_scale.")
         self.stages = nn.ModuleDict()
         for stride in sorted(depths, reverse=True):
             width, count = channels[stride], depths[stride] - (stride == 2 and self.kernel == 3)
