@@ -86,6 +86,13 @@ def test_twenty_planted_faults_are_found_and_then_excluded(tmp_path: Path, type_
     assert (tmp_path / "bad.txt").read_text().splitlines()[1:] == lines
 
 
+def test_without_bad_files_there_is_no_list_of_them(tmp_path: Path, type_in: TypeIn) -> None:
+    result = type_in("segrefine.data", "check", "write_exclude=bad.txt", "datamodule.train_size=2")
+    assert result.returncode == 0
+    assert "datamodule.exclude" not in result.stdout
+    assert not (tmp_path / "bad.txt").exists()
+
+
 def test_classes_that_are_counted_do_not_hide_bad_masks(tmp_path: Path, type_in: TypeIn) -> None:
     image, mask = np.zeros((4, 5, 3), np.uint8), np.arange(20, dtype=np.uint8).reshape(4, 5) % 3
     for split in ("train", "val"):
@@ -120,6 +127,7 @@ def test_a_picture_is_shown(tmp_path: Path, type_in: TypeIn) -> None:
         (["show", "output=x.png", "split=vall"], "Did you mean 'val'"),
         (["show", "output=x.png", "count=0"], "count=0 should be"),
         (["show", "output=x.png", "count=few"], "count=few should be"),
+        (["show", "output=x.png", "datamodule=ade20k", "datamodule.root=.", "split=test"], "no labels for split=test"),
         (["chek"], "Did you mean 'check'"),
         (["datamodule=camvid"], "Name the command first: segrefine data check"),
         (["check", "datamodule=camvd"], "Did you mean 'camvid'"),

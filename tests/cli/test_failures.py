@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TypeIn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 
 from segrefine.cli.failures import explain_failure
@@ -35,6 +36,8 @@ WORKER = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback:\nO
 @pytest.mark.parametrize(
     ("error", "what", "remedy"),
     [
+        (ValueError("Expected more than 1 value per channel when training"), "one value per channel", "batch_size"),
+        (MisconfigurationException("Try `limit_val_batches=0.2`"), "Try `limit_val_batches=0.2`", ""),
         (oserror(errno.ENOSPC), r"The disk is full \(.*'runs/x'\)", "Free space"),
         (oserror(errno.EDQUOT), "The disk is full", "Free space"),
         (oserror(errno.EROFS), "cannot be read or written", "hydra.run.dir=FOLDER"),

@@ -280,13 +280,16 @@ def write_finished(run: Path, config: dict[str, Any]) -> None:
 
 def test_a_finished_run_of_other_options_is_refused_by_name(sweep: Sweep) -> None:
     words = ["seed=0,1", "hydra.sweep.dir=multirun/mine"]
-    for run, rate in (("seed-0", 0.5), ("seed-1", 0.0005)):
+    for run, rate, start in (("seed-0", 0.5, "a.pth"), ("seed-1", 0.0005, None)):
         config = {"recipe": {"lr": rate}, "logger": {"csv": False}, "datamodule": {"num_workers": 17}}
+        config["init_from"] = start
         write_finished(sweep.top / "multirun/mine" / run, config)
     status, said = sweep.run(*words)
     assert status == 2
     message = next(line for line in said.splitlines() if line.startswith("error: "))
-    assert "seed-0 was finished with other options: recipe.lr=0.0005 (was 0.5). Remove it" in message
+    assert "seed-0 was finished with other options: " in message
+    assert "recipe.lr=0.0005 (was 0.5)" in message
+    assert "init_from=None (was a.pth)" in message
     assert "finished before: " in said  # the other one
 
 

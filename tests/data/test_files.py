@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import make
+from builders import make, saved_pair
 from PIL import Image
 
 from segrefine.core.errors import UserError
@@ -465,6 +465,17 @@ def test_folder_label_map(tmp_path: Path) -> None:
         _ = make(FolderDataModule, root=str(tmp_path), classes=["a"], label_map={0: 0, 7: 9}).code
     with pytest.raises(UserError, match=r"value 100, 255"):
         make(FolderDataModule, root=str(tmp_path), label_map={0: 0, 7: 1}, void=None).setup("fit")
+
+
+@pytest.mark.parametrize("classes", [None, ["sound", "cracked"]])
+def test_a_rare_class_in_masks_with_void_is_found(tmp_path: Path, classes: list[str] | None) -> None:
+    for index in range(20):
+        mask = np.where(GREY > 99, 255, index == 10).astype(np.uint8)
+        saved_pair(tmp_path, "train", f"{index:02d}", np.zeros((*GREY.shape, 3), np.uint8), mask)
+    saved_pair(tmp_path, "val", "00", np.zeros((*GREY.shape, 3), np.uint8), mask)
+    datamodule = make(FolderDataModule, root=str(tmp_path), classes=classes)
+    datamodule.setup("fit")
+    assert datamodule.num_classes == 2
 
 
 @pytest.mark.parametrize("classes", [None, ["background", "crack"]])

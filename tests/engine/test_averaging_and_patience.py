@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
 from segrefine.data.sets.shapes import ShapesDataModule
+from segrefine.engine.callbacks.early_stopping import Patience
 from segrefine.engine.callbacks.progress import StepLog
 from segrefine.engine.recipe import Recipe
 from segrefine.engine.train import train
@@ -96,7 +97,7 @@ def test_a_training_that_gets_no_better_ends_and_stays_ended(tmp_path: Path, cap
     """Whose scores stay the same, since nothing moves: the first is the best, and the next two are no better."""
     caplog.set_level(logging.INFO)
     still = ["recipe.optimizer=sgd", "recipe.lr=1e-30", "recipe.frozen_norm=true", "trainer.max_epochs=7"]
-    options = [*still, "trainer.early_stopping=2"]
+    options = [*still, "recipe.progressive_resizing=0", "trainer.early_stopping=2"]
     train(config(*options), tmp_path)
     assert last(tmp_path)["global_step"] == 3 * 4
     assert "Stopped by trainer.early_stopping=2 after 12 steps: val/mIoU was at most" in caplog.text
@@ -104,6 +105,20 @@ def test_a_training_that_gets_no_better_ends_and_stays_ended(tmp_path: Path, cap
     train(config(*options, f"ckpt_path={tmp_path}/checkpoints/last.ckpt"), tmp_path)  # as if killed in the final test
     assert last(tmp_path)["global_step"] == 12
     assert content["callbacks"].keys() == last(tmp_path)["callbacks"].keys()
+
+
+def test_the_patience_given_now_holds() -> None:
+    before, now = Patience(2), Patience(10)
+    before.wait_count = 2
+    now.load_state_dict(before.state_dict())
+    assert (now.patience, now.wait_count) == (10, 2)
+
+
+def test_validations_do_not_count_while_images_are_halved(tmp_path: Path) -> None:
+    """Of 6 epochs 4 are at half size; nothing moves, so the second validation after them is one too many."""
+    still = ["recipe.optimizer=sgd", "recipe.lr=1e-30", "recipe.frozen_norm=true", "recipe.progressive_resizing=0.6"]
+    train(config(*still, "trainer.early_stopping=1", "trainer.max_epochs=6"), tmp_path)
+    assert last(tmp_path)["global_step"] == 5 * 4
 
 
 def test_a_patience_of_none_is_refused(tmp_path: Path) -> None:

@@ -127,15 +127,23 @@ def test_networks_that_were_trained_differently_are_told_apart(
 ) -> None:
     content = torch.load(checkpoint, weights_only=True)
     trained = content[KEY]["config"]
-    trained.setdefault("trainer", {"max_epochs": 3, "precision": "16-mixed"})
+    trained |= {"trainer": {"max_epochs": 3, "precision": "16-mixed"}, "init_from": None}
+    torch.save(content, tmp_path / "one.ckpt")
     (trained[group] if group else trained)[option] = value
     torch.save(content, tmp_path / "other.ckpt")
-    for name, path in {"one": checkpoint, "other": tmp_path / "other.ckpt"}.items():
-        evaluate(config(path, "datamodule.val_size=1"), tmp_path / name)
+    for name in ("one", "other"):
+        evaluate(config(tmp_path / f"{name}.ckpt", "datamodule.val_size=1"), tmp_path / name)
     one, other = name_runs([read_run(tmp_path / name) for name in ("one", "other")]).labels
     assert f"{option}={Path(str(value)).stem}" in other
     assert f"{option}={Path(str(value)).stem}" not in one
     assert "precision" not in other  # both were scored in the same
+
+
+def test_options_that_exclude_each_other_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trainer\.limit_val_batches=0\.001 leaves none of 1 batches"):
+        evaluate(config(checkpoint, "trainer.limit_val_batches=0.001"), tmp_path)
+    with pytest.raises(UserError, match="submission=voc takes the place of save_predictions=true"):
+        evaluate(config(checkpoint, "save_predictions=true", "submission=voc"), tmp_path)
 
 
 def test_views_change_the_scores_and_are_written_down(checkpoint: Path, tmp_path: Path) -> None:

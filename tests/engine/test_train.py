@@ -21,6 +21,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
+from segrefine.cli.command import check_folder
 from segrefine.core.config import CONFIG_FOLDER
 from segrefine.core.errors import UserError
 from segrefine.data.sets.shapes import ShapesDataModule
@@ -412,6 +413,24 @@ def test_a_step_of_several_batches_is_left_out_as_a_whole(tmp_path: Path, monkey
     assert summary.skipped_steps == 1
     last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
+
+
+def test_a_run_is_not_resumed_in_the_folder_of_another(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints/last.ckpt").touch()
+    resumed = tmp_path / "one/checkpoints/last.ckpt"
+    RunFolder(tmp_path / "one").check_free(resumed)
+    RunFolder(tmp_path / "new").check_free(resumed)
+    with pytest.raises(UserError, match="other holds a training run"):
+        RunFolder(tmp_path / "other").check_free(resumed)
+    with pytest.raises(UserError, match="other holds a training run"):
+        check_folder([f"ckpt_path={resumed}", f"hydra.run.dir={tmp_path / 'other'}"])
+
+
+def test_norms_are_synchronized_between_gpus_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sync_batchnorm=true takes GPUs"):
+        train(config("trainer.sync_batchnorm=true"), tmp_path)
 
 
 def test_norms_that_hold_activations_are_not_synchronized(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """summary.json is read back as it was written; files from before it had a version are read, others refused by name."""
 
 import json
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,20 @@ def test_numbers_that_json_has_not_are_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_mapping_that_changed_is_one_option() -> None:
+    maps = None, {0: 0, 255: 1}, {0: 0, 255: 1, 128: 1}
+    for before, now in permutations(maps, 2):
+        found = changed_options({"datamodule": {"label_map": before}}, {"datamodule": {"label_map": now}})
+        assert found == [f"datamodule.label_map={now} (was {before})"]
+
+
 @pytest.mark.parametrize("before", [None, 0, False, 0.5, "a", []])
 def test_an_option_that_changed_is_named_whatever_it_was(before: object) -> None:
     assert changed_options({"recipe": {"clip_norm": before}}, {"recipe": {"clip_norm": before}}) == []
     changed = changed_options({"recipe": {"clip_norm": before}}, {"recipe": {"clip_norm": 1.0}})
     assert changed == [f"recipe.clip_norm=1.0 (was {before})"]
     assert changed_options({}, {"recipe": {"clip_norm": 1.0}}) == []  # an option that older versions had not
+    plain = {"trainer": {"max_epochs": 5}}
+    added = {"trainer": {"max_epochs": 5, "val_check_interval": 50}}
+    assert changed_options(plain, added) == ["trainer.val_check_interval=50 (was None)"]
     assert changed_options({"ckpt_path": before}, {"ckpt_path": "x"}) == []  # it ends as it would have

@@ -110,15 +110,15 @@ class _Job:
 def forget(folder: Path) -> None:
     """Remove the folder of a run that produced nothing but a log of the message printed, unless the user named it."""
     sweeps = any(word.startswith("hydra.sweep") for word in sys.argv)
-    if not sweeps and named_folder(sys.argv) is None and RunFolder(folder).abandoned:
+    if not sweeps and named_path(sys.argv, "hydra.run.dir") is None and RunFolder(folder).abandoned:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # the day's, if there was nothing else
 
 
-def named_folder(arguments: list[str]) -> Path | None:
-    """Return the folder that the command line gives the run, if it does."""
-    found = [word.partition("=")[2] for word in arguments if word.startswith("hydra.run.dir=")]
+def named_path(arguments: list[str], option: str) -> Path | None:
+    """Return the path that the command line gives for an option, if it does."""
+    found = [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
     return Path(found[-1].strip("'\"")) if found else None
 
 
@@ -126,17 +126,19 @@ def check_folder(arguments: list[str]) -> None:
     """Check the folder that the command line gives the run, before Hydra writes its record there.
 
     Raises:
-        UserError: It holds a training run that no `ckpt_path` resumes. Or torchrun or SLURM started several processes
-            and there is none, so that each would name its own after the clock. (Lightning's launcher gives all one.)
+        UserError: It holds a training run that `ckpt_path` does not resume. Or torchrun or SLURM started several
+            processes and there is none, so that each would name its own after the clock. (Lightning's launcher gives
+            all one.)
     """
-    folder, words = named_folder(arguments), {word.partition("=")[0] for word in arguments}
+    folder, resumed = named_path(arguments, "hydra.run.dir"), named_path(arguments, "ckpt_path")
+    words = {word.partition("=")[0] for word in arguments}
     if words & {"-h", "--help", "-c", "--cfg", "-m", "--multirun"}:
         return
     started = max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
     if folder is None and started > 1:
         raise UserError(f"Give the {started} processes of this run one folder: hydra.run.dir=FOLDER.")
-    if folder is not None and "ckpt_path" not in words:
-        RunFolder(folder).check_free()
+    if folder is not None and resumed != Path("last"):
+        RunFolder(folder).check_free(resumed and resumed.expanduser())
 
 
 def run_folder(ckpt_path: str | None, folder: str) -> str:

@@ -48,7 +48,7 @@ def run_check(cfg: DictConfig) -> None:
     datamodule = _build(cfg)
     reports = check(datamodule)
     print(printable(render(reports, datamodule.classes)))
-    if file:
+    if file and any(report.bad for report in reports):
         write_exclude(file, [(report.split, *bad) for report in reports for bad in report.bad.items()])
         print(printable(f"To skip the bad files: datamodule.exclude={file}"))
     if any(report.bad for report in reports):
@@ -68,6 +68,8 @@ def run_show(cfg: DictConfig) -> None:
     if output.suffix.lower() not in EXTENSIONS:
         raise UserError(f"output={output} should end in one of {', '.join(EXTENSIONS)}.")
     datamodule = _build(cfg)
+    if cfg.split == "test" and not datamodule.has_test:
+        raise UserError(f"datamodule={cfg.datamodule.name} has no labels for split=test here. Use split=val.")
     dataset = datamodule.dataset(cfg.split)
     chosen, examples = evenly_spaced(len(dataset), cfg.count), []
     for index in chosen:

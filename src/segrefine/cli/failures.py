@@ -30,6 +30,7 @@ _MEMORY = (
 )
 
 _DETERMINISTIC = "Set deterministic=false, or use another model."
+_ONE_VALUE = "Set datamodule.batch_size to 2 or more, or a larger datamodule.crop_size."
 _UNUSED = "Add trainer.strategy=ddp_find_unused_parameters_true."
 
 _DISK_WORDS = ("No space left on device", "PytorchStreamWriter failed", "unexpected pos ", "iostream error")
@@ -69,6 +70,10 @@ def explain_failure(error: BaseException) -> UserError | None:
         for what, remedy, numbers, words in _FAULTS:
             if _fits(link, numbers, words):
                 return UserError(f"{what} ({_last_line(link)}). {remedy}")
+        if isinstance(link, ValueError) and "Expected more than 1 value per channel" in str(link):
+            return UserError(f"Batch norm sees one value per channel. {_ONE_VALUE}")
+        if type(link).__name__ == "MisconfigurationException":  # by which Lightning tells users of their mistakes
+            return UserError(_last_line(link) + ".")
         if isinstance(link, MemoryError):
             return UserError(f"The memory ran out. {_MEMORY}")
     return None

@@ -228,8 +228,9 @@ class SegmentationDataModule(LightningDataModule):
         )
 
 
-GRACE = 30
-"""Seconds from SIGTERM to the end of a loader process. SLURM waits as long (KillWait) before it kills all of them."""
+GRACE = 600
+"""Seconds from SIGTERM to the end of a loader process: longer than most validations, after which a run stops. When the
+main process has ended, PyTorch's loader ends the others sooner."""
 
 
 def outlive_signals(worker: int) -> None:

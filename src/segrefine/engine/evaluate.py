@@ -16,7 +16,14 @@ from segrefine.engine.callbacks.progress import ScoringLines, Throughput
 from segrefine.engine.module import SegmentationModule
 from segrefine.engine.reliability import write_reliability
 from segrefine.engine.score import finite, report, score
-from segrefine.engine.trainer import create_trainer, peak_memory, quiet_others, reset_peak_memory, shows_bar
+from segrefine.engine.trainer import (
+    check_share,
+    create_trainer,
+    peak_memory,
+    quiet_others,
+    reset_peak_memory,
+    shows_bar,
+)
 from segrefine.io.atomic import write_text
 from segrefine.models.cost import measure_cost
 from segrefine.models.crf import create_refinement
@@ -38,6 +45,8 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     """
     if cfg.checkpoint is None:
         raise UserError(f"Give checkpoint=PATH, such as {RunFolder.BEST} of a run.")
+    if cfg.save_predictions and cfg.submission:
+        raise UserError(f"submission={cfg.submission} takes the place of save_predictions=true. Give one of them.")
     quiet_others()
     reset_peak_memory()
     folder = RunFolder(path)
@@ -52,6 +61,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
     check_benchmark(cfg.submission, datamodule.num_classes)
     callbacks = [timer := Throughput(), *_choose_callbacks(cfg, folder, datamodule)]
     limit = config["trainer"][f"limit_{cfg.split}_batches"]  # for the split is scored as the trainer's test split
+    check_share(limit, len(datamodule.test_dataloader()), cfg.split)
     trainer = create_trainer(config["trainer"] | {"limit_test_batches": limit}, path, callbacks)
     cost = measure_cost(net, datamodule.image_size(cfg.split))
     scores = score(trainer, module, datamodule, folder)

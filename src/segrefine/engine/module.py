@@ -117,10 +117,14 @@ class SegmentationModule(LightningModule):
             self._statistics = [buffer.clone() for buffer in self.net.buffers()]
             self._losses_finite = True
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    @property
+    def halves(self) -> bool:
+        """Whether the training is in the part that sees images of half the size."""
         share = self.recipe.progressive_resizing
-        if share and self.global_step < share * self.trainer.estimated_stepping_batches:
-            batch = halve(batch)
+        return bool(share) and self.global_step < share * self.trainer.estimated_stepping_batches
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        batch = halve(batch) if self.halves else batch
         labels = pad_small(batch["label"], VOID)
         logits = Logits(self.net, self.images(batch), self.recipe.loss_at)
         loss = logits.loss(labels, self.class_weights, self.recipe.loss)
@@ -208,7 +212,7 @@ class SegmentationModule(LightningModule):
         if scaled and self.trainer.strategy.reduce_boolean_decision(bool(self._losses_finite)):
             return  # float16's scaler in search of its scale: it sees the gradients, and skips the step by itself
         self.skipped_steps += 1
-        log.warning(self._describe(f"Skipped, the {self.skipped_steps}. so far: the gradient is not finite"))
+        log.warning(self._describe(f"Skipped a step ({self.skipped_steps} so far): the gradient is not finite"))
         if not scaled:
             optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(self.net.buffers(), self._statistics, strict=True):

@@ -12,7 +12,7 @@ from segrefine.engine.recipe import Recipe
 from segrefine.models.build import NetworkOptions
 from segrefine.models.encoders import EncoderOptions
 from segrefine.runs.folder import RunFolder, previous
-from segrefine.runs.options import FOLD_OPTIONS, changed_options
+from segrefine.runs.options import AT_THE_START, FOLD_OPTIONS, HARMLESS, changed_options
 from segrefine.weights.checkpoint import Checkpoint, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def checkpoint_to_resume(
     if checkpoint is None:
         return None
     refuse_other_run(checkpoint, config, classes)
-    if changed := changed_options(complete(checkpoint.config), complete(config)):
+    if changed := changed_options(complete(checkpoint.config), complete(config), HARMLESS | AT_THE_START):
         log.warning(f"Resuming with other options than before, so to another end: {', '.join(changed)}.")
     return checkpoint.path
 

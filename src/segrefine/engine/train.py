@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -32,6 +33,7 @@ from segrefine.engine.recipe import Recipe
 from segrefine.engine.resume import checkpoint_to_resume
 from segrefine.engine.score import finite, report, score
 from segrefine.engine.trainer import (
+    check_share,
     check_trainer,
     create_trainer,
     is_rank_zero,
@@ -116,8 +118,8 @@ def check(cfg: DictConfig, folder: RunFolder) -> Job:
     datamodule.setup()
     _check_batches(datamodule, config["trainer"])
     resumed = checkpoint_to_resume(config["ckpt_path"], folder, config, datamodule.classes)
-    if not resumed and is_rank_zero():
-        folder.check_free()
+    if is_rank_zero():
+        folder.check_free(resumed)
     net = _build_network(config, datamodule, resumed)
     pretrained = bool(config["backbone"]["weights"] or config["init_from"])
     recipe = Recipe.from_config(config["recipe"]).resolve(pretrained, datamodule)
@@ -135,8 +137,7 @@ def _check_batches(datamodule: SegmentationDataModule, trainer: dict[str, Any]) 
     for split in SPLITS:
         loader = getattr(datamodule, f"{split}_dataloader")()  # refuses batches larger than the set
         limit = trainer[f"limit_{split}_batches"]
-        if isinstance(limit, float) and int(limit * len(loader)) < 1:
-            raise UserError(f"trainer.limit_{split}_batches={limit} leaves none of {len(loader)} batches.")
+        check_share(limit, len(loader), split)
         interval, by_epoch = trainer.get("val_check_interval"), trainer["check_val_every_n_epoch"] is not None
         batches = min(len(loader), limit) if isinstance(limit, int) else int(limit * len(loader))
         if split == "train" and by_epoch and isinstance(interval, int) and interval > batches:
@@ -158,13 +159,15 @@ def _check_batch_norm(net: SegmentationModel, recipe: Recipe, datamodule: Segmen
 
 
 def _check_synchronized(net: SegmentationModel, trainer: dict[str, Any]) -> None:
-    """Raise UserError for norms that do more, such as timm's: Lightning would replace them by plain ones."""
+    """Raise UserError without GPUs, and for norms that do more, such as timm's, which Lightning would make plain."""
     more = {type(module).__name__ for module in net.modules() if isinstance(module, _BatchNorm)} - PLAIN_NORMS
     if trainer["sync_batchnorm"] and more:
         raise UserError(
             f"trainer.sync_batchnorm=true would replace the {more.pop()} of backbone=timm, which holds the activation "
             "too, by a plain norm. Leave it out, or use another backbone."
         )
+    if trainer["sync_batchnorm"] and (trainer["accelerator"] == "cpu" or not torch.cuda.is_available()):
+        raise UserError("trainer.sync_batchnorm=true takes GPUs: PyTorch has none for the CPU. Leave it out.")
 
 
 def _build_network(
@@ -242,7 +245,8 @@ def fit(job: Job, training: Training) -> None:
     """Train, from the start or from the checkpoint."""
     trainer = training.trainer
     trainer.fit(training.module, datamodule=job.datamodule, ckpt_path=job.resumed, weights_only=True)
-    if trainer.global_step < trainer.max_steps:
+    patience = trainer.early_stopping_callback
+    if trainer.global_step < trainer.max_steps and not (patience and patience.stopped_epoch):
         steps = f"{trainer.global_step} of trainer.max_steps={trainer.max_steps}"
         log.info(f"trainer.max_epochs={trainer.max_epochs} ended the training, after {steps} steps")
 

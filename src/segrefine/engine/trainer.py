@@ -100,6 +100,12 @@ def check_trainer(options: dict[str, Any], prefix: str = "trainer.") -> None:
         raise UserError("The training has no end: set trainer.max_epochs or trainer.max_steps to 1 or more.")
 
 
+def check_share(limit: int | float, batches: int, split: str) -> None:
+    """Raise UserError for a share of a split's batches that is less than one."""
+    if isinstance(limit, float) and int(limit * batches) < 1:
+        raise UserError(f"trainer.limit_{split}_batches={limit} leaves none of {batches} batches.")
+
+
 def create_trainer(
     options: dict[str, Any],
     folder: Path,

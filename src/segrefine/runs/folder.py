@@ -76,9 +76,12 @@ class RunFolder:
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
         return self.HYDRA in names and names <= {self.HYDRA, self.LOG, self.LOCK}
 
-    def check_free(self) -> None:
-        """Raise UserError if the folder holds a training run, whose files others would replace."""
-        if self.last.is_file():
+    def check_free(self, resumed: Path | None = None) -> None:
+        """Raise UserError if the folder holds a training run, whose files others would replace.
+
+        Not if it is the one that the checkpoint `resumed` continues.
+        """
+        if self.last.is_file() and (resumed is None or resumed.resolve().parent.parent != self.path.resolve()):
             raise UserError(
                 f"{self.path} holds a training run. Give another hydra.run.dir=FOLDER, or resume that run "
                 "(train: ckpt_path=last)."

@@ -1,6 +1,6 @@
 """Read the options of runs. Define which of them affect the result, and which tell variants apart."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ from segrefine.core.registry import rename_classes
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, but missing where PyYAML lacks libyaml
 
 HARMLESS = {
-    *("ckpt_path", "init_from", "strict", "checkpoint_every_minutes", "log_gradients", "log_dead_units"),
+    *("ckpt_path", "checkpoint_every_minutes", "log_gradients", "log_dead_units"),
     *("datamodule.root", "datamodule.download", "datamodule.cache", "datamodule.num_workers"),
-    *("datamodule.sequence_pattern", "model.init"),
+    "datamodule.sequence_pattern",
 }
-"""Options that may change without notice when a run resumes: they do not affect the result."""
+"""Options that may change without notice: they do not affect the result."""
 
-NO_DIFFERENCE = (HARMLESS - {"init_from", "strict", "model.init"}) | {
+AT_THE_START = {"init_from", "strict", "model.init"}
+"""Options that do not affect how a run resumes, which starts from its checkpoint."""
+
+NO_DIFFERENCE = HARMLESS | {
     *("seed", "checkpoint", "logger", "submission", "save_predictions", "split"),
     *("datamodule.eval_batch_size", "hydra"),
 }
@@ -39,7 +42,7 @@ FORMERLY: dict[str, Any] = {
 }
 """What was in effect before an option existed: None, unless it is here."""
 
-WHOLE = ("recipe.loss",)
+WHOLE = ("recipe.loss", "datamodule.label_map", "model.skip_scales", "model.widths")
 """Options that are one value even where this is a mapping."""
 
 
@@ -68,11 +71,17 @@ def flatten_options(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return `key=value (was before)` for each option that changed and affects the result."""
-    old = flatten_options(before)
+def changed_options(
+    before: Mapping[str, Any], now: Mapping[str, Any], harmless: Collection[str] = HARMLESS
+) -> list[str]:
+    """Return `key=value (was before)` for each option that changed and affects the result.
+
+    An option that only one of them has is of another version, but in the group `trainer`, where users add some.
+    """
+    old, new, added = flatten_options(before), flatten_options(now), "trainer" in before and "trainer" in now
+    keys = [key for key in {**new, **old} if (key in new and key in old) or (added and key.startswith("trainer."))]
     return [
-        f"{key}={value} (was {old[key]})"
-        for key, value in flatten_options(now).items()
-        if key in old and value != old[key] and key not in HARMLESS
+        f"{key}={new.get(key)} (was {old.get(key)})"
+        for key in keys
+        if new.get(key) != old.get(key) and key not in harmless
     ]

@@ -119,10 +119,19 @@ class FolderDataModule(FileDataModule):
         super().setup(stage)
         if self._unreadable:  # classes were counted without them
             raise self._unreadable[0]
-        if stage in (None, "fit") and self.label_map is None and self.void == VOID:
-            dataset = self.dataset("train")
-            labels = [dataset.read_label(index) for index in evenly_spaced(len(dataset), LABELS_CHECKED)]
-            refuse_binary({value for label in labels for value in label.unique().tolist()})
+        counted = self.class_names is None  # which looked at every mask
+        if stage in (None, "fit") and not counted and self.label_map is None and self.void == VOID:
+            self._refuse_binary()
+
+    def _refuse_binary(self) -> None:
+        """Refuse masks of only 0 and 255: a few, and if these hold nothing else, all of them."""
+        dataset = self.dataset("train")
+        for few in (LABELS_CHECKED, len(dataset)):
+            labels = (dataset.read_label(index) for index in evenly_spaced(len(dataset), few))
+            values = {value for label in labels for value in label.unique().tolist()}
+            if values != {0, VOID}:
+                return
+        refuse_binary(values)
 
     def examples(self, split: str) -> list[Example]:
         name, beyond_rgb = self.lists[split], self.in_channels > RGB

@@ -1,6 +1,7 @@
 """The end of a training that gets no better."""
 
 import logging
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
@@ -14,11 +15,20 @@ class Patience(EarlyStopping):
     """Stop after `validations` in a row without a better val mIoU than before.
 
     Checks right after a validation, so that the checkpoint saved there knows the count. Lightning's default checks at
-    the end of the epoch, after it.
+    the end of the epoch, after it. Validations do not count while the training sees images of half the size, since
+    scores stay low then.
     """
 
     def __init__(self, validations: int) -> None:
         super().__init__(MONITOR, mode="max", patience=validations, check_finite=False, check_on_train_epoch_end=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the count, but not the patience: the one given now holds."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not module.halves:  # type: ignore[truthy-function]
+            super().on_validation_end(trainer, module)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """End a run at once that had stopped before it was resumed."""
