@@ -46,7 +46,7 @@ def test_other_commands_have_help_too(script: str, type_in: TypeIn) -> None:
         ("+experiment=shapes_fcn8s", "experiment has no value 'shapes_fcn8s'. Did you mean 'shapes/fcn8s'"),
         ("seed='0", "seed='0 cannot be read. Put a value with ~, =, spaces or quotes in quotes"),
         ("init_from=~/x.ckpt", "init_from=~/x.ckpt cannot be read. Put a value with ~, =, spaces or quotes in quotes"),
-        ("fcn8s", "fcn8s is no option. Give NAME=VALUE, such as model=fcn8s."),
+        ("fcn8s", "fcn8s is not an option. Give NAME=VALUE, such as model=fcn8s."),
         (
             "-m +experiment/camvid=fcn8s,refinenet datamodule.root=.",
             "Its options: augment, batch_size, crop_size, eval_batch_size, images_per_class, images_per_epoch, "
@@ -62,7 +62,7 @@ def test_other_commands_have_help_too(script: str, type_in: TypeIn) -> None:
         ("--epochs 3", "There is no --epochs. Options have the form NAME=VALUE, without dashes"),
         (
             "model=fcn_dilated model.crp_links=2",
-            "model.crp_links is no option of model=fcn_dilated. Its options: auxiliary, context, crf, init, "
+            "model.crp_links is not an option of model=fcn_dilated. Its options: auxiliary, context, crf, init, "
             "input_scale, upsample. It is one of model=refinenet, refinenet_2cascade,",
         ),
     ],

@@ -138,7 +138,7 @@ def test_a_picture_is_shown(tmp_path: Path, type_in: TypeIn) -> None:
             ["check", "datamodule=camvid", "datamodule.folds=4", "write_exclude=x"],
             "Remove datamodule.fold and folds",
         ),
-        (["check", "datamodule.fold=0"], "datamodule.fold is no option of datamodule=shapes"),
+        (["check", "datamodule.fold=0"], "datamodule.fold is not an option of datamodule=shapes"),
         (["check", "datamodule.rot=x"], "datamodule.rot"),
         (["check", "datamodule=folder", "datamodule.on_error=skip"], "segrefine data check write_exclude=FILE, then"),
     ],

@@ -84,7 +84,7 @@ def test_the_table_of_verdicts_is_regenerated_between_its_marks(top: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "curve", "reason"),
     [
-        ("good", "99,0.5\n199,0.6\n", "1 of 2 networks were still learning"),
+        ("good", "99,0.5\n199,0.6\n", "1 of 2 networks was still learning"),
         ("*", "199,0.6\n", "networks may still have been learning"),
     ],
 )

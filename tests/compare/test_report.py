@@ -107,6 +107,7 @@ def test_images_without_a_valid_pixel_are_no_obstacle(void: int, tmp_path: Path)
         (["runs=sweep", "wandb=a/b", "output=out"], "Give runs=DIR, a list of folders or a glob; or wandb="),
         (["runs=sweep", "output=out", "base=fcn8s"], "There is no option 'base'. Did you mean 'baseline'?"),
         (["claims=a.yml", "output=out"], "claims=a.yml writes beside that file: remove output=."),
+        (["claims=a.yml", "plan=true"], "claims=a.yml writes beside that file: remove plan=."),
         (["claims=nowhere.yml"], "claims=nowhere.yml cannot be read: No such file or directory."),
     ],
 )

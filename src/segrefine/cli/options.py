@@ -106,7 +106,7 @@ def explain(error: Exception, config_name: str) -> str:
     if isinstance(error, OverrideParseException):
         name, given, _ = str(error.override).partition("=")
         if not given:
-            return f"{name} is no option. Give NAME=VALUE, such as model=fcn8s."
+            return f"{name} is not an option. Give NAME=VALUE, such as model=fcn8s."
         advice = f"Put a value with ~, =, spaces or quotes in quotes: \"{name}='VALUE'\"."
         return f"{error.override} cannot be read. {advice}"
     if isinstance(error.__cause__, (ConfigAttributeError, ConfigKeyError)):
@@ -156,9 +156,9 @@ def _option_of_another(key: str, default: str) -> str:
     chosen = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(f"{group}=")]
     value = (chosen or [default])[-1]
     if value not in list_names(group):
-        return f"{key} is no option of what was chosen. Give another {group}=NAME, or leave it out."
+        return f"{key} is not an option of what was chosen. Give another {group}=NAME, or leave it out."
     options = sorted(read_group(group, value).keys() - {"name", "decoder", "kind"})
-    message = f"{key} is no option of {group}={value}. Its options: {', '.join(options)}."
+    message = f"{key} is not an option of {group}={value}. Its options: {', '.join(options)}."
     if not chosen and any(argument.startswith("+experiment") for argument in sys.argv):  # Hydra reads swept files later
         message += f" If the swept files of experiments/ choose another {group}, give {group}=NAME as well."
     elif others := names_with(group, key.partition(".")[2]):

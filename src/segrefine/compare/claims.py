@@ -196,5 +196,5 @@ def describe_training(variants: Sequence[Variant]) -> str:
     known = [variant for variant in variants if variant.gain is not None]
     learning = sum(variant.still_learning for variant in known)
     if learning:
-        return f"{learning} of {len(known)} networks were still learning"
+        return f"{learning} of {len(known)} networks {'was' if learning == 1 else 'were'} still learning"
     return "networks may still have been learning"

@@ -43,10 +43,7 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
 
     Where `cfg.checkpoint` was read before, `checkpoint` is what it holds.
     """
-    if cfg.checkpoint is None:
-        raise UserError(f"Give checkpoint=PATH, such as {RunFolder.BEST} of a run.")
-    if cfg.save_predictions and cfg.submission:
-        raise UserError(f"submission={cfg.submission} takes the place of save_predictions=true. Give one of them.")
+    _check_options(cfg)
     quiet_others()
     reset_peak_memory()
     folder = RunFolder(path)
@@ -81,6 +78,13 @@ def evaluate(cfg: DictConfig, path: Path, checkpoint: Checkpoint | None = None) 
         write_reliability(module.reliability, folder)
         report(summary, folder)
     return summary
+
+
+def _check_options(cfg: DictConfig) -> None:
+    if cfg.checkpoint is None:
+        raise UserError(f"Give checkpoint=PATH, such as {RunFolder.BEST} of a run.")
+    if cfg.save_predictions and cfg.submission:
+        raise UserError(f"submission={cfg.submission} takes the place of save_predictions=true. Give one of them.")
 
 
 def _choose_callbacks(cfg: DictConfig, folder: RunFolder, datamodule: SegmentationDataModule) -> list[Callback]:

@@ -211,7 +211,7 @@ def read_mat(path: Path, variable: str) -> np.ndarray:
                 raise BadFileError(f"{path}: its variable '{name}' has no field '{field}'.")
         values = file.values(array)
         if values is None or values.ndim != 2 or not values.size:
-            raise BadFileError(f"{path}: its variable '{variable}' is no map of numbers.")
+            raise BadFileError(f"{path}: its variable '{variable}' is not an array of numbers.")
         if values.dtype.kind != "f":
             return values
         with np.errstate(invalid="ignore"):  # a number too large, or none

@@ -94,7 +94,7 @@ class SegmentationModel(nn.Module):
         if self.training and self.decoder.pools_to_one and images.shape[0] == 1:
             raise UserError(
                 "The network cannot train on a batch of one image: its batch norm after a pool to one cell needs "
-                "more. Set datamodule.batch_size to 2 or more."
+                "more. Use batches of 2 or more (datamodule.batch_size; of segrefine benchmark, batch_size)."
             )
         features = self.encoder(images)
         scores, *others = self.decoder.all_scores(features) if auxiliary else [self.decoder(features)]
