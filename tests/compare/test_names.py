@@ -38,6 +38,10 @@ def test_of_two_runs_both_say_how_they_differ(tmp_path: Path) -> None:
     assert labels(tmp_path, *pooled) == ["refinenet crp_links=4", "refinenet crp_links=1", "fcn8s"]
 
 
+def test_an_evaluation_that_does_not_know_its_recipe_is_not_told_apart_by_it(tmp_path: Path) -> None:
+    assert labels(tmp_path, {"model": "refinenet", "recipe": {}}, {}) == ["refinenet", "fcn8s"]
+
+
 def test_options_with_the_same_last_part_are_told_apart(tmp_path: Path) -> None:
     views = {False: {"scales": [1.0], "flip": False}, True: {"scales": [1.0], "flip": True}}
     trained = {False: {"flip": False}, True: {"flip": True}}

@@ -62,11 +62,15 @@ def name_runs(runs: Sequence[Run]) -> Names:
 
 
 def _complete(options: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the options, where a run lacks one that others of its network, recipe or data have, as it was before."""
+    """Return the options, where a run lacks one that others of its network, recipe or data have, as it was before.
+
+    Evaluations of older versions have no recipe at all. What theirs was is not known, so nothing is filled in.
+    """
     known = dict.fromkeys(_key(option, own) for own in options for option in own)
     completed = []
     for own in options:
-        scopes = {group: str(own.get(f"{group}.name")) for group in GROUPS}
+        present = {option.split(".")[0] for option in own}
+        scopes = {group: str(own.get(f"{group}.name")) for group in GROUPS if group in present}
         lacking = [option for option, scope in known if option not in own and scopes.get(option.split(".")[0]) == scope]
         completed.append({**own, **{option: FORMERLY.get(option) for option in lacking}})
     return completed
