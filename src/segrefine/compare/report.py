@@ -57,7 +57,7 @@ def compare(cfg: DictConfig) -> None:
     length = None if cfg.block_length == "auto" else cfg.block_length
     settings = Settings(cfg.resamples, block_length=length, equivalence=cfg.equivalence, plan=cfg.plan)
     if cfg.claims is not None:
-        options = {"runs": None, "wandb": None, "output": None, "baseline": None, "labels": None}
+        options = dict.fromkeys(("runs", "wandb", "output", "baseline", "labels"))
         options |= {"metric": "mIoU", "plan": False, "wandb_report": False}
         if given := [name for name, default in options.items() if cfg[name] != default]:
             raise UserError(f"claims={cfg.claims} writes beside that file: remove {given[0]}=.")
