@@ -393,7 +393,7 @@ def test_nonfinite_steps_are_left_out_where_asked_for(
     poison(monkeypatch, 1, 2)
     summary = train(config("recipe.on_nonfinite=skip", f"recipe.clip_norm={clip}"), tmp_path)
     assert summary.skipped_steps == 2
-    assert "Skipped, the 2. so far: the gradient is not finite at step 2" in caplog.text
+    assert "Skipped a step (2 so far): the gradient is not finite at step 2" in caplog.text
     last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in last["state_dict"].values())  # batch norm's statistics too
     moments = last["optimizer_states"][0]["state"]
