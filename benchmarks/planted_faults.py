@@ -50,8 +50,8 @@ A channel is dead if one image leaves it at zero | engine/callbacks/dead_units.p
 - .any(dim=3).any(dim=2).any(dim=0)
 + .any(dim=3).any(dim=2).all(dim=0)
 Images of half the size at the end | engine/module.py | engine/test_train.py
-- if share and self.global_step < share
-+ if share and self.global_step >= share
+- bool(share) and self.global_step < share
++ bool(share) and self.global_step >= share
 Labels of half the size are those of other pixels | engine/module.py | engine/test_module.py
 - mode="nearest-exact")[:, 0]
 + mode="nearest")[:, 0]
@@ -191,8 +191,20 @@ A summary of the next version is read | runs/summary.py | runs/test_summary.py
 - version > SCHEMA_VERSION:
 + version > SCHEMA_VERSION + 1:
 An option that was null or 0 changes without a word | runs/options.py | runs/test_summary.py
-- if key in old and value != old[key]
-+ if old.get(key) and value != old[key]
+- if new.get(key) != old.get(key) and key
++ if old.get(key) and new.get(key) != old.get(key) and key
+Networks scored in two ways count twice as evidence about seeds | compare/statistics.py | compare/test_statistics.py
+- found.append(weights.isdisjoint(seen))
++ found.append(True)
+The gradients are no part of a step's memory | bench/benchmark.py | bench/test_benchmark.py
+- "memory_bytes": network.gradient_bytes() + step_memory
++ "memory_bytes": step_memory
+A resumed run keeps the patience that it began with | engine/callbacks/early_stopping.py | engine/test_averaging_and_patience.py
+- state_dict | {"patience": self.patience}
++ state_dict
+The coarser block's output is fused as it is | models/decoders/refinenet.py | models/test_refinenet.py
+- [self.adapt_coarse(coarse)]
++ [coarse]
 An image's name leads out of the folder | runs/folder.py | engine/test_predict.py engine/test_evaluate.py
 - {"/": "_root", "//": "_root", "..": "_up"}
 + {"/": "_root", "//": "_root"}
