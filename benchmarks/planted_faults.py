@@ -196,9 +196,9 @@ An option that was null or 0 changes without a word | runs/options.py | runs/tes
 Networks scored in two ways count twice as evidence about seeds | compare/statistics.py | compare/test_statistics.py
 - found.append(weights.isdisjoint(seen))
 + found.append(True)
-The gradients are no part of a step's memory | bench/benchmark.py | bench/test_benchmark.py
-- "memory_bytes": network.gradient_bytes() + step_memory
-+ "memory_bytes": step_memory
+Gradients are dropped before the forward pass | bench/benchmark.py | bench/test_benchmark.py
+- loss = Logits(self.net, self.images).loss(self.labels)
++ loss = (self.optimizer.zero_grad(), Logits(self.net, self.images).loss(self.labels))[1]
 A resumed run keeps the patience that it began with | engine/callbacks/early_stopping.py | engine/test_averaging_and_patience.py
 - state_dict | {"patience": self.patience}
 + state_dict

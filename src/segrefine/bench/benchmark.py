@@ -61,10 +61,6 @@ class TimedNetwork:
         loss.backward()
         self.optimizer.step()
 
-    def gradient_bytes(self) -> int:
-        """Return the bytes of the gradients that the last step left."""
-        return sum(weight.grad.nbytes for weight in self.net.parameters() if weight.grad is not None)
-
     def held_bytes(self) -> int:
         """Return the bytes that stay between steps besides gradients: weights, the optimizer's state, the batch."""
         state = [value for each in self.optimizer.state.values() for value in each.values()]
@@ -72,8 +68,7 @@ class TimedNetwork:
         return sum(tensor.nbytes for tensor in kept)
 
     def predict(self) -> None:
-        """Compute the class maps of the images, without gradients."""
-        self.optimizer.zero_grad()
+        """Compute the class maps of the images."""
         self.net.eval()
         with torch.inference_mode(), self.autocast():
             Logits(self.net, self.images).classes()
@@ -198,6 +193,7 @@ def compare(
     for network, function, *times in zip(networks, work, *seconds, strict=True):
         with FlopCounterMode(display=False) as counter, Traffic() as traffic:
             function()
+        network.optimizer.zero_grad()  # so that all gradients are made while memory is watched
         count = len(network.images)
         low, median, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
         rows.append(
@@ -207,7 +203,7 @@ def compare(
                 "precision": str(network.precision or torch.float32).removeprefix("torch."),
                 "images_per_second": count / median,
                 "quartiles": [count / high, count / low],
-                "memory_bytes": network.gradient_bytes() + step_memory(function, device),
+                "memory_bytes": step_memory(function, device),
                 "held_bytes": network.held_bytes(),
                 "multiply_adds_per_image": counter.get_total_flops() // 2 // count,
                 "share_of_matmul_rate": counter.get_total_flops() / median / ceilings[network.precision],

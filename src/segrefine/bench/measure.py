@@ -67,13 +67,19 @@ class Traffic(TorchDispatchMode):
 
 
 def step_memory(step: Callable[[], None], device: torch.device) -> int:
-    """Return the most bytes that tensors made in a step hold at a time, besides what was there before."""
+    """Return the most bytes that tensors made in a step hold at a time, besides what was there before.
+
+    There are two steps, since the second begins with what the first left, such as gradients. On a CPU nothing that was
+    there before may be freed in them: PyTorch's profiler does not know its size.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
+        step()
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
         step()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
     held = most = 0
