@@ -120,7 +120,7 @@ def test_a_second_call_on_a_bare_machine_does_what_the_first_did_not(
     assert 0 < len(done) < 17
     assert {row["run"] for row in rows(session) if row["status"] == "failed"} <= {"fcn8s_seed0"}
     with tarfile.open(session.out / "results.tar.gz") as archive:
-        assert sorted(archive.getnames()) == sorted(
+        assert set(archive.getnames()) >= {
             f"runs/{name}/{file}" for name in done for file in ("summary.json", "config.yaml")
         )
 
