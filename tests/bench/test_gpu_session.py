@@ -122,7 +122,7 @@ def test_a_second_call_on_a_bare_machine_does_what_the_first_did_not(
     with tarfile.open(session.out / "results.tar.gz") as archive:
         assert set(archive.getnames()) >= {
             f"runs/{name}/{file}" for name in done for file in ("summary.json", "config.yaml")
-        )
+        }
 
     quick()
     words = [str(tmp_path / "elsewhere"), str(tmp_path / "out2"), str(session.out), "together=9"]
