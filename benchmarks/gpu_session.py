@@ -305,6 +305,10 @@ def train_all(session: Session) -> None:
             if not process.returncode and not resumed:
                 took[run.network] = max(seconds, took.get(run.network, 0))
     stop([process for process, _, _ in running.values()])
+    for run, (process, started, resumed) in running.items():
+        if process.returncode == 0:  # it ended before it was stopped
+            seconds = round(time.monotonic() - started)
+            record(session, run, {"seconds": seconds, "resumed": "yes" if resumed else ""}, 0)
 
 
 def record(session: Session, run: Run, row: dict[str, Any], status: int) -> None:
