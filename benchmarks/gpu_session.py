@@ -251,6 +251,10 @@ class Run:
     def name(self) -> str:
         return f"{self.network}_seed{self.seed}"
 
+    def summary(self, session: Session) -> Path:
+        """Return the file that a run writes last."""
+        return session.work / "runs" / self.name / "summary.json"
+
     def command(self, session: Session) -> list[str]:
         words = [
             *(f"+experiment=camvid_native/{self.network}", f"seed={self.seed}", "ckpt_path=last"),
@@ -279,7 +283,7 @@ def cache_folder(session: Session) -> Path:
 def train_all(session: Session) -> None:
     """Train what is not trained yet, several at a time, until the time is over."""
     folder, table = session.work / "runs", session.out / "runs.csv"
-    waiting = [run for run in runs(session) if not (folder / run.name / "summary.json").is_file()]
+    waiting = [run for run in runs(session) if not run.summary(session).is_file()]
     took = {
         row["network"]: float(row["seconds"]) for row in read(table) if row["status"] == "done" and not row["resumed"]
     }
@@ -301,21 +305,21 @@ def train_all(session: Session) -> None:
         for run in [run for run, (process, _, _) in running.items() if process.poll() is not None]:
             process, started, resumed = running.pop(run)
             seconds = time.monotonic() - started
-            record(session, run, {"seconds": round(seconds), "resumed": "yes" if resumed else ""}, process.returncode)
+            record(session, run, seconds, resumed)
             if not process.returncode and not resumed:
                 took[run.network] = max(seconds, took.get(run.network, 0))
     stop([process for process, _, _ in running.values()])
-    for run, (process, started, resumed) in running.items():
-        if process.returncode == 0:  # it ended before it was stopped
-            seconds = round(time.monotonic() - started)
-            record(session, run, {"seconds": seconds, "resumed": "yes" if resumed else ""}, 0)
+    for run, (_, started, resumed) in running.items():
+        if run.summary(session).is_file():  # it was finished before it was stopped
+            record(session, run, time.monotonic() - started, resumed)
 
 
-def record(session: Session, run: Run, row: dict[str, Any], status: int) -> None:
+def record(session: Session, run: Run, seconds: float, resumed: bool) -> None:
     """Add a run's row to runs.csv and, if it ended well, its files to results.tar.gz."""
-    summary = session.work / "runs" / run.name / "summary.json"
-    row = {"run": run.name, "network": run.network} | row
-    if status == 0 and summary.is_file():
+    summary = run.summary(session)
+    row: dict[str, Any] = {"run": run.name, "network": run.network, "seconds": round(seconds)}
+    row["resumed"] = "yes" if resumed else ""
+    if summary.is_file():
         append(
             session.out / "runs.csv",
             RUN_FIELDS,
@@ -435,7 +439,7 @@ def call(words: list[str]) -> None:
     measure_speed(session)
     train_all(session)
     everything = runs(session)
-    left = [run.name for run in everything if not (session.work / "runs" / run.name / "summary.json").is_file()]
+    left = [run.name for run in everything if not run.summary(session).is_file()]
     print(f"{len(everything) - len(left)} of {len(everything)} runs are done after {session.elapsed():.0f} s.")
     print(f"Left: {', '.join(left)}. Call again, with FROM={session.out}." if left else "Nothing is left.")
 

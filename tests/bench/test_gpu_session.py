@@ -86,9 +86,10 @@ time.sleep(0.1)
 folder.mkdir(parents=True, exist_ok=True)
 if folder.name in sys.argv[2].split(","):
     sys.exit("it broke")
-(folder / "summary.json").write_text('{"mIoU": 0.5}')
 (folder / "config.yaml").write_text("seed: 0")
 (folder / "panels.png").write_text("a photograph")
+(folder / "part").write_text('{"mIoU": 0.5}')
+(folder / "part").rename(folder / "summary.json")
 """
 
 

@@ -246,7 +246,8 @@ def fit(job: Job, training: Training) -> None:
     trainer = training.trainer
     trainer.fit(training.module, datamodule=job.datamodule, ckpt_path=job.resumed, weights_only=True)
     patience = trainer.early_stopping_callback
-    if trainer.global_step < trainer.max_steps and not (patience and patience.stopped_epoch):
+    stopped = patience is not None and patience.wait_count >= patience.patience
+    if trainer.global_step < trainer.max_steps and not stopped:
         steps = f"{trainer.global_step} of trainer.max_steps={trainer.max_steps}"
         log.info(f"trainer.max_epochs={trainer.max_epochs} ended the training, after {steps} steps")
 

@@ -7,6 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from segrefine.engine.callbacks.checkpoint import MONITOR
+from segrefine.engine.module import SegmentationModule
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ class Patience(EarlyStopping):
         super().load_state_dict(state_dict | {"patience": self.patience})
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if not module.halves:  # type: ignore[truthy-function]
+        assert isinstance(module, SegmentationModule)
+        if not module.halves:
             super().on_validation_end(trainer, module)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
