@@ -19,7 +19,7 @@ from hydra.errors import HydraException, MissingConfigException
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from segrefine.cli.options import PLUGINS, explain
+from segrefine.cli.options import EXTRAS, explain
 from segrefine.core.config import CONFIG_FOLDER, flatten, read_group
 from segrefine.core.registry import DATAMODULES, DECODERS
 from segrefine.data.datamodule import SegmentationDataModule
@@ -285,8 +285,8 @@ HYDRA = sorted(file.relative_to(CONFIG_FOLDER / "hydra") for file in (CONFIG_FOL
 def test_every_choice_for_hydra_composes(file: Path) -> None:
     """Every value of the file reaches Hydra, and no other of the run changes."""
     options = yaml.safe_load((CONFIG_FOLDER / "hydra" / file).read_text())
-    for base in {str(entry) for entry in options.pop("defaults", [])} & PLUGINS.keys():
-        pytest.importorskip(f"hydra_plugins.{PACKAGES[base]}", reason=f"needs the {PLUGINS[base]} extra")
+    for base in {str(entry) for entry in options.pop("defaults", [])} & EXTRAS.keys():
+        pytest.importorskip(f"hydra_plugins.{PACKAGES[base]}", reason=f"needs the {EXTRAS[base]} extra")
     cfg = compose("train", [f"hydra/{file.parent}={file.stem}"], return_hydra_config=True)
     group = OmegaConf.to_container(cfg.hydra[file.parent.name], resolve=False)
     assert {key: group[key] for key in options if key != "sampler"} == {
@@ -304,7 +304,7 @@ def test_a_search_is_over_options_that_recipes_have() -> None:
 
 def test_a_plugin_that_is_missing_is_told_with_its_extra() -> None:
     extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for name, extra in PLUGINS.items():
+    for name, extra in EXTRAS.items():
         error = MissingConfigException("", f"hydra/launcher/{name}", ["basic"])
         assert f'pip install -e ".[{extra}]"' in explain(error, "train")
         assert any(PACKAGES[name].replace("_", "-") in requirement for requirement in extras[extra])

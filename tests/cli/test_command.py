@@ -184,13 +184,15 @@ def test_a_path_continues_the_run_it_belongs_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_several_processes_are_told_to_share_a_folder(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(count, "1")
-    check_folder(["model=fcn8s"])
+    check_folder("train", ["model=fcn8s"])
     monkeypatch.setenv(count, "4")
     for named in ("hydra.run.dir=x", "--help"):
-        check_folder([named])
+        check_folder("train", [named])
+    for without_folder in ("predict", "compare"):
+        check_folder(without_folder, [])
     for unnamed in ([], ["ckpt_path=last"], ["ckpt_path=loose.ckpt"]):
         with pytest.raises(UserError, match=r"the 4 processes of this run one folder: hydra\.run\.dir="):
-            check_folder(unnamed)
+            check_folder("train", unnamed)
 
 
 def test_a_run_that_came_to_nothing_leaves_no_folder(tmp_path: Path, type_in: TypeIn) -> None:

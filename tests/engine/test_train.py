@@ -425,7 +425,7 @@ def test_a_run_is_not_resumed_in_the_folder_of_another(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other holds a training run"):
         RunFolder(tmp_path / "other").check_free(resumed)
     with pytest.raises(UserError, match="other holds a training run"):
-        check_folder([f"ckpt_path={resumed}", f"hydra.run.dir={tmp_path / 'other'}"])
+        check_folder("train", [f"ckpt_path={resumed}", f"hydra.run.dir={tmp_path / 'other'}"])
 
 
 def test_norms_are_synchronized_between_gpus_alone(tmp_path: Path) -> None:

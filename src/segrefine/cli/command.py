@@ -36,6 +36,9 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler of `segrefine be
 MISTAKE = 2
 """Exit status after a user's mistake, or after a failure of the machine that a user can fix."""
 
+WITH_FOLDER = {"train", "evaluate"}
+"""Commands that write a run's folder."""
+
 Task = Callable[[DictConfig, Path], Any]
 Prepare = Callable[[list[str]], None]
 
@@ -60,7 +63,7 @@ def run_command(name: str, task: Task, options: type, prepare: Prepare | None = 
     job = _Job(task, options)
     try:
         check_flags(sys.argv[1:])
-        check_folder(sys.argv[1:])
+        check_folder(name, sys.argv[1:])
         register_plugins()
         if prepare is not None:
             prepare([] if {"-h", "--help"} & set(sys.argv) else sys.argv[1:])
@@ -122,8 +125,8 @@ def named_path(arguments: list[str], option: str) -> Path | None:
     return Path(found[-1].strip("'\"")) if found else None
 
 
-def check_folder(arguments: list[str]) -> None:
-    """Check the folder that the command line gives the run, before Hydra writes its record there.
+def check_folder(command: str, arguments: list[str]) -> None:
+    """Check the folder that the command line gives a run, before Hydra writes its record there.
 
     Raises:
         UserError: It holds a training run that `ckpt_path` does not resume. Or torchrun or SLURM started several
@@ -132,7 +135,7 @@ def check_folder(arguments: list[str]) -> None:
     """
     folder, resumed = named_path(arguments, "hydra.run.dir"), named_path(arguments, "ckpt_path")
     words = {word.partition("=")[0] for word in arguments}
-    if words & {"-h", "--help", "-c", "--cfg", "-m", "--multirun"}:
+    if command not in WITH_FOLDER or words & {"-h", "--help", "-c", "--cfg", "-m", "--multirun"}:
         return
     started = max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
     if folder is None and started > 1:

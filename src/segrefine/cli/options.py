@@ -28,7 +28,7 @@ from segrefine.core.errors import UserError, did_you_mean
 from segrefine.core.options import make_options
 from segrefine.core.registry import REGISTRIES
 
-PLUGINS = {"optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+EXTRAS = {"optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 """Values of Hydra's own groups that need an optional package, and the extra that installs it."""
 
 FLAGS = {
@@ -97,8 +97,8 @@ def explain(error: Exception, config_name: str) -> str:
     text = "\n".join(str(part) for part in (error, error.__cause__) if part)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, value = error.missing_cfg_file.rpartition("/")
-        if group.startswith("hydra") and value in PLUGINS:
-            return f'{group}={value} needs a package that is not here: pip install -e ".[{PLUGINS[value]}]".'
+        if group.startswith("hydra") and value in EXTRAS:
+            return f'{group}={value} needs a package that is not here: pip install -e ".[{EXTRAS[value]}]".'
         if group.split("/")[0] == "experiment":
             return _no_experiment(f"{group}/{value}".partition("/")[2])
         names = list_names(group) or [*error.options]

@@ -22,7 +22,7 @@ MULTIRUN = {"-m", "--multirun"}
 NAME_LENGTH = 80
 """The most characters in a folder's name, without the digest. File systems allow 255."""
 
-NO_DIFFERENCE = re.compile(r"hydra[./]launcher|hydra\.(sweep\.dir|sweeper\.(n_trials|n_jobs|max_failure_rate))$")
+SAME_SWEEP = re.compile(r"hydra[./]launcher|hydra\.(sweep\.dir|sweeper\.(n_trials|n_jobs|max_failure_rate))$")
 """Options that do not make a different sweep: how its runs are started, and how many a search makes."""
 
 
@@ -66,7 +66,7 @@ def sweep_options(command: str, arguments: list[str]) -> list[str]:
     shared = ",".join(key for key in constant if not key.startswith("hydra"))
     options = [f"hydra.job.config.override_dirname.exclude_keys=[{shared}]"]
     if overrides and not any(each.key_or_group == "hydra.sweep.dir" for each in overrides):
-        asked = sorted(str(each.input_line) for each in overrides if not NO_DIFFERENCE.match(each.key_or_group))
+        asked = sorted(str(each.input_line) for each in overrides if not SAME_SWEEP.match(each.key_or_group))
         swept = sorted(str(each.input_line) for each in overrides if each.is_sweep_override())
         searched = [str(each.value()) for each in overrides if each.key_or_group == "hydra/sweeper"]
         name = _words("_".join([*([command] if command != "train" else []), *searched, *swept]))

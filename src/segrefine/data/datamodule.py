@@ -228,7 +228,7 @@ class SegmentationDataModule(LightningDataModule):
         )
 
 
-GRACE = 600
+LOADER_GRACE = 600
 """Seconds from SIGTERM to the end of a loader process: longer than most validations, after which a run stops. When the
 main process has ended, PyTorch's loader ends the others sooner."""
 
@@ -241,7 +241,7 @@ def outlive_signals(worker: int) -> None:
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LOADER_GRACE))
 
 
 def collate(items: list[Item], remedy: str) -> dict:

@@ -58,7 +58,7 @@ PLAIN_NORMS = {"BatchNorm1d", "BatchNorm2d", "BatchNorm3d"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Setup:
     """A training whose options were checked.
 
     Attributes:
@@ -78,7 +78,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The objects that carry out a job."""
+    """The objects that carry out a training."""
 
     trainer: Trainer
     module: SegmentationModule
@@ -92,11 +92,11 @@ def train(cfg: DictConfig, path: Path) -> Summary:
     folder, succeeded = RunFolder(path), False
     try:
         with StopRequest() as stop, folder.alone() if is_rank_zero() else nullcontext():
-            job = check(cfg, folder)
-            training = build(job, stop)
-            begin(job, cfg, training)
-            fit(job, training)
-            summary = finish(job, training)
+            setup = check(cfg, folder)
+            training = build(setup, stop)
+            begin(setup, cfg, training)
+            fit(setup, training)
+            summary = finish(setup, training)
         succeeded = True
         return summary
     except Stopped:
@@ -107,7 +107,7 @@ def train(cfg: DictConfig, path: Path) -> Summary:
         finish_wandb(succeeded)
 
 
-def check(cfg: DictConfig, folder: RunFolder) -> Job:
+def check(cfg: DictConfig, folder: RunFolder) -> Setup:
     """Check every option before anything is computed or written; UserError for a wrong one."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_trainer(config["trainer"])
@@ -129,7 +129,9 @@ def check(cfg: DictConfig, folder: RunFolder) -> Job:
     _check_batch_norm(net, recipe, datamodule)
     _check_synchronized(net, config["trainer"])
     cost = measure_cost(net, datamodule.image_size("val"))
-    return Job(config=config, folder=folder, datamodule=datamodule, resumed=resumed, net=net, recipe=recipe, cost=cost)
+    return Setup(
+        config=config, folder=folder, datamodule=datamodule, resumed=resumed, net=net, recipe=recipe, cost=cost
+    )
 
 
 def _check_batches(datamodule: SegmentationDataModule, trainer: dict[str, Any]) -> None:
@@ -188,37 +190,37 @@ def _build_network(
     return net
 
 
-def begin(job: Job, cfg: DictConfig, training: Training) -> None:
+def begin(setup: Setup, cfg: DictConfig, training: Training) -> None:
     """Write what is known of the run before it begins, log the network and start the loggers."""
     if is_rank_zero():
-        job.folder.path.mkdir(parents=True, exist_ok=True)
-        if job.resumed:
-            remove_parts(job.folder.path)
-        write_text(job.folder.config, OmegaConf.to_yaml(cfg, resolve=True))
-        write_text(job.folder.environment, describe_environment())
-        log.info(describe_network(job))
-        if share := job.recipe.progressive_resizing:
+        setup.folder.path.mkdir(parents=True, exist_ok=True)
+        if setup.resumed:
+            remove_parts(setup.folder.path)
+        write_text(setup.folder.config, OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(setup.folder.environment, describe_environment())
+        log.info(describe_network(setup))
+        if share := setup.recipe.progressive_resizing:
             log.info(f"the first {share:.0%} of the steps see images of half the size; until then val scores stay low")
-    training.trainer.loggers = create_loggers(job.config["logger"], job.folder, job.config)
+    training.trainer.loggers = create_loggers(setup.config["logger"], setup.folder, setup.config)
 
 
-def describe_network(job: Job) -> str:
+def describe_network(setup: Setup) -> str:
     """Return the network's names and cost in one line."""
-    cost, (height, width) = job.cost, job.cost["flops_size"]
-    encoder, decoder = (count_parameters(part) / 1e6 for part in (job.net.encoder, job.net.decoder))
+    cost, (height, width) = setup.cost, setup.cost["flops_size"]
+    encoder, decoder = (count_parameters(part) / 1e6 for part in (setup.net.encoder, setup.net.decoder))
     return (
-        f"{job.config['model']['name']} over {job.config['backbone']['name']}: {cost['params'] / 1e6:.2f} M parameters "
-        f"({encoder:.2f} M encoder, {decoder:.2f} M decoder), {cost['flops'] / 1e9:.2f} G multiply-adds at "
+        f"{setup.config['model']['name']} over {setup.config['backbone']['name']}: {cost['params'] / 1e6:.2f} M "
+        f"parameters ({encoder:.2f} M encoder, {decoder:.2f} M decoder), {cost['flops'] / 1e9:.2f} G multiply-adds at "
         f"{height}x{width}"
     )
 
 
-def build(job: Job, stop: StopRequest) -> Training:
+def build(setup: Setup, stop: StopRequest) -> Training:
     """Make the module, the trainer and what is attached to it."""
-    config, folder, data = job.config, job.folder, job.datamodule
+    config, folder, data = setup.config, setup.folder, setup.datamodule
     if config["compile"]:
-        job.net.compile()
-    module = SegmentationModule(job.net, job.recipe, seed=config["seed"])
+        setup.net.compile()
+    module = SegmentationModule(setup.net, setup.recipe, seed=config["seed"])
     timer = Throughput()
     description = describe(config, data.classes, data.palette)
     checkpointing = Checkpointing(folder, config["checkpoint_every_minutes"], stop, description)
@@ -226,7 +228,7 @@ def build(job: Job, stop: StopRequest) -> Training:
     callbacks: list[Callback] = [timer, steps, checkpointing, EpochLine(timer)]
     callbacks.append(TrainingBar(timer, steps) if shows_bar(config["trainer"]) else ScoringLines(data.test_split))
     callbacks += [PanelWriter(folder, data.classes, data.palette), LastValidation(), LabelWriter(folder)]
-    ema, patience = job.recipe.ema, config["trainer"].get("early_stopping")
+    ema, patience = setup.recipe.ema, config["trainer"].get("early_stopping")
     callbacks += [GradientNorms()] if config["log_gradients"] else []
     callbacks += [WeightEMA(ema)] if ema is not None else []
     callbacks += [Patience(patience)] if patience else []
@@ -241,10 +243,10 @@ def build(job: Job, stop: StopRequest) -> Training:
     )
 
 
-def fit(job: Job, training: Training) -> None:
+def fit(setup: Setup, training: Training) -> None:
     """Train, from the start or from the checkpoint."""
     trainer = training.trainer
-    trainer.fit(training.module, datamodule=job.datamodule, ckpt_path=job.resumed, weights_only=True)
+    trainer.fit(training.module, datamodule=setup.datamodule, ckpt_path=setup.resumed, weights_only=True)
     patience = trainer.early_stopping_callback
     stopped = patience is not None and patience.wait_count >= patience.patience
     if trainer.global_step < trainer.max_steps and not stopped:
@@ -252,31 +254,31 @@ def fit(job: Job, training: Training) -> None:
         log.info(f"trainer.max_epochs={trainer.max_epochs} ended the training, after {steps} steps")
 
 
-def finish(job: Job, training: Training) -> Summary:
+def finish(setup: Setup, training: Training) -> Summary:
     """Score the best checkpoint and write the summary."""
     timer, module = training.timer, training.module
     seconds, rate = timer.train_seconds, timer.images_per_second  # which the test overwrites
-    load_weights(job.net, training.checkpointing.best)
-    job.net.drop_auxiliary()
-    scores = score(training.trainer, module, job.datamodule, job.folder)
+    load_weights(setup.net, training.checkpointing.best)
+    setup.net.drop_auxiliary()
+    scores = score(training.trainer, module, setup.datamodule, setup.folder)
     summary = Summary(
-        **{group: job.config[group]["name"] for group in ("model", "backbone", "datamodule")},
-        **job.cost,
+        **{group: setup.config[group]["name"] for group in ("model", "backbone", "datamodule")},
+        **setup.cost,
         **scores,
         train_seconds=seconds,
         images_per_second=rate,
-        seed=job.config["seed"],
+        seed=setup.config["seed"],
         val_mIoU=finite(training.checkpointing.best_score),
         peak_memory_bytes=peak_memory(training.trainer.strategy.root_device),
         skipped_steps=module.skipped_steps,
         dead_units=training.dead_units.shares if training.dead_units else None,
     )
     if training.trainer.is_global_zero:
-        report(summary, job.folder)
-        log.info(next_steps(job.folder, summary.split))
+        report(summary, setup.folder)
+        log.info(next_steps(setup.folder, summary.split))
         for logger in training.trainer.loggers:
             if isinstance(logger, LenientWandbLogger):
-                logger.keep_files(job.folder)
+                logger.keep_files(setup.folder)
     return summary
 
 
